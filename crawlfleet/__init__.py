@@ -1,0 +1,51 @@
+"""crawlfleet: a distributed crawl-task system that keeps app-marketing data complete."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from crawlfleet.core.errors import AuthError, PermanentError, QuotaError, TransientError
+    from crawlfleet.core.figures import App, AppList, Figures, ReportRange
+    from crawlfleet.executors.contract import TaskContext, TaskResult
+    from crawlfleet.executors.registry import task_executor
+    from crawlfleet.model.task_spec import Task, TaskSpec
+    from crawlfleet.services.fleet import Fleet, connect
+
+_HOMES = {
+    "crawlfleet.core.errors": ("AuthError", "PermanentError", "QuotaError", "TransientError"),
+    "crawlfleet.core.figures": ("App", "AppList", "Figures", "ReportRange"),
+    "crawlfleet.executors.contract": ("TaskContext", "TaskResult"),
+    "crawlfleet.executors.registry": ("task_executor",),
+    "crawlfleet.model.task_spec": ("Task", "TaskSpec"),
+    "crawlfleet.services.fleet": ("Fleet", "connect"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = [
+    "App",
+    "AppList",
+    "AuthError",
+    "Figures",
+    "Fleet",
+    "PermanentError",
+    "QuotaError",
+    "ReportRange",
+    "Task",
+    "TaskContext",
+    "TaskResult",
+    "TaskSpec",
+    "TransientError",
+    "__version__",
+    "connect",
+    "task_executor",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: a worker process needs the executors' part and no database."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'crawlfleet' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)

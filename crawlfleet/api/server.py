@@ -1,0 +1,109 @@
+"""Serves a node's API from a thread with an event loop of its own."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from crawlfleet.api.listener import BACKLOG, url_of
+from crawlfleet.core.db import Database
+from crawlfleet.services.node import Node
+
+if TYPE_CHECKING:
+    import uvicorn
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 2  # that requests get when the server stops
+STOP_SECONDS = 5.0
+START_SECONDS = 30.0
+
+
+class ApiServer:
+    """The server of one node. `start` returns at once, since its imports take a second; see `wait_until_serving`."""
+
+    def __init__(self, node: Node, listener: socket.socket) -> None:
+        self.url = url_of(listener)
+        self._node = node
+        self._listener = listener
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._server: uvicorn.Server | None = None
+        self._settled = threading.Event()  # it serves, or it never will
+        self._thread = threading.Thread(target=self._run, name="api", daemon=True)
+
+    @property
+    def serving(self) -> bool:
+        """True while requests are answered."""
+        return self._server is not None and self._server.started and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin to import and then to serve."""
+        self._thread.start()
+
+    def wait_until_serving(self) -> bool:
+        """Wait for it; False when it does not come up, or when the node ends before."""
+        deadline = time.monotonic() + START_SECONDS
+        while not self._settled.wait(0.05) and not self._node.ending and time.monotonic() < deadline:
+            pass
+        return self.serving
+
+    def stop(self) -> None:
+        """Answer what is being answered, then close everything; a request that hangs is left behind."""
+        with self._lock:
+            self._stopping = True
+            if self._server is not None:
+                self._server.should_exit = True
+        if self._thread.ident is not None:
+            self._thread.join(STOP_SECONDS)
+        self._listener.close()
+
+    def _run(self) -> None:
+        db = Database(self._node.settings.database_url, pool_size=2)
+        try:
+            server = self._make_server(db)
+            if server is not None:
+                server.run([self._listener])
+        except Exception:  # a broken installation, most likely: the node works without
+            log.exception("HTTP API is off: it failed")
+        finally:
+            self._settled.set()
+            self._listener.close()
+            db.close()
+
+    def _make_server(self, db: Database) -> uvicorn.Server | None:
+        """The server, with everything imported; None when the node stopped meanwhile."""
+        import uvicorn
+
+        from crawlfleet.api.app import make_app
+        from crawlfleet.api.connections import BoundedConnection
+
+        settled = self._settled
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                settled.set()
+
+        config = uvicorn.Config(
+            make_app(self._node, db),
+            loop="asyncio",
+            http=BoundedConnection,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="critical",  # clients must not be able to fill the log; the application reports its own failures
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        with self._lock:
+            if not self._stopping:
+                self._server = Server(config)
+            return self._server

@@ -1,0 +1,196 @@
+"""`accounts`: whose figures are fetched, and where their tokens are. A token itself is never an argument."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from crawlfleet.cli.arguments import add_json_option, settings_from
+from crawlfleet.cli.database import existing_fleet, ready_fleet
+from crawlfleet.cli.output import print_json, print_table, say
+from crawlfleet.core.account import Account
+from crawlfleet.core.errors import AuthError, CrawlfleetError, UsageError
+from crawlfleet.model.lifecycle import AccountStatus
+from crawlfleet.model.task_spec import TaskSpec
+
+if TYPE_CHECKING:
+    from crawlfleet.services.fleet import Fleet
+
+KINDS = ("advertiser", "agency", "ad_network")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+MAX_PATH = 1024
+LISTED = ("source", "username", "kind", "token", "apps by hand", "status", "since", "reason")
+
+
+class RefuseToken(argparse.Action):
+    """`--token`: what it is given would be in the shell's history and in the list of processes."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        parser.error(
+            "a token on the command line could be read by others: put it in an environment variable and name that"
+            " with --token-env, or in a file with --token-file"
+        )
+
+
+def run_add(args: argparse.Namespace) -> int:
+    """Store an account; one of the same source and name is replaced."""
+    from crawlfleet.sources.base import SourceSettings
+    from crawlfleet.sources.registry import make_source
+
+    make_source(args.source, SourceSettings())
+    for app_id in args.app_id or [None]:
+        TaskSpec("app_data", source=args.source, username=args.username, app_id=app_id)  # what no task could name
+    account = Account(
+        args.source, args.username, args.kind, _variable(args.token_env), _path(args.token_file), tuple(args.app_id)
+    )
+    with ready_fleet(args) as fleet:
+        is_new = fleet.accounts.add(account)
+    print(f"account {account.username} at {account.source} {'added' if is_new else 'replaced'}")
+    try:
+        account.token()
+    except AuthError as error:
+        say(f"warning: {error}; every node that fetches for this account needs it")
+    return 0
+
+
+def _variable(name: str | None) -> str | None:
+    if name is not None and not VARIABLE.fullmatch(name):  # not repeated here: it may be the token
+        raise UsageError("--token-env takes the name of an environment variable: letters, digits and '_', at most 128")
+    return name
+
+
+def _path(name: str | None) -> str | None:
+    if name is None:
+        return None
+    path = os.path.abspath(name)
+    if not name or len(path) > MAX_PATH or not path.isprintable():
+        raise UsageError(f"--token-file takes the path of a file, at most {MAX_PATH} characters (got {name!r:.80})")
+    return path
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """Print all accounts."""
+    with existing_fleet(args) as fleet:
+        found = fleet.accounts.find()
+    if args.json:
+        print_json(found)
+    else:
+        print_table(LISTED, map(_line, found))
+    return 0
+
+
+def _line(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    token = f"variable {row['token_env']}" if row["token_env"] else f"file {row['token_file']}"
+    status = (row["status"], row["status_since"], row["status_reason"])
+    return (row["source"], row["username"], row["kind"], token, row["app_ids"], *status)
+
+
+def run_test(args: argparse.Namespace) -> int:
+    """Ask the vendor for the account's apps, which shows that token and network are fine."""
+    from crawlfleet.services.node import source_settings
+    from crawlfleet.sources.base import AppListUnavailable
+    from crawlfleet.sources.registry import make_source
+
+    settings = settings_from(args)
+    with existing_fleet(args) as fleet:
+        row = _the_account(fleet, args)
+    account = Account(
+        row["source"], row["username"], row["kind"], row["token_env"], row["token_file"], tuple(row["app_ids"])
+    )
+    source = make_source(account.source, source_settings(settings.sources.get(account.source, {}), settings.use_proxy))
+    account.token()  # no call is spent without one
+    say(f"asking {account.source} for the apps of {account.username}; this counts against its app-list quota")
+    try:
+        count = len(list(source.list_apps(account, Uncancelled())))
+    except AppListUnavailable as error:
+        if not account.app_ids:
+            raise
+        say(f"{error}; the {len(account.app_ids)} apps named by hand are used")
+        return 0
+    print(f"fine: {account.username} at {account.source} sees {count} apps")
+    return 0
+
+
+class Uncancelled:
+    """The context of a call that nobody cancels but Ctrl-C."""
+
+    def check(self) -> None:
+        """Go on."""
+
+
+def run_park(args: argparse.Namespace) -> int:
+    """Let the account's tasks wait."""
+    with existing_fleet(args) as fleet:
+        row = _the_account(fleet, args)
+        changed = fleet.accounts.park(row["source"], row["username"], args.reason)
+    name = f"account {row['username']} at {row['source']}"
+    print(f"{name} is parked; its tasks wait" if changed else f"{name} was parked already: {row['status_reason']}")
+    return 0
+
+
+def run_resume(args: argparse.Namespace) -> int:
+    """Let the account's tasks run again."""
+    with existing_fleet(args) as fleet:
+        row = _the_account(fleet, args)
+        changed = fleet.accounts.resume(row["source"], row["username"])
+    print(f"account {row['username']} at {row['source']} {'is' if changed else 'was'} {AccountStatus.HEALTHY}")
+    return 0
+
+
+def run_remove(args: argparse.Namespace) -> int:
+    """Forget the account; its data stays."""
+    with existing_fleet(args) as fleet:
+        row = _the_account(fleet, args)
+        fleet.accounts.remove(row["source"], row["username"])
+    print(f"account {row['username']} at {row['source']} removed; its apps and figures stay")
+    return 0
+
+
+def _the_account(fleet: Fleet, args: argparse.Namespace) -> dict[str, Any]:
+    found = fleet.accounts.find(args.username, args.source)
+    if not found:
+        at = f" at {args.source}" if args.source else ""
+        raise CrawlfleetError(f"there is no account {args.username!r}{at}: `accounts list` shows all")
+    if len(found) > 1:
+        places = ", ".join(row["source"] for row in found)
+        raise UsageError(f"there are accounts {args.username!r} at {places}: choose one with --source")
+    return found[0]
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `accounts` with its sub-commands."""
+    parser = subparsers.add_parser("accounts", help="accounts at the vendors")
+    inner = parser.add_subparsers(title="sub-commands", dest="subcommand", metavar="COMMAND", required=True)
+
+    add = inner.add_parser("add", help="store an account, or replace it")
+    add.add_argument("--token", nargs="?", action=RefuseToken, help=argparse.SUPPRESS)
+    add.add_argument("--source", metavar="S", required=True, help="the vendor, as in appsflyer")
+    add.add_argument("--username", metavar="U", required=True, help="name of the account")
+    token = add.add_mutually_exclusive_group(required=True)
+    token.add_argument("--token-env", metavar="NAME", help="environment variable that holds the token on each node")
+    token.add_argument("--token-file", metavar="F", help="file that holds the token on each node")
+    add.add_argument("--kind", choices=KINDS, default=KINDS[0], help=f"default: {KINDS[0]}")
+    add.add_argument(
+        "--app-id", metavar="A", action="append", default=[], help="an app of an account whose vendor lists none"
+    )
+    add.set_defaults(run=run_add)
+
+    listing = inner.add_parser("list", help="show all accounts; tokens are never shown")
+    add_json_option(listing)
+    listing.set_defaults(run=run_list)
+
+    for name, run, help_line in (
+        ("test", run_test, "ask the vendor for the account's apps; costs one call of its app-list quota"),
+        ("park", run_park, "let the account's tasks wait until resume"),
+        ("resume", run_resume, "let the account's tasks run again"),
+        ("remove", run_remove, "forget the account; its apps and figures stay"),
+    ):
+        command = inner.add_parser(name, help=help_line, description=help_line)
+        command.add_argument("username", metavar="USERNAME", help="name of the account")
+        command.add_argument("--source", metavar="S", help="the vendor, when several know the name")
+        if name == "park":
+            command.add_argument("--reason", metavar="TEXT", required=True, help="why, for your colleagues")
+        command.set_defaults(run=run)

@@ -1,0 +1,91 @@
+"""`data`: what was fetched, the apps of accounts and the figures of apps."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from crawlfleet.cli.arguments import MAX_ROWS, add_json_option, calendar_day, whole_number
+from crawlfleet.cli.database import existing_database
+from crawlfleet.cli.output import print_json, print_table, say
+from crawlfleet.core.errors import UsageError
+
+TABLE_LIMIT = 50  # rows of figures on a screen; --json prints all
+APP_COLUMNS = (
+    ("source", "source"),
+    ("username", "username"),
+    ("app", "app_id"),
+    ("name", "app_name"),
+    ("platform", "platform"),
+    ("time zone", "timezone"),
+    ("currency", "currency"),
+    ("status", "app_status"),
+    ("fetched", "fetched_at"),
+)
+ROW_COLUMNS = (
+    "username",
+    "app_id",
+    "date",
+    "agency",
+    "media_source",
+    "campaign",
+    "impressions",
+    "clicks",
+    "installs",
+    "sessions",
+    "loyal_users",
+    "revenue",
+    "cost",
+)
+
+
+def run_apps(args: argparse.Namespace) -> int:
+    """Print the apps that accounts see."""
+    from crawlfleet.services.insights import apps
+
+    with existing_database(args) as db:
+        found = apps(db, args.source, args.username)
+    if args.json:
+        print_json(found)
+    else:
+        print_table([title for title, _ in APP_COLUMNS], [[app[name] for _, name in APP_COLUMNS] for app in found])
+    return 0
+
+
+def run_rows(args: argparse.Namespace) -> int:
+    """Print stored figures."""
+    from crawlfleet.services.insights import data_rows
+
+    start, end = args.start_date, args.end_date
+    if start and end and start > end:
+        raise UsageError(f"--start-date must not be after --end-date (got {start} and {end})")
+    limit = args.limit if args.json or args.limit else TABLE_LIMIT
+    with existing_database(args) as db:
+        found = data_rows(db, args.source, args.username, args.app_id, args.report, start, end, limit)
+        if args.json:
+            print_json(found)
+            return 0
+        rows = [[row[name] for name in ROW_COLUMNS] for row in found]
+    print_table(ROW_COLUMNS, rows)
+    if len(rows) == limit:
+        say(f"these are the first {limit}; --limit shows more, --json everything")
+    return 0
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `data` with its sub-commands."""
+    parser = subparsers.add_parser("data", help="synced apps and figures")
+    inner = parser.add_subparsers(title="sub-commands", dest="subcommand", metavar="COMMAND", required=True)
+    apps = inner.add_parser("apps", help="show the apps that accounts see")
+    rows = inner.add_parser("rows", help="show the figures of apps, by app and day")
+    for command, run in ((apps, run_apps), (rows, run_rows)):
+        command.add_argument("--source", metavar="S", help="of this vendor")
+        command.add_argument("--username", metavar="U", help="of this account")
+        add_json_option(command)
+        command.set_defaults(run=run)
+    rows.add_argument("--app-id", metavar="A", help="of this app")
+    rows.add_argument("--report", metavar="R", help="of this report")
+    rows.add_argument("--start-date", metavar="D", type=calendar_day, help="first day, as in 2026-01-31")
+    rows.add_argument("--end-date", metavar="D", type=calendar_day, help="last day, included")
+    limit = f"at most so many (default: {TABLE_LIMIT} in the table, all with --json)"
+    rows.add_argument("--limit", metavar="N", type=whole_number(1, MAX_ROWS), help=limit)

@@ -1,0 +1,74 @@
+"""The database of a command: opened as it is, or made ready first when the command adds to it."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crawlfleet.cli.arguments import settings_from
+from crawlfleet.core.errors import DatabaseRefused
+
+if TYPE_CHECKING:
+    from crawlfleet.core.db import Database
+    from crawlfleet.services.fleet import Fleet
+
+
+def open_existing(url: str) -> Database:
+    """The database behind this URL, whatever is in it; never makes a file. Raises DatabaseError."""
+    from crawlfleet.core.db import Database
+
+    db = Database(url)
+    file = db.url.database or ""
+    if db.family == "sqlite" and not file.startswith("file:") and not Path(file).exists():
+        raise DatabaseRefused(f"there is no database {db.name}: start a node or run `crawlfleet db upgrade` first")
+    return db.open()
+
+
+@contextmanager
+def existing_database(args: argparse.Namespace) -> Iterator[Database]:
+    """The command's database with this program's tables; raises DatabaseError when they are not there."""
+    from crawlfleet.model import migrations
+
+    db = open_existing(settings_from(args).database_url)
+    try:
+        migrations.check(db)
+        yield db
+    finally:
+        db.close()
+
+
+@contextmanager
+def existing_fleet(args: argparse.Namespace) -> Iterator[Fleet]:
+    """A handle on the fleet of `existing_database`."""
+    from crawlfleet.services.fleet import Fleet
+
+    with existing_database(args) as db:
+        yield Fleet(db)
+
+
+@contextmanager
+def ready_fleet(args: argparse.Namespace) -> Iterator[Fleet]:
+    """A handle on the command's fleet, whose tables are made or upgraded first."""
+    from crawlfleet.model.crawl_task import TaskDefaults
+    from crawlfleet.services.fleet import connect
+
+    settings = settings_from(args)
+    fleet = connect(settings.database_url, TaskDefaults(settings.execution_timeout, settings.max_retry))
+    try:
+        yield fleet
+    finally:
+        fleet.close()
+
+
+def actor() -> str:
+    """Who gives the command, for the history of a task: user@host."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container without a user database
+        user = "unknown"
+    return f"{user}@{platform.node()}"[:190]

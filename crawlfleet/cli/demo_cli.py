@@ -1,0 +1,172 @@
+"""`demo`: the whole way from a vendor's API to rows in a database, on this machine, in seconds."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crawlfleet.cli.demo_node import DemoNode, program_words
+from crawlfleet.cli.output import print_table, say
+from crawlfleet.core.account import Account
+from crawlfleet.core.errors import CrawlfleetError, UsageError
+
+if TYPE_CHECKING:
+    from crawlfleet.services.fleet import Fleet
+    from crawlfleet.sources.sandbox import Sandbox
+
+FOLDER = Path("demo")
+SOURCE = "appsflyer"
+ACCOUNTS = {"demo_agency": "agency", "demo_advertiser": "advertiser"}
+DAYS = 7  # the last ones, yesterday included
+MINUTE_SECONDS = 1.0  # of the simulated vendor, so that nobody waits for its quotas
+LONGEST_SECONDS = 50.0
+LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the demo shows at its end."""
+
+    apps: dict[str, int]
+    rows: int
+    days: set[date]
+    tasks: dict[str, int]
+    calls: dict[str, Any]
+    seconds: float
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    """Run the demo; exit code 1 when a task failed or the node did not end well."""
+    if args.database is not None or args.config is not None:
+        raise UsageError(
+            f"the demo makes its own database and config file in {FOLDER}/: leave out --database and --config"
+        )
+    from crawlfleet.services.fleet import connect
+    from crawlfleet.sources.sandbox import Sandbox
+
+    began = time.monotonic()
+    file = _fresh_file()
+    say(f"演示开始 / demo: two accounts of a simulated vendor, their apps and {DAYS} days of figures, into {file}")
+    tokens = {_variable(username): f"sandbox-{username}" for username in ACCOUNTS}
+    with signals_interrupt(), Sandbox(minute_seconds=MINUTE_SECONDS) as sandbox:
+        fleet = connect(f"sqlite:///{file}")
+        try:
+            _queue_work(fleet)
+            with DemoNode(FOLDER, f"sqlite:///{file}", sandbox.base_url, tokens) as node:
+                code = _wait(node, fleet)
+            outcome = _outcome(fleet, sandbox, time.monotonic() - began)
+        except KeyboardInterrupt:
+            say("演示中断 / the demo was interrupted; its node has stopped")
+            raise
+        finally:
+            fleet.close()
+    good = code == 0 and outcome.tasks["completed"] == outcome.tasks["total"] and outcome.rows > 0
+    _print_summary(outcome, file, good)
+    return 0 if good else 1
+
+
+def _fresh_file() -> Path:
+    file = FOLDER / "crawlfleet.db"
+    try:
+        FOLDER.mkdir(exist_ok=True)
+        for ending in ("", "-wal", "-shm"):
+            file.with_name(file.name + ending).unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"{FOLDER.absolute()} cannot be written: {error.strerror}; start the demo elsewhere") from None
+    return file
+
+
+def _queue_work(fleet: Fleet) -> None:
+    yesterday = datetime.now(UTC).date() - timedelta(1)
+    for username, kind in ACCOUNTS.items():
+        fleet.accounts.add(Account(SOURCE, username, kind, token_env=_variable(username)))
+        start = yesterday - timedelta(DAYS - 1)
+        fleet.add_task("user_apps", username=username, start_date=start, end_date=yesterday)
+
+
+def _variable(username: str) -> str:
+    return f"SANDBOX_TOKEN_{username.upper()}"
+
+
+def _wait(node: DemoNode, fleet: Fleet) -> int:
+    """Show how far the node is until it ends; its exit code."""
+    deadline = time.monotonic() + LONGEST_SECONDS
+    shown: tuple[int, int] | None = None
+    while (code := node.wait(LOOK_SECONDS)) is None:
+        counts = fleet.tasks.stats()
+        done = (counts["completed"] + counts["failed"], counts["total"])
+        if done != shown:
+            shown = done
+            say(f"进度 / progress: {done[0]} of {done[1]} tasks")
+        if time.monotonic() > deadline:
+            raise CrawlfleetError(f"the demo was not done after {LONGEST_SECONDS:g} s; its log above may say why")
+    return code
+
+
+def _outcome(fleet: Fleet, sandbox: Sandbox, seconds: float) -> Outcome:
+    from crawlfleet.services.insights import apps, data_rows
+
+    seen = {name: len(apps(fleet.db, SOURCE, name)) for name in ACCOUNTS}
+    rows, days = 0, set()
+    for row in data_rows(fleet.db):
+        rows += 1
+        days.add(row["date"])
+    return Outcome(seen, rows, days, fleet.tasks.stats(), sandbox.stats(), seconds)
+
+
+def _print_summary(outcome: Outcome, file: Path, good: bool) -> None:
+    days = f"{len(outcome.days)}" + (f", {min(outcome.days)} to {max(outcome.days)}" if outcome.days else "")
+    print()
+    print("演示完成 / the demo is done" if good else "演示失败 / the demo failed: the log above says why")
+    print_table(
+        ("what", "value"),
+        [
+            ("应用 / apps", ", ".join(f"{name} {count}" for name, count in outcome.apps.items())),
+            ("数据行 / rows of figures", str(outcome.rows)),
+            ("天数 / days", days),
+            (
+                "任务 / tasks",
+                ", ".join(f"{outcome.tasks[state]} {state}" for state in ("completed", "failed", "total")),
+            ),
+            ("接口调用 / vendor calls", f"{outcome.calls['calls']} made, {outcome.calls['refused']} refused"),
+            ("用时 / seconds", f"{outcome.seconds:.1f}"),
+            ("数据库 / database", str(file.absolute())),
+        ],
+    )
+    print("\n试试 / try next:")
+    for command in (
+        "distribute status",
+        "tasks list",
+        f"tasks show {outcome.tasks['total']}",
+        "data apps",
+        "data rows --username demo_agency --limit 10",
+        "data rows --json",
+    ):
+        print(f"  {program_words()} {command} --database sqlite:///{file}")
+
+
+@contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that the node and the sandbox are ended with it."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `demo`."""
+    help_line = "a small fleet at work against simulated vendors; writes only into demo/"
+    subparsers.add_parser("demo", help=help_line, description=help_line).set_defaults(run=run_demo)

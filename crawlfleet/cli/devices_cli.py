@@ -1,0 +1,100 @@
+"""`devices`: which nodes there are, and asking one to claim nothing more."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from crawlfleet.cli.arguments import add_json_option
+from crawlfleet.cli.database import existing_database
+from crawlfleet.cli.output import print_json, print_table
+from crawlfleet.core.errors import CrawlfleetError
+
+COLUMNS = ("device", "status", "type", "running", "slots", "last beat", "cpu %", "memory %", "load", "errors", "host")
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """Print all devices."""
+    from crawlfleet.services.insights import devices
+
+    with existing_database(args) as db:
+        found = devices(db)
+    if args.json:
+        print_json(found)
+    else:
+        print_devices(found)
+    return 0
+
+
+def print_devices(devices: Iterable[Mapping[str, Any]]) -> None:
+    """A table of devices with their latest beat."""
+    print_table(COLUMNS, map(_line, devices))
+
+
+def _line(device: Mapping[str, Any]) -> tuple[Any, ...]:
+    beat = device["heartbeat"] or {}
+    return (
+        device["device_id"],
+        f"{device['status']}, draining" if device["draining"] else device["status"],
+        device["device_type"],
+        device["current_tasks"],
+        device["max_concurrent_tasks"],
+        device["last_heartbeat"],
+        *(beat.get(name) for name in ("cpu_usage", "memory_usage", "system_load", "error_count")),
+        device["process"].get("hostname"),
+    )
+
+
+def run_drain(args: argparse.Namespace) -> int:
+    """Let a device finish what it runs and claim nothing more."""
+    _set_draining(args, True)
+    print(f"device {args.device_id} drains: it claims nothing more until resume or its next start")
+    return 0
+
+
+def run_resume(args: argparse.Namespace) -> int:
+    """Let a draining device claim again."""
+    _set_draining(args, False)
+    print(f"device {args.device_id} claims again")
+    return 0
+
+
+def _set_draining(args: argparse.Namespace, draining: bool) -> None:
+    from crawlfleet.model.device import DeviceDAO
+
+    with existing_database(args) as db:
+        if not DeviceDAO(db).set_draining(args.device_id, draining):
+            raise _unknown(args.device_id)
+
+
+def run_remove(args: argparse.Namespace) -> int:
+    """Forget a device that is offline."""
+    from crawlfleet.model.device import DeviceDAO
+
+    with existing_database(args) as db:
+        if not DeviceDAO(db).remove(args.device_id):
+            raise _unknown(args.device_id)
+    print(f"device {args.device_id} removed")
+    return 0
+
+
+def _unknown(device_id: str) -> CrawlfleetError:
+    return CrawlfleetError(f"there is no device {device_id!r}: `devices list` shows all")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `devices` with its sub-commands."""
+    parser = subparsers.add_parser("devices", help="devices of the fleet")
+    inner = parser.add_subparsers(title="sub-commands", dest="subcommand", metavar="COMMAND", required=True)
+    listing = inner.add_parser("list", help="show all devices with their latest beat")
+    add_json_option(listing)
+    listing.set_defaults(run=run_list)
+    for name, run, help_line in (
+        ("drain", run_drain, "let a device finish what it runs and claim nothing more"),
+        ("resume", run_resume, "let a draining device claim again"),
+        ("remove", run_remove, "forget a device that is offline"),
+    ):
+        command = inner.add_parser(name, help=help_line)
+        command.add_argument("device_id", metavar="ID", help="id of the device")
+        command.set_defaults(run=run)

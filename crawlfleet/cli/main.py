@@ -1,0 +1,101 @@
+"""The program `crawlfleet`: finds the command, runs it, turns failures into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import crawlfleet
+from crawlfleet.cli.arguments import GLOBAL_DEFAULTS, Parser, first_word
+from crawlfleet.core.errors import CrawlfleetError
+from crawlfleet.core.logs import configure_logging, make_stream_safe, redact
+
+# Only the module of the command that is used is imported: the others would double the start-up time.
+# Each has add_parser(subparsers), whose parsers set `run`, a function from the arguments to the exit code or None.
+GROUPS = {
+    "distribute": ("crawlfleet.cli.distribution_cli", "run a device; show and check its settings"),
+    "tasks": ("crawlfleet.cli.tasks_cli", "add, list, show, retry and cancel tasks"),
+    "accounts": ("crawlfleet.cli.accounts_cli", "accounts at the vendors"),
+    "devices": ("crawlfleet.cli.devices_cli", "devices of the fleet"),
+    "data": ("crawlfleet.cli.data_cli", "synced apps and figures"),
+    "db": ("crawlfleet.cli.db_cli", "upgrade and check the database"),
+    "sandbox": ("crawlfleet.cli.sandbox_cli", "simulated vendor APIs with quotas"),
+    "demo": ("crawlfleet.cli.demo_cli", "a small fleet at work against simulated vendors"),
+}
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+READER_GONE = 141  # 128 + SIGPIPE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 fine, 1 the work said no, 2 wrong usage, 3 no database."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        make_stream_safe(stream)
+    configure_logging(debug=debug, quiet=True)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except SystemExit as end:  # argparse, after --help and --version
+        return end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _settle_stdout()
+        return READER_GONE
+    except CrawlfleetError as error:
+        return _report(str(error), error.exit_code, debug)
+    except Exception as error:
+        text = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+        return _report(text, 1, debug)
+
+
+def _run(arguments: list[str]) -> int:
+    args = build_parser(first_word(arguments)).parse_args(arguments)
+    result = args.run(args)
+    return result if isinstance(result, int) else 0
+
+
+def build_parser(command: str | None) -> Parser:
+    """The parser with all commands by name, and the whole of `command`."""
+    parser = Parser(prog="crawlfleet", description=crawlfleet.__doc__)
+    parser.add_argument("--version", action="version", version=f"crawlfleet {crawlfleet.__version__}")
+    parser.set_defaults(**GLOBAL_DEFAULTS)
+    subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for name, (module, help_line) in GROUPS.items():
+        if name == command:
+            import_module(module).add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=help_line)
+    return parser
+
+
+def _report(text: str, code: int, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        print(redact(traceback.format_exc()), end="", file=sys.stderr)
+    _settle_stdout()
+    try:
+        print(f"error: {redact(' '.join(text.split()))}", file=sys.stderr)
+    except OSError:
+        pass  # nobody reads; the exit code still tells
+    return code
+
+
+def _settle_stdout() -> None:
+    """Flush what can be; Python does it once more at its end, and failing there would change the exit code."""
+    try:
+        sys.stdout.flush()
+        return
+    except (OSError, ValueError):
+        pass
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):
+        pass

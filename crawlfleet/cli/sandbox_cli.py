@@ -1,0 +1,53 @@
+"""`sandbox`: a vendor to try everything with, simulated on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import Any
+
+from crawlfleet.cli.arguments import whole_number
+
+
+def run_sandbox(args: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM."""
+    from crawlfleet.sources.sandbox import serve
+
+    serve(
+        args.host,
+        args.port,
+        args.minute_seconds,
+        failure_rate=args.failure_rate,
+        seed=args.seed,
+        apps=args.apps,
+        say=lambda line: print(line, flush=True),  # its reader waits for the address
+    )
+    return 0
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be a number from {low:g} to {high:g} (got {text!r:.80})")
+        return value
+
+    return parse
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `sandbox`."""
+    parser = subparsers.add_parser("sandbox", help="simulated vendor APIs with quotas")
+    add = parser.add_argument
+    add("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    add("--port", metavar="N", type=whole_number(0, 65_535), default=8900, help="default: 8900; 0 takes any free one")
+    minute = _number(0.01, 3600)
+    add("--minute-seconds", metavar="S", type=minute, default=60.0, help="length of the vendor's minute (default: 60)")
+    add("--failure-rate", metavar="R", type=_number(0, 1), default=0.0, help="share of calls that fail (default: 0)")
+    add("--seed", metavar="N", type=whole_number(0, 2**31), default=0, help="makes failures repeatable (default: 0)")
+    add("--apps", metavar="N", type=whole_number(0, 100_000), help="apps of each account (default: 3 to 8)")
+    parser.set_defaults(run=run_sandbox)

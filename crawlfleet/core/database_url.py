@@ -1,0 +1,154 @@
+"""What a user writes to name a database: a plain URL, without drivers.
+
+    sqlite:///crawlfleet.db   mysql://user:password@host/name   mariadb://...   postgresql://...
+
+TLS: `?sslrootcert=ca.pem` (PostgreSQL) and `?ssl_ca=ca.pem` (MySQL, MariaDB) verify the server's certificate and name.
+"""
+
+from __future__ import annotations
+
+import inspect
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from crawlfleet.core.errors import UsageError
+
+DRIVERS = {  # what users write -> family, SQLAlchemy's name, module, extra that brings it
+    "sqlite": ("sqlite", "sqlite+pysqlite", "sqlite3", ""),
+    "mysql": ("mysql", "mysql+pymysql", "pymysql", "mysql"),
+    "mariadb": ("mysql", "mysql+pymysql", "pymysql", "mysql"),
+    "postgresql": ("postgresql", "postgresql+psycopg", "psycopg", "postgres"),
+    "postgres": ("postgresql", "postgresql+psycopg", "psycopg", "postgres"),
+}
+CONNECT_SECONDS = 10
+ANSWER_SECONDS = 60  # a server that says nothing for so long is gone
+SSL_MODES = ("DISABLED", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY")
+SSL_OPTIONS = ("ssl", "ssl_ca", "ssl_cert", "ssl_key", "ssl_mode", "ssl_verify_cert", "ssl_verify_identity")
+SECRET_OPTIONS = ("password", "passwd")  # their place is before the host, where every message hides them
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a database is. `family` is sqlite, mysql (MariaDB, too) or postgresql; `arguments` go to its driver."""
+
+    family: str
+    url: URL
+    arguments: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The address for people: no driver, no password, no options."""
+        return shown(self.url)
+
+    def hide_password(self, text: str) -> str:
+        """The text of an error without the password that a driver may have put into it."""
+        return text.replace(str(self.url.password), "***") if self.url.password else text
+
+
+def shown(url: URL) -> str:
+    """A URL for people: no driver, no password, no options."""
+    return url.set(drivername=url.get_backend_name(), query={}).render_as_string(hide_password=True)
+
+
+def read_url(text: str) -> Address:
+    """The address that a user wrote; raises UsageError, which never shows a password."""
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise UsageError(
+            "database URL cannot be read: write sqlite:///file.db, mysql://user:password@host/name or postgresql://..."
+        ) from None
+    scheme = url.drivername.split("+")[0].lower()
+    if scheme not in DRIVERS:
+        raise UsageError(f"database {scheme!r} is not supported: use sqlite, mysql, mariadb or postgresql")
+    family, drivername, module, extra = DRIVERS[scheme]
+    try:
+        __import__(module)
+    except ImportError:
+        raise UsageError(f"the driver for {scheme} is not installed: pip install 'crawlfleet[{extra}]'") from None
+    url = url.set(drivername=drivername)
+    for name in SECRET_OPTIONS:
+        if name in url.query:
+            raise UsageError(f"database URL {shown(url)} has the option {name}: write user:password before the host")
+    if family == "sqlite":
+        return _sqlite(url)
+    if not url.database:
+        raise UsageError(f"database URL {shown(url)} names no database: add /NAME at its end")
+    return _mysql(url) if family == "mysql" else _postgresql(url)
+
+
+def _sqlite(url: URL) -> Address:
+    file = url.database or ""
+    if file in {"", ":memory:"} or ":memory:" in file or url.query.get("mode") == "memory" or "mode=memory" in file:
+        raise UsageError("an SQLite database in memory cannot be shared: name a file, as in sqlite:///crawlfleet.db")
+    if url.host or url.username or url.password:
+        raise UsageError(
+            f"an SQLite database has no host or user (got {shown(url)}): write three slashes before a relative path"
+            " and four before an absolute one, as in sqlite:////var/lib/crawlfleet.db"
+        )
+    if "uri" not in url.query:
+        _refuse_unknown(url, ("timeout", "cached_statements", "detect_types"))
+    return Address("sqlite", url)
+
+
+def _postgresql(url: URL) -> Address:
+    from psycopg.pq import Conninfo
+
+    _refuse_unknown(url, [*(option.keyword.decode() for option in Conninfo.get_defaults()), "prepare_threshold"])
+    if "sslrootcert" in url.query and "sslmode" not in url.query:
+        url = url.update_query_dict({"sslmode": "verify-full"})  # a CA that verifies nothing would be a trap
+    arguments = {
+        "connect_timeout": CONNECT_SECONDS,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
+        "application_name": "crawlfleet",
+    }
+    return Address("postgresql", url, {name: value for name, value in arguments.items() if name not in url.query})
+
+
+def _mysql(url: URL) -> Address:
+    """TLS that verifies: PyMySQL's own default is "preferred", which checks nothing and falls back to plain text."""
+    from pymysql.connections import Connection
+
+    _refuse_unknown(url, [*inspect.signature(Connection).parameters, *SSL_OPTIONS])
+    given = {name: str(url.query[name]) for name in SSL_OPTIONS if name in url.query}
+    query = {name: value for name, value in url.query.items() if name not in given}
+    timeouts = {"connect_timeout": CONNECT_SECONDS, "read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
+    arguments: dict[str, Any] = {name: value for name, value in timeouts.items() if name not in query}
+    query["charset"] = "utf8mb4"
+    if url.password:
+        arguments["password"] = str(url.password).encode()  # PyMySQL would encode it as Latin-1, or fail and show it
+    mode = given.get("ssl_mode", "VERIFY_IDENTITY" if given else "").upper()
+    if mode == "DISABLED":
+        arguments["ssl_disabled"] = True
+    elif mode in SSL_MODES:
+        arguments["ssl"] = _tls(mode, given)
+    elif mode:
+        raise UsageError(f"ssl_mode must be {', '.join(SSL_MODES[:-1])} or {SSL_MODES[-1]} (got {mode})")
+    return Address("mysql", url.set(query=query), arguments)
+
+
+def _tls(mode: str, given: dict[str, str]) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=given.get("ssl_ca"))
+        if "ssl_cert" in given:
+            context.load_cert_chain(given["ssl_cert"], given.get("ssl_key"))
+    except OSError as error:  # SSLError is one, too
+        raise UsageError(f"TLS files of the database URL cannot be used: {error}") from None
+    context.check_hostname = mode == "VERIFY_IDENTITY"
+    if mode == "REQUIRED":
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _refuse_unknown(url: URL, known: Iterable[str]) -> None:
+    for name in url.query:
+        if name not in known:
+            raise UsageError(f"database URL {shown(url)} has the unknown option {name!r}")

@@ -1,0 +1,353 @@
+"""One database for everybody: engine, transactions with retry, and what kind of server it is.
+
+`Database.write(work)` runs `work(connection)` in one short transaction and repeats it after a deadlock, a busy
+file, or a connection that broke before COMMIT. Only a COMMIT whose reply was lost is never repeated here: it may
+have happened, and only the caller knows how to find out.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from crawlfleet.core.database_url import CONNECT_SECONDS, read_url
+from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable
+from crawlfleet.core.sql import Wording, utc
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+OLDEST = {  # UPDATE FROM, JSON_TABLE, RETURNING
+    "SQLite": (3, 35),
+    "MariaDB": (10, 6),
+    "MySQL": (8, 0, 4),
+    "PostgreSQL": (12,),
+}
+ATTEMPTS = 8  # of one transaction that lost a deadlock or met a busy file
+GIVE_UP_SECONDS = 60  # ... but no further attempt after so long
+LOCK_WAIT_SECONDS = 20
+PING_AFTER_SECONDS = 1.0
+IDLE_TRANSACTION_SECONDS = 30  # a stopped node must not hold its locks longer than this
+PING_AFTER_SECONDS = 10  # a connection that lay so long in the pool is tried before it is used
+AGAIN: dict[str, set[object]] = {  # somebody else was in the way: rolled back, the same work may be tried at once
+    "sqlite": {5, 6, 15},  # busy, locked, the race of two first openers
+    "postgresql": {"40001", "40P01", "55P03"},
+    "mysql": {1020, 1205, 1213},
+}
+AWAY: dict[str, set[object]] = {
+    "sqlite": {3, 8, 10, 11, 13, 14, 26},  # permission, read-only, I/O, malformed, full, cannot open, no database
+    # shutting down, starting up, read-only during a failover, too many connections
+    "postgresql": {"57P01", "57P02", "57P03", "57P05", "25P03", "25006", "53300"},
+    # the same, refused at the door, and PyMySQL's 0: its connection was closed before
+    "mysql": {0, 1040, 1044, 1045, 1049, 1053, 1129, 1130, 1203, 1226, 1290, 1698, 1836, 1927, 4031},
+}
+NOT_A_DATABASE = 26  # SQLite's code
+UNKNOWN_DATABASE = 1049  # MySQL's
+
+
+class Database:
+    """A pool of connections to one database. Making one connects to nothing; `open` does."""
+
+    def __init__(self, url: str, pool_size: int = 8) -> None:
+        self.address = read_url(url)
+        self.family, self.url = self.address.family, self.address.url
+        self.wording = Wording(self.family)
+        self.product = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB"}[self.family]
+        self.version = ""
+        if self.family == "mysql":
+            level = {"isolation_level": "READ COMMITTED"}  # the default takes gap locks
+        else:
+            level = {}
+        self.engine = self._make_engine(
+            **level,
+            pool_size=pool_size,
+            max_overflow=4,
+            pool_timeout=30,
+            pool_recycle=1800,
+            pool_use_lifo=True,  # one busy connection keeps its caches and plans; the others rest
+            # PyMySQL asks the server for a rollback although it knows that there is nothing to roll back
+            pool_reset_on_return=None if self.family == "mysql" else "rollback",
+        )
+        event.listen(self.engine, "checkin", _note_use)
+        event.listen(self.engine, "checkout", self._try_after_a_long_rest)
+        if self.family == "mysql":
+            event.listen(self.engine, "reset", _roll_back_if_needed)
+            self._readers = self.engine  # switching to AUTOCOMMIT and back would be four round trips
+        else:
+            if self.family == "sqlite":
+                event.listen(self.engine, "begin", _begin_immediate)
+            self._readers = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._singles = self._make_engine(isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+
+    def _make_engine(self, **options: Any) -> Engine:
+        engine = sa.create_engine(self.url, connect_args=self.address.arguments, **options)
+        event.listen(engine, "connect", self._on_connect)
+        if self.family == "postgresql":
+            event.listen(engine, "do_connect", _connect_patiently)
+        return engine
+
+    @property
+    def name(self) -> str:
+        """The address for people, without the password."""
+        return self.address.name
+
+    def __repr__(self) -> str:
+        return f"Database({self.name!r})"
+
+    def _on_connect(self, connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        if self.family == "sqlite":
+            connection.isolation_level = None  # BEGIN is ours, see the listener
+            cursor.execute(f"PRAGMA busy_timeout = {LOCK_WAIT_SECONDS * 1000}")
+            _write_ahead(cursor)
+            # FULL, not NORMAL: what was acknowledged must outlive a power cut; batches keep it cheap
+            cursor.execute("PRAGMA synchronous = FULL")
+            cursor.execute("PRAGMA foreign_keys = ON")
+        elif self.family == "postgresql":
+            cursor.execute(
+                "SET timezone = 'UTC'; SET default_transaction_isolation = 'read committed'; "
+                f"SET lock_timeout = '{LOCK_WAIT_SECONDS}s'; "
+                f"SET idle_in_transaction_session_timeout = '{IDLE_TRANSACTION_SECONDS}s'"
+            )
+            connection.commit()
+        else:
+            settings = [
+                "sql_mode = 'STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'",
+                "time_zone = '+00:00'",
+                f"innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}",
+            ]
+            if "mariadb" in connection.get_server_info().lower():  # MySQL has nothing like it
+                settings.append(f"idle_transaction_timeout = {IDLE_TRANSACTION_SECONDS}")
+            cursor.execute("SET " + ", ".join(f"SESSION {setting}" for setting in settings))
+        cursor.close()
+
+    def _try_after_a_long_rest(self, connection: Any, record: Any, _proxy: object) -> None:
+        """The server may have been restarted meanwhile, and `read` cannot repeat what its caller does."""
+        used_at = record.info.get("used_at")
+        if used_at is None or time.monotonic() - used_at < PING_AFTER_SECONDS:
+            return
+        try:
+            self.engine.dialect.do_ping(connection)
+        except self._driver_error:
+            raise DisconnectionError from None
+
+    @property
+    def _driver_error(self) -> type[Exception]:
+        return self.engine.dialect.loaded_dbapi.Error
+
+    def open(self, wait_seconds: float = 0) -> Database:
+        """Connect and look at the server. Tries for `wait_seconds`, then raises DatabaseUnreachable.
+
+        Raises DatabaseRefused for a server that is too old.
+        """
+        deadline = time.monotonic() + wait_seconds
+        announced = False
+        while True:
+            try:
+                with self.read() as connection:
+                    self._look_at_server(connection)
+                break
+            except DatabaseUnreachable as error:
+                left = deadline - time.monotonic()
+                if left <= 0 or self.family == "sqlite":
+                    raise
+                if not announced:
+                    log.warning("%s; trying for %.0f s", error, wait_seconds)
+                    announced = True
+                time.sleep(min(0.5, left))
+        log.info("%s connection pool created", self.product)
+        return self
+
+    def _look_at_server(self, connection: Connection) -> None:
+        if self.family == "sqlite":
+            connection.exec_driver_sql("SELECT COUNT(*) FROM sqlite_master")  # reads the file at last
+            text = connection.exec_driver_sql("SELECT sqlite_version()").scalar_one()
+        else:
+            text = connection.exec_driver_sql("SELECT version()").scalar_one()
+        if self.family == "mysql":
+            self.product = "MariaDB" if "mariadb" in text.lower() else "MySQL"
+        elif self.family == "postgresql":
+            text = text.split()[1]
+        self.version = text
+        numbers = tuple(int(part) for part in re.findall(r"\d+", text.removeprefix("5.5.5-"))[:3])
+        if numbers < OLDEST[self.product]:
+            oldest = ".".join(map(str, OLDEST[self.product]))
+            raise DatabaseRefused(
+                f"{self.product} {text} at {self.name} is too old: crawlfleet needs {oldest} or newer"
+            )
+
+    def close(self) -> None:
+        """Give up all idle connections; the object stays usable."""
+        self.engine.dispose()
+
+    def connect(self) -> Connection:
+        """A connection of its own, each statement by itself, that its caller keeps and closes; raises DBAPIError."""
+        return self._singles.connect()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection for reading, each statement by itself; raises DatabaseUnreachable."""
+        try:
+            with self._checkout(self._readers) as connection:
+                yield connection
+        except DBAPIError as error:
+            if self.is_away(error) or self._is_worth_a_retry(error):
+                self._forget_others(error)
+                raise self.unreachable(error) from None
+            raise
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """The result of `work(connection)` after its transaction was committed.
+
+        `work` may run several times; it must keep nothing from a run that did not commit.
+        Raises DatabaseUnreachable, with `maybe_committed` set when the reply to COMMIT was lost.
+        """
+        give_up_at = time.monotonic() + GIVE_UP_SECONDS
+        reconnected = False
+        for attempt in range(1, ATTEMPTS + 1):
+            committing = False
+            try:
+                with self._checkout(self.engine) as connection, connection.begin() as transaction:
+                    result = work(connection)
+                    committing = True
+                    transaction.commit()
+                    return result
+            except DBAPIError as error:
+                if self.is_away(error):
+                    self._forget_others(error)
+                    # A connection from the pool may have died long ago: one more try with a new one.
+                    if committing or reconnected:
+                        raise self.unreachable(error, maybe_committed=committing) from None
+                    reconnected = True
+                elif not self._is_worth_a_retry(error):
+                    raise
+                elif attempt == ATTEMPTS or time.monotonic() > give_up_at:
+                    raise self.unreachable(error) from None
+                else:
+                    time.sleep(random.uniform(0, 0.02 * 2**attempt))
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _checkout(self, engine: Engine) -> Iterator[Connection]:
+        """A connection from the pool; whatever keeps us from getting one means that the database is away."""
+        try:
+            connection = engine.connect()
+        except (DBAPIError, PoolTimeout, UnicodeError, self._driver_error) as error:
+            raise self.unreachable(error) from None
+        with connection:
+            yield connection
+
+    def _forget_others(self, error: DBAPIError) -> None:
+        """A server that was made read-only keeps its connections; the others must not all find out by themselves."""
+        if not error.connection_invalidated:  # else SQLAlchemy has done it
+            self.engine.dispose()
+
+    def now(self, connection: Connection) -> datetime:
+        """The database's clock, now."""
+        moment = utc(connection.execute(self._now_statement).scalar_one())
+        assert moment is not None
+        return moment
+
+    @property
+    def _now_statement(self) -> sa.TextClause:
+        return sa.text(f"SELECT {self.wording.now}")
+
+    def is_away(self, error: DBAPIError) -> bool:
+        """True when the server, not the statement, is the trouble."""
+        code = _code(error)
+        if error.connection_invalidated or code in AWAY[self.family]:
+            return True
+        if self.family == "mysql":
+            return isinstance(code, int) and 2000 <= code < 2100  # the client library's own connection errors
+        # libpq's own: no connection, so no SQLSTATE
+        return self.family == "postgresql" and isinstance(error, sa.exc.OperationalError) and not code
+
+    def _is_worth_a_retry(self, error: DBAPIError) -> bool:
+        return _code(error) in AGAIN[self.family]
+
+    def unreachable(self, error: Exception, maybe_committed: bool = False) -> DatabaseUnreachable:
+        """The error for people: which database, the cause, what to check; the password hidden."""
+        code = _code(error)
+        cause = str(getattr(error, "orig", None) or error)
+        if isinstance(error, PoolTimeout):
+            cause = "all connections of this process are busy"
+        elif isinstance(error, UnicodeError):
+            cause = "the host name or user cannot be sent"
+        cause = self.address.hide_password(" ".join(cause.split()))
+        if self.family == "sqlite":
+            advice = "check that the folder exists, is writable and has free space"
+            if code == NOT_A_DATABASE:
+                advice = "name another file, or remove this one when it is not needed"
+            elif code in AGAIN["sqlite"]:
+                advice = "look for another program that keeps the file locked"
+        elif code in AGAIN[self.family]:
+            advice = "look for a transaction that holds its locks for long"
+        elif code == UNKNOWN_DATABASE or re.search('database ".*" does not exist', cause):
+            advice = f"create it first: CREATE DATABASE {self.url.database}"
+        else:
+            advice = "check address, user, password and network"
+        found = DatabaseUnreachable(f"cannot use the database {self.name}: {cause[:300]}: {advice}")
+        found.maybe_committed = maybe_committed
+        return found
+
+
+def _note_idle(_connection: object, record: Any) -> None:
+    record.info["idle_since"] = time.monotonic()
+
+
+def _begin_immediate(connection: Connection) -> None:
+    """Take SQLite's write lock first: a reader that starts to write later could deadlock with another."""
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _write_ahead(cursor: Any) -> None:
+    """Switch the file to WAL; when several open a new file at once SQLite may report it busy without waiting."""
+    deadline = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except Exception as error:
+            if _code(error) not in AGAIN["sqlite"] or time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(0, 0.02))
+
+
+def _connect_patiently(_dialect: object, _record: object, arguments: Any, named: Any) -> Any:
+    from crawlfleet.core.patience import PatientConnection
+
+    return PatientConnection.connect(*arguments, **named)
+
+
+def _note_use(_connection: object, record: Any) -> None:
+    record.info["used_at"] = time.monotonic()
+
+
+def _roll_back_if_needed(connection: Any, _record: object, _state: object) -> None:
+    from pymysql.constants import SERVER_STATUS
+
+    if connection.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS:
+        connection.rollback()
+
+
+def _code(error: Exception) -> object:
+    """The database's own number or SQLSTATE, also of an error that SQLAlchemy wrapped; None when there is none."""
+    origin = getattr(error, "orig", None) or error
+    if origin.args and isinstance(origin.args[0], int):
+        return origin.args[0]  # PyMySQL's; it has a coarser SQLSTATE, too
+    if (extended := getattr(origin, "sqlite_errorcode", None)) is not None:
+        return extended & 0xFF
+    return getattr(origin, "sqlstate", None)

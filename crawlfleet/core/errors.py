@@ -1,0 +1,102 @@
+"""Every error type of crawlfleet.
+
+    CrawlfleetError                 somebody has to read the message
+    +-- UsageError                  wrong option, setting, id, date or JSON          -> exit 2
+    +-- DatabaseError               the database cannot be used
+    |   +-- DatabaseUnreachable     no connection                                    -> exit 3
+    |   +-- DatabaseRefused         too old, too new, or it lacks what we need       -> exit 3
+    +-- DeviceRefused               the device id is alive elsewhere                 -> exit 1
+    +-- LeaseLost                   this process no longer is its device; the node registers again
+    +-- TaskError                   raised by an executor's body; caught by executors/outcome.py
+        +-- PermanentError          no retry: a parameter is wrong, the vendor says never
+        +-- TransientError          retry with growing delay
+        +-- QuotaError              the vendor's quota is used up: wait, no attempt is spent
+        +-- AuthError               the token is refused: the account is parked, no attempt is spent
+
+Anything else that a body raises counts as transient: an unknown failure may pass.
+"""
+
+from __future__ import annotations
+
+
+class CrawlfleetError(Exception):
+    """A failure with a message for a person: what is wrong, which value, what to do."""
+
+    exit_code = 1
+
+
+class UsageError(CrawlfleetError):
+    """The caller asked for something that cannot be: a bad option, setting, id, date or JSON."""
+
+    exit_code = 2
+
+
+class DatabaseError(CrawlfleetError):
+    """The database cannot be used."""
+
+    exit_code = 3
+
+
+class DatabaseUnreachable(DatabaseError):
+    """No connection; carries the cause, never the password.
+
+    `maybe_committed`: the connection broke while COMMIT was on its way, so the work may have been done.
+    """
+
+    maybe_committed = False
+
+
+class DatabaseRefused(DatabaseError):
+    """Connected, but it is newer than the program, too old, or lacks what crawlfleet needs."""
+
+
+class DeviceRefused(CrawlfleetError):
+    """The device id is in use by a living process, or it is unknown."""
+
+
+class LeaseLost(CrawlfleetError):
+    """(device_id, epoch) is no longer this process: another registration or the monitor ended it."""
+
+    def __init__(self, device_id: str, epoch: int) -> None:
+        super().__init__(f"device {device_id} is no longer this process (epoch {epoch})")
+        self.epoch = epoch
+
+
+class TaskError(CrawlfleetError):
+    """What an executor's body raises to say how its task ends."""
+
+    kind = "transient"
+
+
+class PermanentError(TaskError):
+    """No retry will help."""
+
+    kind = "permanent"
+
+
+class TransientError(TaskError):
+    """Worth a retry; `retry_after` seconds is the earliest, when the vendor named one."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QuotaError(TaskError):
+    """The vendor's quota is used up for `retry_after` seconds; costs no attempt.
+
+    `scope` names the limit of the source that was hit, when it is known.
+    """
+
+    kind = "quota"
+
+    def __init__(self, message: str, retry_after: float, scope: str | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.scope = scope
+
+
+class AuthError(TaskError):
+    """The vendor refuses the token: the account is parked until a person resumes it."""
+
+    kind = "auth"

@@ -1,0 +1,70 @@
+"""What sources yield and the model stores: apps, figures, and the range a fetch replaces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """One app that an account sees, in the vendor's own spelling."""
+
+    app_id: str
+    name: str | None = None
+    platform: str | None = None
+    currency: str | None = None
+    time_zone: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One row of a report: a day, its dimensions and its figures.
+
+    None means that the vendor gave no value, which is not 0. `dimensions` holds further dimensions
+    (adset, ad, ...) by name; with day, agency, media_source, campaign and country they identify the row.
+    `extra` holds every column that has no field of its own, by the vendor's caption.
+    """
+
+    day: date
+    agency: str | None = None
+    media_source: str | None = None
+    campaign: str | None = None
+    country: str | None = None
+    impressions: int | None = None
+    clicks: int | None = None
+    installs: int | None = None
+    sessions: int | None = None
+    loyal_users: int | None = None
+    revenue: Decimal | None = None
+    cost: Decimal | None = None
+    dimensions: Mapping[str, str | None] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AppList:
+    """Scope of a `user_apps` result: the rows are all the apps that the account sees now."""
+
+    source: str
+    username: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRange:
+    """Scope of an `app_data` result: the rows are all the figures of these days, both ends included."""
+
+    source: str
+    username: str
+    app_id: str
+    report: str
+    start: date
+    end: date
+
+
+Scope = AppList | ReportRange
+Row = App | Figures

@@ -1,0 +1,148 @@
+"""The few places where the three databases want another wording, side by side.
+
+Statements are whole texts in `model/`; they borrow these fragments. Moments travel as UTC text
+('2026-01-31 08:00:00.000000'), which every database here stores and compares as its own time type
+(sessions run in UTC).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+# kind of a column -> its type in the two databases that need one
+_POSTGRESQL_TYPES = {
+    "int": "bigint",
+    "real": "double precision",
+    "text": "text",
+    "moment": "timestamptz",
+    "day": "date",
+    "json": "json",
+    "decimal": "numeric",
+    "bytes": "bytea",
+}
+_MYSQL_TYPES = {
+    "int": "BIGINT",
+    "real": "DOUBLE",
+    "text": "LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    "moment": "DATETIME(6)",
+    "day": "DATE",
+    "json": "LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    "decimal": "DECIMAL(24,6)",
+    "bytes": "CHAR(64)",
+}
+
+
+class Wording:
+    """SQL fragments of one database; `family` is sqlite, postgresql or mysql (which includes MariaDB)."""
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+        # The database's clock at the statement: PostgreSQL's now() would be the start of the transaction,
+        # stale after waiting for a lock.
+        self.now = {
+            "sqlite": "strftime('%Y-%m-%d %H:%M:%f000', 'now')",
+            "postgresql": "clock_timestamp()",
+            "mysql": "UTC_TIMESTAMP(6)",
+        }[family]
+        # SQLite's BEGIN IMMEDIATE already locks everything; it would silently ignore FOR UPDATE.
+        self.for_update = "" if family == "sqlite" else " FOR UPDATE"
+        # The same for the table `t` of a join with `rows`: PostgreSQL can only lock what is a table.
+        self.for_update_of_t = " FOR UPDATE OF t" if family == "postgresql" else self.for_update
+
+    def moment(self, parameter: str) -> str:
+        """A bound moment in a place where PostgreSQL cannot guess its type."""
+        return f"CAST(:{parameter} AS timestamptz)" if self.family == "postgresql" else f":{parameter}"
+
+    def binary(self, column: str) -> str:
+        """A column of kind bytes of `rows`, as the database stores it (hex text on SQLite)."""
+        return f"UNHEX({column})" if self.family == "mysql" else column
+
+    def rows(self, **columns: str) -> str:
+        """A table expression `v` with these columns (name=kind) over one bound parameter `:rows`.
+
+        `:rows` is the JSON of a list of lists, from `json_rows`. The text of a statement so never depends on how
+        many rows it handles: one round trip and one cached plan for any batch.
+        """
+        cells = enumerate(columns.items())
+        if self.family == "sqlite":
+            # unhex() only exists from SQLite 3.41 on: bytes travel as hex text and stay text there
+            picks = ", ".join(f"json_extract(value, '$[{i}]') AS {name}" for i, (name, _) in cells)
+            return f"(SELECT {picks} FROM json_each(:rows)) AS v"
+        if self.family == "postgresql":
+            picks = ", ".join(
+                f"decode(e->>{i}, 'hex') AS {name}"
+                if kind == "bytes"
+                else f"CAST(e->>{i} AS {_POSTGRESQL_TYPES[kind]}) AS {name}"
+                for i, (name, kind) in cells
+            )
+            return f"(SELECT {picks} FROM jsonb_array_elements(CAST(:rows AS jsonb)) AS e) AS v"
+        # Without ERROR ON ERROR a number that does not fit would silently become null.
+        picks = ", ".join(f"{name} {_MYSQL_TYPES[kind]} PATH '$[{i}]' ERROR ON ERROR" for i, (name, kind) in cells)
+        return f"JSON_TABLE(:rows, '$[*]' COLUMNS ({picks})) AS v"
+
+    def update_from(self, table: str, assignments: dict[str, str], source: str, where: str) -> str:
+        """`UPDATE table t SET ... FROM source WHERE ...`, which MySQL and MariaDB spell as a join."""
+        if self.family == "mysql":
+            pairs = ", ".join(f"t.{column} = {value}" for column, value in assignments.items())
+            return f"UPDATE {table} AS t JOIN {source} SET {pairs} WHERE {where}"
+        pairs = ", ".join(f"{column} = {value}" for column, value in assignments.items())
+        return f"UPDATE {table} AS t SET {pairs} FROM {source} WHERE {where}"
+
+    def upsert(self, statement: str, key: str, columns: Sequence[str]) -> str:
+        """An INSERT that overwrites these columns of an existing row with the same unique `key` columns."""
+        if self.family == "mysql":
+            return f"{statement} ON DUPLICATE KEY UPDATE " + ", ".join(f"{c} = VALUES({c})" for c in columns)
+        return f"{statement} ON CONFLICT ({key}) DO UPDATE SET " + ", ".join(f"{c} = excluded.{c}" for c in columns)
+
+    def insert_ignore(self, statement: str, key: str) -> str:
+        """An INSERT that leaves an existing row with the same unique `key` columns alone."""
+        if self.family == "mysql":
+            column = key.split(",", maxsplit=1)[0].strip()
+            return f"{statement} ON DUPLICATE KEY UPDATE {column} = VALUES({column})"
+        return f"{statement} ON CONFLICT ({key}) DO NOTHING"
+
+
+def json_rows(rows: Iterable[Sequence[Any]]) -> str:
+    """The value for `:rows`; moments, dates, decimals and bytes become text."""
+    return json.dumps([*rows], default=_as_text, ensure_ascii=False, separators=(",", ":"))
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, datetime):
+        return stamp(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, bytes):
+        return value.hex()
+    raise TypeError(f"cannot store a {type(value).__name__}")
+
+
+def stamp(moment: datetime) -> str:
+    """A moment as the databases read it: UTC, microseconds."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+
+def utc(value: Any) -> datetime | None:
+    """A moment as a database returned it (text on SQLite, naive on MySQL), with its zone."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    moment: datetime = value
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def day(value: Any) -> date | None:
+    """A calendar day as a database returned it (text on SQLite)."""
+    return date.fromisoformat(value) if isinstance(value, str) else value
+
+
+def json_value(value: Any) -> Any:
+    """A JSON column as a database returned it: text on SQLite and MariaDB, decoded on PostgreSQL."""
+    return json.loads(value) if isinstance(value, str | bytes) else value

@@ -1,0 +1,170 @@
+"""What an engine is: a place where the body of a task runs.
+
+Engines know no database and no task type. They are handed `Run`s, keep them in order, begin each when a slot is
+free, and report twice for each run that was not withdrawn: `began(run)`, then `ended(run, outcome)`, from any
+thread. A run that `stop` found waiting is reported by neither.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from crawlfleet.executors.contract import Executor, TaskContext
+from crawlfleet.executors.outcome import Outcome
+from crawlfleet.model.task_spec import Task
+
+
+class Run:
+    """One assignment in the memory of its node: queued, begun, or withdrawn before it began.
+
+    `begin` and `withdraw` exclude each other: only one of them ever returns True.
+    `began_at` and `ended_at` are seconds of the monotonic clock; the engine sets them before it reports.
+    """
+
+    __slots__ = (
+        "_lock",
+        "_state",
+        "assignment_id",
+        "began_at",
+        "claimed_at",
+        "context",
+        "ended_at",
+        "executor",
+        "task",
+    )
+
+    def __init__(self, assignment_id: int, task: Task, executor: Executor, context: TaskContext) -> None:
+        self.assignment_id = assignment_id
+        self.task = task
+        self.executor = executor
+        self.context = context
+        self.claimed_at = time.monotonic()
+        self.began_at: float | None = None
+        self.ended_at: float | None = None
+        self._state = "queued"
+        self._lock = threading.Lock()
+
+    def begin(self) -> bool:
+        """True for the engine that may now run the body; False when the run was withdrawn."""
+        with self._lock:
+            if self._state != "queued":
+                return False
+            self._state = "begun"
+            self.began_at = time.monotonic()
+            return True
+
+    def withdraw(self) -> bool:
+        """True when the body has not begun and now never will."""
+        with self._lock:
+            if self._state != "queued":
+                return False
+            self._state = "withdrawn"
+            return True
+
+
+@dataclass(frozen=True)
+class Reports:
+    """The two calls an engine makes; both return at once and may come from any thread."""
+
+    began: Callable[[Run], None]
+    ended: Callable[[Run, Outcome], None]
+
+
+class Slots:
+    """How many bodies may run at once on this node, shared by its engines in turn.
+
+    An engine that finds no slot free stands in line once, with its `waiter`: a function that is called from any
+    thread, with a slot already taken for it, and that returns at once.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.free = count
+        self._line: deque[Callable[[], None]] = deque()  # never filled while a slot is free
+        self._lock = threading.Lock()
+
+    @property
+    def waiting(self) -> int:
+        """How many engines stand in line."""
+        return len(self._line)
+
+    def take(self, waiter: Callable[[], None]) -> bool:
+        """True: a slot is taken. False: `waiter` stands in line and will be called once."""
+        with self._lock:
+            if self.free:
+                self.free -= 1
+                return True
+            if waiter not in self._line:
+                self._line.append(waiter)
+            return False
+
+    def release(self) -> None:
+        """Give a slot to the first in line, or back. Hold no lock that a waiter needs."""
+        with self._lock:
+            if not self._line:
+                self.free += 1
+                return
+            waiter = self._line.popleft()
+        waiter()
+
+    def _alone(self, waiter: Callable[[], None]) -> bool:
+        """Whether nobody else stands in line, without the lock: threads that ask after every body would queue for it.
+
+        Who steps in line at this moment gets the next slot instead of this one.
+        """
+        try:
+            return self._line[0] == waiter and len(self._line) == 1
+        except IndexError:
+            return True
+
+    def keep(self, waiter: Callable[[], None]) -> bool:
+        """Ask to use a slot once more: True when it is kept; False when it went to the engine whose turn it is.
+
+        After False `waiter` stands in line. Hold no lock that another engine's waiter needs.
+        """
+        if self._alone(waiter):
+            return True
+        with self._lock:
+            if not self._line:
+                return True
+            first = self._line[0]
+            if first == waiter:
+                self._line.rotate(-1)
+                return True
+            self._line.popleft()
+            if waiter not in self._line:
+                self._line.append(waiter)
+        first()
+        return False
+
+
+class Engine(Protocol):
+    """Contract of threads.py, asyncio_loop.py and processes.py."""
+
+    def start(self) -> None:
+        """Make ready; called once, before the first submit."""
+        ...
+
+    def submit(self, runs: Sequence[Run]) -> None:
+        """Queue runs; each body begins in this order as slots come free. Never waits for a body."""
+        ...
+
+    def interrupt(self, run: Run) -> bool:
+        """Make a begun body end as soon as this engine can; True when its slot surely comes free soon.
+
+        Sets `run.context.cancelled`; an event loop also cancels the coroutine, a process is killed; a thread
+        only ends when its body looks at the context, hence False. `ended` is still called once when it ends.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Begin nothing more, interrupt what runs, give up threads and processes. Calling again does nothing.
+
+        Waits for no body: what ends later is still reported, what cannot be ended is left behind.
+        """
+        ...

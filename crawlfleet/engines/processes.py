@@ -1,0 +1,197 @@
+"""Bodies in worker processes: CPU-heavy ones side by side, and every one of them can be killed.
+
+A pool of our own over one socket pair for each worker, not pebble or concurrent.futures: a body must report when it
+really begins, one worker that dies with SIGKILL must not leave a lock that all workers share, and the worker must not
+import the node's main module (which would bring the database driver with it). Workers are kept for further bodies and
+started when one is needed (about 0.2 s); a run costs 0.25 to 0.5 ms. Needs POSIX.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing import Pipe
+from multiprocessing.reduction import recv_handle
+from typing import cast
+
+from crawlfleet.core.errors import UsageError
+from crawlfleet.engines.contract import Reports, Run, Slots
+from crawlfleet.engines.crew import Crew
+from crawlfleet.executors.outcome import Outcome, failed
+from crawlfleet.executors.spool import Spool
+
+ALIVE_CHECK_SECONDS = 1.0  # a dead worker is noticed at once, unless a child of its body holds the connection
+REAP_SECONDS = 5.0
+_BOOT = (
+    "import sys; sys.path[:] = sys.argv[3:]; "
+    "from crawlfleet.engines.process_worker import main; main(int(sys.argv[1]), int(sys.argv[2]))"
+)
+
+
+class WorkerDied(Exception):
+    """The worker process ended while something was expected of it."""
+
+
+class Worker:
+    """One worker process, in a session of its own: Ctrl+C does not reach it, and killing it kills its children."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self.usable = True
+        self._connection, theirs = Pipe()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-u", "-c", _BOOT, str(theirs.fileno()), str(os.getpid()), *sys.path],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        except BaseException:
+            self._connection.close()
+            raise
+        finally:
+            theirs.close()
+        levels = {name: logging.getLogger(name).getEffectiveLevel() for name in ("", "crawlfleet")}
+        with contextlib.suppress(OSError):  # it died already: the first run finds out
+            self._connection.send((list(modules), levels))
+
+    def ask(self, run: Run) -> None:
+        """Send a run; raises WorkerDied."""
+        try:
+            self._connection.send((run.executor.name, run.context))
+        except OSError as error:
+            raise WorkerDied from error
+
+    def answer(self) -> Outcome | logging.LogRecord | None:
+        """What it says next: a line for the log, the outcome, or None when the body begins; raises WorkerDied."""
+        try:
+            while not self._connection.poll(ALIVE_CHECK_SECONDS):
+                if self._process.poll() is not None and not self._connection.poll():
+                    raise WorkerDied
+            message, spooled_rows = self._connection.recv()
+            if spooled_rows:
+                message.rows = Spool.adopt(recv_handle(self._connection), spooled_rows)
+            return cast("Outcome | logging.LogRecord | None", message)
+        except WorkerDied:
+            raise
+        except Exception as error:  # the connection broke, or what came through it is no pickle
+            raise WorkerDied from error
+
+    def kill(self) -> None:
+        """End it and the processes of its body; harmless when they have ended."""
+        self.usable = False
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def bury(self) -> str:
+        """Kill what is left of it; how it ended, in words."""
+        self.kill()  # before it is waited for: until then nobody else can get its id
+        self._connection.close()
+        try:
+            code = self._process.wait(REAP_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "does not end"
+        if code >= 0:
+            return f"ended with exit code {code}"
+        return f"was ended by signal {-code} ({signal.strsignal(-code)})"
+
+
+class ProcessesEngine:
+    """At most `processes` bodies at once, each alone in a worker process; `interrupt` kills it.
+
+    `modules` are the executor modules that a worker imports, as the node did.
+    """
+
+    def __init__(self, slots: Slots, reports: Reports, processes: int, modules: Sequence[str]) -> None:
+        self._reports = reports
+        self._modules = modules
+        self._crew = Crew("process", processes, slots, self._perform)
+        self._lock = threading.Lock()
+        self._idle: list[Worker] = []
+        self._current: dict[Run, Worker] = {}  # interrupt kills only under the lock, so never a later run's worker
+        self._stopped = False
+
+    def start(self) -> None:
+        """Raises UsageError where worker processes are not supported; workers come when they are needed."""
+        if os.name != "posix":
+            raise UsageError("engine processes needs Linux, macOS or another POSIX system: use engine threads")
+
+    def submit(self, runs: Sequence[Run]) -> None:
+        self._crew.submit(runs)
+
+    def interrupt(self, run: Run) -> bool:
+        run.context.cancelled.set()
+        with self._lock:
+            worker = self._current.get(run)
+            if worker is not None:
+                worker.kill()
+        return True
+
+    def stop(self) -> None:
+        self._crew.stop()
+        with self._lock:
+            self._stopped = True
+            idle, self._idle = self._idle, []
+            for run, worker in self._current.items():
+                run.context.cancelled.set()
+                worker.kill()
+        for worker in idle:
+            worker.bury()
+
+    def _perform(self, run: Run) -> None:
+        """In a thread of the crew: give the run to a worker and stay with it until it ends."""
+        began, outcome = self._attempt(run)
+        if not began and outcome.kind == "crashed":
+            began, outcome = self._attempt(run)  # the worker had died while it was idle
+        if not began:
+            self._reports.began(run)
+        run.ended_at = time.monotonic()
+        self._reports.ended(run, outcome)
+
+    def _attempt(self, run: Run) -> tuple[bool, Outcome]:
+        """Whether the body began, which is reported, and how it ended, which is not."""
+        began = False
+        outcome: Outcome | None = None
+        try:
+            with self._lock:
+                worker = self._idle.pop() if self._idle else None
+            worker = worker or Worker(self._modules)
+        except OSError as error:  # the system gives no more processes
+            return began, failed(error, run.context)
+        with self._lock:
+            self._current[run] = worker
+            if self._stopped:
+                run.context.cancelled.set()
+        try:
+            run.context.check()
+            worker.ask(run)
+            while outcome is None:
+                message = worker.answer()
+                if message is None:
+                    began = True
+                    run.began_at = time.monotonic()
+                    self._reports.began(run)
+                elif isinstance(message, Outcome):
+                    outcome = message
+                else:
+                    logging.getLogger(message.name).handle(message)
+        except WorkerDied:
+            pass
+        except Exception as error:  # cancelled before it was sent, or its context cannot be pickled
+            outcome = failed(error, run.context)
+        with self._lock:
+            del self._current[run]
+            kept = outcome is not None and worker.usable and not self._stopped
+            if kept:
+                self._idle.append(worker)
+        ending = "" if kept else worker.bury()
+        if outcome is None and run.context.cancelled.is_set():
+            outcome = Outcome("cancelled", "the run was cancelled and its worker process killed")
+        when = "" if began else " before the body began"
+        return began, outcome or Outcome("crashed", f"the worker process {ending}{when}")

@@ -1,0 +1,47 @@
+"""Running a body: check, call, read its lazy result while the slot is held, and make one `Outcome` of it all.
+
+Neither function raises: whatever a body does, down to sys.exit(), the engine that runs it lives on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import closing
+
+from crawlfleet.executors.contract import Executor, TaskContext
+from crawlfleet.executors.outcome import Outcome, failed
+from crawlfleet.executors.result import collect
+from crawlfleet.model.task_spec import Task
+
+
+def run_body(executor: Executor, task: Task, context: TaskContext) -> Outcome:
+    """Run a plain function to its end."""
+    outcome = Outcome()
+    try:
+        context.check()
+        if executor.check is not None:
+            executor.check(task)
+        with closing(collect(executor.function(task, context), outcome)) as steps:
+            for _ in steps:
+                context.check()
+    except BaseException as error:
+        return failed(error, context)
+    return outcome
+
+
+async def run_body_async(executor: Executor, task: Task, context: TaskContext) -> Outcome:
+    """Run an `async def` to its end; other coroutines get their turn between batches of its rows."""
+    outcome = Outcome()
+    try:
+        context.check()
+        if executor.check is not None:
+            executor.check(task)
+        with closing(collect(await executor.function(task, context), outcome)) as steps:
+            for _ in steps:
+                context.check()
+                await asyncio.sleep(0)
+    except GeneratorExit:  # the loop is gone and nobody awaits this any more
+        raise
+    except BaseException as error:
+        return failed(error, context)
+    return outcome

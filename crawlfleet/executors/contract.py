@@ -1,0 +1,125 @@
+"""What an executor is, what it receives and what it gives back.
+
+An executor is a function of a task and a context. It writes nothing itself: what it returns is stored by the
+node in the same transaction that ends the run.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from crawlfleet.core.account import Account
+from crawlfleet.core.errors import AuthError, PermanentError, UsageError
+from crawlfleet.core.figures import Row, Scope
+from crawlfleet.executors.shared_sources import shared_source
+from crawlfleet.model.task_spec import Task, TaskSpec
+from crawlfleet.sources.base import Source, SourceSettings
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a body gives back: rows to store, tasks to add, and a summary for people.
+
+    `rows` may be a generator; more than 1,000 rows are spooled to a file while they are read. `replaces` says
+    which range the rows replace: rows of that range that are not among them vanish. It is required with rows,
+    and an empty `rows` with a `replaces` empties the range.
+    `summary` is a JSON object of at most 64 KiB.
+    """
+
+    rows: Iterable[Row] = ()
+    follow_ups: Iterable[TaskSpec] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    replaces: Scope | None = None
+
+
+class Cancelled(Exception):
+    """Raised by `TaskContext.check`: the run was cancelled, lost, or its time is over."""
+
+
+class TaskContext:
+    """What a body may use besides its task.
+
+    `log` writes to the node's log; `cancelled` is set when the run's result is no longer wanted; `source` and
+    `account` exist for tasks that name a source. `source` is given ready, or as the settings it is made from when a
+    body first asks for it; a process makes it once for all contexts with the same settings.
+
+    A context given settings can be pickled: a worker process makes its own source, and has a `cancelled` of its own
+    that is never set, since the process is killed instead.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        account: Account | None = None,
+        source: Source | SourceSettings | None = None,
+    ) -> None:
+        self.task = task
+        self.log = logging.getLogger(f"crawlfleet.executors.{task.task_type}")
+        self.cancelled = threading.Event()
+        self._account = account
+        self._source = source
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TaskContext, (self.task, self._account, self._source)
+
+    def check(self) -> None:
+        """Raise `Cancelled` when nobody waits for this run any more; long bodies call it now and then."""
+        if self.cancelled.is_set():
+            raise Cancelled
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, but wake at once with `Cancelled` when the run is cancelled. An `async def` uses asyncio.sleep."""
+        if self.cancelled.wait(seconds):
+            raise Cancelled
+
+    @property
+    def account(self) -> Account:
+        """The task's account; raises PermanentError when there is none."""
+        if self._account is None:
+            if self.task.source and self.task.username:
+                raise PermanentError(
+                    f"username {self.task.username} has no account at {self.task.source}: add it with `accounts add`"
+                )
+            raise PermanentError(f"task {self.task.id} has no account: give it a source and a username")
+        return self._account
+
+    @property
+    def source(self) -> Source:
+        """The task's source, ready to be called; raises PermanentError when the task has no account."""
+        if self._source is None or isinstance(self._source, SourceSettings):
+            return shared_source(self.account.source, self._source or SourceSettings())
+        return self._source
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must not show in a message of this run: the account's token, when it can be read."""
+        try:
+            return () if self._account is None else (self._account.token(),)
+        except AuthError:
+            return ()
+
+
+@dataclass(frozen=True)
+class Executor:
+    """A task type and the function that runs it; `asynchronous` when it is an `async def`.
+
+    `check`, when given, is called with the task before the body and raises PermanentError for a bad parameter.
+    `needs_account` marks types that run on behalf of an account at a source.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    needs_account: bool = False
+    check: Callable[[Task], None] | None = None
+
+    @property
+    def asynchronous(self) -> bool:
+        return inspect.iscoroutinefunction(self.function)
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise UsageError(f"executor {self.name!r} must be a function (got {self.function!r:.80})")

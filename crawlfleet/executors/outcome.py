@@ -1,0 +1,88 @@
+"""How a body ended: the one thing that an engine reports, and how an exception becomes one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crawlfleet.core.errors import TaskError, UsageError
+from crawlfleet.core.figures import Scope
+from crawlfleet.core.logs import HIDDEN, redact
+from crawlfleet.executors.contract import Cancelled, TaskContext
+from crawlfleet.model.task_spec import TaskSpec
+
+SPOOL_ROWS = 1000  # more rows than this go to a temporary file and are committed apart from the pump
+MAX_MESSAGE = 2000  # characters of an error that are kept
+RAISED_KINDS = {"permanent", "transient", "quota", "auth"}
+_CONTROL = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a body ended. `kind`: ok, permanent, transient, quota, auth, crashed, cancelled.
+
+    `rows` is a list or a `Spool` (iterable, with len and close); whoever takes the outcome closes it. `summary` is
+    JSON text. `retry_after` is seconds; `quota_scope` names the source's limit that was hit, when it is known.
+    Picklable unless its rows are a Spool.
+    """
+
+    kind: str = "ok"
+    message: str | None = None
+    retry_after: float | None = None
+    quota_scope: str | None = None
+    summary: str | None = None
+    rows: Any = ()
+    replaces: Scope | None = None
+    follow_ups: Sequence[TaskSpec] = ()
+
+
+def failed(error: BaseException, context: TaskContext) -> Outcome:
+    """The outcome of a body that raised `error`; the traceback goes to the run's log at DEBUG."""
+    if context.log.isEnabledFor(logging.DEBUG):
+        trace = _without_secrets("".join(traceback.format_exception(error)), context)
+        context.log.debug("body raised: task=%d\n%s", context.task.id, trace)
+    if isinstance(error, (Cancelled, asyncio.CancelledError)):
+        return Outcome("cancelled", "the run was cancelled")
+    name, text = type(error).__name__, _text_of(error)
+    if isinstance(error, TaskError):
+        kind = error.kind if error.kind in RAISED_KINDS else TaskError.kind
+        message = text or name
+    else:
+        kind = "permanent" if isinstance(error, UsageError) else "transient"
+        message = f"{name}: {text}" if text else name
+    return Outcome(
+        kind,
+        clean(message, context),
+        retry_after=_seconds(getattr(error, "retry_after", None)),
+        quota_scope=getattr(error, "scope", None) if kind == "quota" else None,
+    )
+
+
+def clean(message: str, context: TaskContext) -> str:
+    """The message as it may be stored and shown: no secrets, one line, no control characters, at most 2,000."""
+    message = _without_secrets(message[: 10 * MAX_MESSAGE], context).translate(_CONTROL)
+    return message.encode("utf-8", "replace").decode()[:MAX_MESSAGE]
+
+
+def _without_secrets(text: str, context: TaskContext) -> str:
+    for secret in context.secrets():
+        text = text.replace(secret, HIDDEN)
+    return redact(text)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error).strip()
+    except Exception as broken:  # a body's own exception class may be wrong itself
+        return f"its message cannot be read ({type(broken).__name__})"
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, (int, float)) and math.isfinite(value):
+        return max(0.0, float(value))
+    return None

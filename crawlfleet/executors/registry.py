@@ -1,0 +1,151 @@
+"""Which executors exist: built-in ones, those of entry points, and those of the modules that a user names."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
+
+from crawlfleet.core.errors import UsageError
+from crawlfleet.executors.contract import Executor
+from crawlfleet.model.task_spec import NAME_PATTERN, Task
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ENTRY_POINT_GROUP = "crawlfleet.executors"
+ALIASES = {"app_sync": "user_apps", "data_sync": "app_data"}  # as older documents call them
+
+_registered: dict[str, Executor] = {}
+_fruitful: set[str] = set()  # modules that are known to register something
+
+
+def task_executor(
+    name: str, *, needs_account: bool = False, check: Callable[[Task], None] | None = None
+) -> Callable[[F], F]:
+    """Decorator that makes a function, plain or `async def`, the executor of tasks of this type; it stays as it is.
+
+    `needs_account` and `check`: see `Executor`. Raises UsageError for a name that is taken or cannot be a task type.
+    """
+    if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
+        raise UsageError(f"@task_executor needs a task type of 1 to 64 of A-Z a-z 0-9 _ . : - (got {name!r:.80})")
+
+    def register(function: F) -> F:
+        _register(_registered, Executor(name, function, needs_account, check))
+        return function
+
+    return register
+
+
+def executors(modules: Iterable[str] = ()) -> dict[str, Executor]:
+    """Every executor by its task type, after loading entry points and `modules`.
+
+    Raises UsageError for a module or entry point that cannot be loaded, and for two executors of one name.
+    """
+    from crawlfleet.executors.app_data import APP_DATA
+    from crawlfleet.executors.user_apps import USER_APPS
+
+    load_executor_modules(modules)
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        _load_entry_point(point)
+    found = {each.name: each for each in (USER_APPS, APP_DATA)}
+    found |= {alias: found[name] for alias, name in ALIASES.items()}
+    for executor in _registered.values():
+        _register(found, executor)
+    return found
+
+
+def load_executor_modules(modules: Iterable[str]) -> None:
+    """Import modules, also from the working directory, whose @task_executor functions then are known.
+
+    Raises UsageError with the module, the cause and its place for one that is missing, broken or without executors.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for module in modules:
+        before = set(_registered)
+        _import(module)
+        if not (set(_registered) - before or module in _fruitful or _registers(module)):
+            raise UsageError(
+                f"executors module {module} registers nothing: decorate a function of it with "
+                '@crawlfleet.task_executor("name")'
+            )
+        _fruitful.add(module)
+
+
+def _register(registry: dict[str, Executor], executor: Executor) -> None:
+    known = registry.setdefault(executor.name, executor)
+    if known is not executor and _identity(known) != _identity(executor):
+        raise UsageError(
+            f"task type {executor.name!r} has two executors, {_place(known)} and {_place(executor)}: rename one"
+        )
+    registry[executor.name] = executor
+
+
+def _identity(executor: Executor) -> object:
+    """Equal for one function of one file, even when its module was imported twice or reloaded."""
+    code = getattr(executor.function, "__code__", None)
+    return executor.function if code is None else (code.co_filename, code.co_firstlineno, code.co_qualname)
+
+
+def _place(executor: Executor) -> str:
+    code = getattr(executor.function, "__code__", None)
+    if code is None:
+        return repr(executor.function)
+    return f"{executor.function.__module__}.{code.co_qualname} ({code.co_filename}:{code.co_firstlineno})"
+
+
+def _registers(module: str) -> bool:
+    owners = {getattr(executor.function, "__module__", "") for executor in _registered.values()}
+    return any(owner == module or owner.startswith(f"{module}.") for owner in owners)
+
+
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+            hint = ""
+            if module.endswith(".py") or os.sep in module:
+                name = module.removesuffix(".py").replace(os.sep, ".")
+                hint = f": give its module name, like {name}"
+            raise UsageError(f"executors module {module} was not found in {os.getcwd()} or on sys.path{hint}") from None
+        raise _broken(f"executors module {module}", error) from None
+    except UsageError as error:
+        raise UsageError(f"executors module {module}: {error}") from None
+    except (Exception, SystemExit) as error:
+        raise _broken(f"executors module {module}", error) from None
+
+
+def _broken(what: str, error: BaseException) -> UsageError:
+    cause = f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"
+    return UsageError(f"{what} cannot be imported: {cause}{_where(error)}")
+
+
+def _where(error: BaseException) -> str:
+    """The line at fault: of a syntax error, or the last one of the working directory, or the first outside of us."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}:{error.lineno})"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename not in {__file__, importlib.__file__} and not frame.filename.startswith("<")
+    ]
+    if not frames:
+        return ""
+    own = [frame for frame in frames if frame.filename.startswith(os.getcwd() + os.sep)]
+    frame = own[-1] if own else frames[0]
+    return f" ({frame.filename}:{frame.lineno})"
+
+
+def _load_entry_point(point: EntryPoint) -> None:
+    """A module registers its executors itself; a function that does not is registered under the entry point's name."""
+    try:
+        loaded = point.load()
+    except (Exception, SystemExit) as error:
+        raise _broken(f"entry point {point.name} = {point.value}", error) from None
+    if callable(loaded) and all(each.function is not loaded for each in _registered.values()):
+        task_executor(point.name)(loaded)

@@ -1,0 +1,63 @@
+"""Task type `user_apps`: which apps an account sees, and one `app_data` task for each when the task names days."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import date
+
+from crawlfleet.core.errors import PermanentError
+from crawlfleet.core.figures import App, AppList
+from crawlfleet.executors.contract import Executor, TaskContext, TaskResult
+from crawlfleet.executors.task_dates import asked_range, only_known, required
+from crawlfleet.model.task_spec import Task, TaskSpec
+from crawlfleet.sources.base import AppListUnavailable
+
+
+def check_user_apps(task: Task) -> None:
+    """Raise PermanentError for a missing or impossible parameter."""
+    required(task, "source", "username")
+    only_known(task, "days")
+    asked_range(task)
+
+
+def sync_user_apps(task: Task, context: TaskContext) -> TaskResult:
+    """The account's apps, which replace those stored before."""
+    source, username = context.account.source, context.account.username
+    apps = visible_apps(context)
+    summary = {"username": username, "source": source, "synced_apps": len(apps)}
+    days = asked_range(task)
+    follow_ups = tasks_per_app(task, (app.app_id for app in apps), *days) if days else []
+    return TaskResult(rows=apps, replaces=AppList(source, username), summary=summary, follow_ups=follow_ups)
+
+
+def visible_apps(context: TaskContext) -> list[App]:
+    """The apps as the vendor lists them, or those named by hand when it lists none for this account."""
+    try:
+        return list(context.source.list_apps(context.account, context))
+    except AppListUnavailable as error:
+        if not context.account.app_ids:
+            raise PermanentError(f"{error}; name the account's apps with --app-id to go on without a list") from None
+        context.log.warning(
+            "app list unavailable, using the %d configured apps: %s", len(context.account.app_ids), error
+        )
+        return [App(app_id) for app_id in dict.fromkeys(context.account.app_ids)]
+
+
+def tasks_per_app(task: Task, app_ids: Iterable[str], start: date, end: date) -> list[TaskSpec]:
+    """One `app_data` task for each app over these days, by app id, as urgent as the task they follow."""
+    return [
+        TaskSpec(
+            "app_data",
+            username=task.username,
+            source=task.source,
+            app_id=app_id,
+            start_date=start,
+            end_date=end,
+            report=task.report,
+            priority=task.priority,
+        )
+        for app_id in sorted(set(app_ids))
+    ]
+
+
+USER_APPS = Executor("user_apps", sync_user_apps, needs_account=True, check=check_user_apps)

@@ -1,0 +1,150 @@
+"""cl_account: whose figures are fetched, where the token is, and whether the account is parked."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from crawlfleet.core.account import Account
+from crawlfleet.core.db import Database
+from crawlfleet.core.errors import CrawlfleetError
+from crawlfleet.core.sql import json_value, stamp, utc
+from crawlfleet.model import schema, signals
+from crawlfleet.model.lifecycle import AccountStatus
+
+
+class AccountDAO:
+    """Accounts, one for each (source, username)."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+
+    def add(self, account: Account) -> bool:
+        """Store the account, healthy; True when it is new, False when it replaced its older self."""
+
+        def work(connection: Connection) -> bool:
+            now = stamp(self.db.now(connection))
+            key = {"source": account.source, "username": account.username}
+            values = {
+                "kind": account.kind,
+                "token_env": account.token_env,
+                "token_file": account.token_file,
+                "app_ids": json.dumps(list(account.app_ids)),
+                "status": AccountStatus.HEALTHY.value,
+                "now": now,
+            }
+            changed = connection.execute(
+                sa.text(
+                    "UPDATE cl_account SET kind = :kind, token_env = :token_env, token_file = :token_file,"
+                    " app_ids = :app_ids, status = :status, status_reason = NULL, status_since = :now,"
+                    " updated_at = :now WHERE source = :source AND username = :username"
+                ),
+                {**key, **values},
+            ).rowcount
+            if not changed:
+                connection.execute(
+                    sa.text(
+                        "INSERT INTO cl_account (source, username, kind, token_env, token_file, app_ids, status,"
+                        " status_since, created_at, updated_at) VALUES (:source, :username, :kind, :token_env,"
+                        " :token_file, :app_ids, :status, :now, :now, :now)"
+                    ),
+                    {**key, **values},
+                )
+            signals.tasks_changed(self.db, connection)
+            return not changed
+
+        return self.db.write(work)
+
+    def find(self, username: str | None = None, source: str | None = None) -> list[dict[str, Any]]:
+        """Accounts as dicts of their columns, by source and name."""
+        table = schema.account
+        query = sa.select(table).order_by(table.c.source, table.c.username)
+        if username is not None:
+            query = query.where(table.c.username == username)
+        if source is not None:
+            query = query.where(table.c.source == source)
+        with self.db.read() as connection:
+            return [_as_dict(row) for row in connection.execute(query).mappings()]
+
+    def sources_of(self, usernames: set[str]) -> dict[str, list[str]]:
+        """The sources at which each of these usernames has an account."""
+        table = schema.account
+        query = (
+            sa.select(table.c.username, table.c.source).where(table.c.username.in_(usernames)).order_by(table.c.source)
+        )
+        found: dict[str, list[str]] = {}
+        with self.db.read() as connection:
+            for username, source in connection.execute(query):
+                found.setdefault(username, []).append(source)
+        return found
+
+    def park(self, source: str, username: str, reason: str) -> bool:
+        """Let the account's tasks wait until `resume`; False when it was parked already."""
+        return bool(
+            self.db.write(lambda connection: park(connection, source, username, reason, self.db.now(connection)))
+        )
+
+    def resume(self, source: str, username: str) -> bool:
+        """Let the account's tasks run again; False when it was not parked."""
+
+        def work(connection: Connection) -> bool:
+            changed = _set_status(connection, source, username, AccountStatus.HEALTHY, None, self.db.now(connection))
+            signals.tasks_changed(self.db, connection)
+            return changed
+
+        return self.db.write(work)
+
+    def remove(self, source: str, username: str) -> bool:
+        """Forget the account; its data stays. Raises CrawlfleetError while it has open tasks."""
+
+        def work(connection: Connection) -> bool:
+            key = {"source": source, "username": username}
+            open_tasks = connection.execute(
+                sa.text(
+                    "SELECT COUNT(*) FROM cl_crawl_task t JOIN cl_lane l ON l.id = t.lane_id WHERE l.source = :source"
+                    " AND l.username = :username AND t.status IN ('pending', 'assigned', 'running')"
+                ),
+                key,
+            ).scalar_one()
+            if open_tasks:
+                raise CrawlfleetError(f"account {username} at {source} has {open_tasks} open tasks: cancel them first")
+            gone = connection.execute(
+                sa.text("DELETE FROM cl_account WHERE source = :source AND username = :username"), key
+            )
+            return gone.rowcount == 1
+
+        return self.db.write(work)
+
+
+def park(connection: Connection, source: str | None, username: str | None, reason: str, now: datetime) -> bool | None:
+    """Park the account in the caller's transaction; True when it was not parked before, None: no such account."""
+    if source is None or username is None:
+        return None
+    if _set_status(connection, source, username, AccountStatus.PARKED, reason, now):
+        return True
+    known = sa.text("SELECT id FROM cl_account WHERE source = :source AND username = :username")
+    found = connection.execute(known, {"source": source, "username": username}).scalar()
+    return None if found is None else False
+
+
+def _set_status(
+    connection: Connection, source: str, username: str, status: AccountStatus, reason: str | None, now: datetime
+) -> bool:
+    statement = sa.text(
+        "UPDATE cl_account SET status = :status, status_reason = :reason, status_since = :now, updated_at = :now"
+        " WHERE source = :source AND username = :username AND status <> :status"
+    )
+    parameters = {"status": status.value, "reason": reason, "now": stamp(now), "source": source, "username": username}
+    return bool(connection.execute(statement, parameters).rowcount)
+
+
+def _as_dict(row: RowMapping) -> dict[str, Any]:
+    values = dict(row)
+    for name in ("status_since", "created_at", "updated_at"):
+        values[name] = utc(values[name])
+    values["app_ids"] = json_value(values["app_ids"])
+    return values

@@ -1,0 +1,257 @@
+"""cl_crawl_task: adding tasks and reading them. Their moves are in `claims.py`, `gate.py` and `rescue.py`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
+from crawlfleet.model import lanes, schema, signals
+from crawlfleet.model.lifecycle import TaskStatus
+from crawlfleet.model.task_spec import TaskSpec
+
+log = logging.getLogger(__name__)
+
+PRIORITY_STEP_MS = 600_000  # one step of priority is worth ten minutes of waiting: nothing starves
+ADD_BATCH = 2000  # rows of one INSERT
+
+_COLUMNS = {
+    "task_type": "text",
+    "source": "text",
+    "username": "text",
+    "app_id": "text",
+    "report": "text",
+    "start_date": "day",
+    "end_date": "day",
+    "priority": "int",
+    "lane_id": "int",
+    "order_key": "int",
+    "ready_key": "int",
+    "wake_at": "moment",
+    "next_run_at": "moment",
+    "execution_timeout": "int",
+    "max_retry_count": "int",
+    "unique_key": "text",
+    "task_data": "json",
+    "parent_id": "int",
+}
+
+
+@dataclass(frozen=True)
+class TaskDefaults:
+    """What a task gets that does not say: seconds a body may run, and retries after its first attempt."""
+
+    execution_timeout: int = 3600
+    max_retry_count: int = 3
+
+
+def order_key(due: datetime, priority: int) -> int:
+    """The task's place in the queue, fixed when it is queued: due time less its head start, in ms."""
+    return round(due.timestamp() * 1000) - priority * PRIORITY_STEP_MS
+
+
+class CrawlTaskDAO:
+    """The queue's table. Every method takes a connection inside its caller's transaction, or opens one."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+
+    def init_table(self) -> None:
+        """Tell that the table is there; `migrations.upgrade` made it."""
+        log.info("Table %s initialized", schema.crawl_task.name)
+
+    def add(
+        self, specs: Iterable[TaskSpec], defaults: TaskDefaults | None = None, now: datetime | None = None
+    ) -> list[int]:
+        """Queue the tasks in one transaction and wake the schedulers; ids in the order of the specs.
+
+        A spec whose `unique_key` is open already gives the id of the task that holds it.
+        """
+        batch = list(specs)
+
+        def work(connection: Connection) -> list[int]:
+            ids = self.add_in(connection, batch, defaults or TaskDefaults(), now or self.db.now(connection))
+            signals.tasks_changed(self.db, connection)
+            return ids
+
+        for _ in range(3):
+            try:
+                return self.db.write(work)
+            except sa.exc.IntegrityError as error:  # another writer opened one of the keys after we looked
+                raced = error
+        raise raced
+
+    def add_in(
+        self,
+        connection: Connection,
+        specs: Sequence[TaskSpec],
+        defaults: TaskDefaults,
+        now: datetime,
+        parent_id: int | None = None,
+    ) -> list[int]:
+        """Like `add`, in the caller's transaction and without waking anybody.
+
+        Raises IntegrityError when another transaction opens one of the unique keys meanwhile.
+        """
+        held = self._open_keys(connection, [spec.unique_key for spec in specs if spec.unique_key])
+        fresh: list[TaskSpec] = []
+        for spec in specs:
+            if spec.unique_key is None:
+                fresh.append(spec)
+            elif spec.unique_key not in held:
+                held[spec.unique_key] = -1
+                fresh.append(spec)
+        lane_ids = lanes.ensure(self.db, connection, {lanes.lane_of(spec) for spec in fresh}, now)
+        ids: list[int] = []
+        for first in range(0, len(fresh), ADD_BATCH):
+            rows = [self._row(spec, lane_ids, defaults, now, parent_id) for spec in fresh[first : first + ADD_BATCH]]
+            ids += self._insert(connection, rows, now)
+        new_ids = iter(ids)
+        result = []
+        for spec in specs:
+            if spec.unique_key is None:
+                result.append(next(new_ids))
+            else:
+                if held[spec.unique_key] == -1:
+                    held[spec.unique_key] = next(new_ids)
+                result.append(held[spec.unique_key])
+        return result
+
+    def _open_keys(self, connection: Connection, keys: list[str]) -> dict[str, int]:
+        if not keys:
+            return {}
+        found = connection.execute(
+            sa.text(
+                "SELECT t.open_key, t.id FROM cl_crawl_task t"
+                f" JOIN {self.db.wording.rows(k='text')} ON t.open_key = v.k"
+            ),
+            {"rows": json_rows([key] for key in keys)},
+        )
+        return dict(found.all())
+
+    def _row(
+        self,
+        spec: TaskSpec,
+        lane_ids: Mapping[lanes.Lane, int],
+        defaults: TaskDefaults,
+        now: datetime,
+        parent_id: int | None,
+    ) -> tuple[Any, ...]:
+        due = spec.run_at or now
+        key = order_key(due, spec.priority)
+        waits = due > now
+        return (
+            spec.task_type,
+            spec.source,
+            spec.username,
+            spec.app_id,
+            spec.report,
+            spec.start_date,
+            spec.end_date,
+            spec.priority,
+            lane_ids[lanes.lane_of(spec)],
+            key,
+            None if waits else key,
+            due if waits else None,
+            due,
+            spec.execution_timeout if spec.execution_timeout is not None else defaults.execution_timeout,
+            spec.max_retry_count if spec.max_retry_count is not None else defaults.max_retry_count,
+            spec.unique_key,
+            None if spec.task_data is None else json.dumps(spec.task_data, ensure_ascii=False),
+            parent_id,
+        )
+
+    def _insert(self, connection: Connection, rows: list[tuple[Any, ...]], now: datetime) -> list[int]:
+        names = ", ".join(_COLUMNS)
+        returning = "" if self.db.product == "MySQL" else " RETURNING id"
+        at = self.db.wording.moment("now")
+        statement = sa.text(
+            f"INSERT INTO cl_crawl_task ({names}, open_key, status, retry, crash_count, created_at, updated_at)"
+            f" SELECT {names}, unique_key, '{TaskStatus.PENDING}', 0, 0, {at}, {at}"
+            f" FROM {self.db.wording.rows(**_COLUMNS)}{returning}"
+        )
+        if returning:
+            return sorted(connection.execute(statement, {"rows": json_rows(rows), "now": stamp(now)}).scalars())
+        # MySQL returns no ids of a bulk insert, and only the id of a single row is certain.
+        return [connection.execute(statement, {"rows": json_rows([row]), "now": stamp(now)}).lastrowid for row in rows]
+
+    def get(self, task_id: int) -> dict[str, Any] | None:
+        """One task as a dict of its columns, or None."""
+        with self.db.read() as connection:
+            row = (
+                connection.execute(sa.select(schema.crawl_task).where(schema.crawl_task.c.id == task_id))
+                .mappings()
+                .first()
+            )
+        return None if row is None else as_dict(row)
+
+    def find(
+        self,
+        status: str | None = None,
+        task_type: str | None = None,
+        username: str | None = None,
+        limit: int = 50,
+    ) -> list[dict[str, Any]]:
+        """Tasks as dicts of their columns, newest first."""
+        table = schema.crawl_task
+        query = sa.select(table).order_by(table.c.id.desc()).limit(limit)
+        for column, value in ((table.c.status, status), (table.c.task_type, task_type), (table.c.username, username)):
+            if value is not None:
+                query = query.where(column == value)
+        with self.db.read() as connection:
+            return [as_dict(row) for row in connection.execute(query).mappings()]
+
+    def states(self, task_ids: Iterable[int]) -> dict[int, str]:
+        """The state of each of these tasks; ids of no task are missing."""
+        query = sa.text(
+            f"SELECT t.id, t.status FROM cl_crawl_task t JOIN {self.db.wording.rows(k='int')} ON t.id = v.k"
+        )
+        with self.db.read() as connection:
+            found = connection.execute(query, {"rows": json_rows([task_id] for task_id in task_ids)})
+            return dict(found.all())
+
+    def ids_in(
+        self, statuses: Sequence[TaskStatus], task_type: str | None = None, username: str | None = None
+    ) -> list[int]:
+        """The ids of all tasks in these states, oldest first."""
+        table = schema.crawl_task
+        query = (
+            sa.select(table.c.id).where(table.c.status.in_([state.value for state in statuses])).order_by(table.c.id)
+        )
+        for column, value in ((table.c.task_type, task_type), (table.c.username, username)):
+            if value is not None:
+                query = query.where(column == value)
+        with self.db.read() as connection:
+            return list(connection.execute(query).scalars())
+
+    def stats(self) -> dict[str, int]:
+        """How many tasks are in each state, and `total`."""
+        with self.db.read() as connection:
+            found: dict[str, int] = dict(
+                connection.execute(sa.text("SELECT status, COUNT(*) FROM cl_crawl_task GROUP BY status")).all()
+            )
+        counts = {str(state): found.get(state.value, 0) for state in TaskStatus}
+        return {**counts, "total": sum(counts.values())}
+
+
+_MOMENTS = [column.name for column in schema.crawl_task.c if column.name.endswith("_at")]
+
+
+def as_dict(row: RowMapping) -> dict[str, Any]:
+    """A row of cl_crawl_task with moments, days and JSON as Python values."""
+    values = dict(row)
+    for name in _MOMENTS:
+        values[name] = utc(values[name])
+    for name in ("start_date", "end_date"):
+        values[name] = day(values[name])
+    for name in ("task_data", "task_ret"):
+        values[name] = json_value(values[name])
+    return values

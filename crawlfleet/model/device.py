@@ -1,0 +1,309 @@
+"""cl_device: which devices there are, and the lease that each holds.
+
+A process proves who it is by (device_id, epoch). The lease is the device's: it lasts while that pair beats.
+Whatever changes a device takes the lock of its row first, so a claim, a registration and the monitor's verdict
+never overlap.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.errors import DeviceRefused, LeaseLost
+from crawlfleet.core.process import ProcessIdentity, is_gone
+from crawlfleet.core.sql import json_value, stamp, utc
+from crawlfleet.model import fleet_state, rescue, schema
+from crawlfleet.model.lifecycle import LIVE_RUN, DeviceStatus, quoted
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """What a device tells about itself when it registers. `capabilities["supported_tasks"]` are its task types."""
+
+    device_id: str
+    device_name: str
+    device_type: str
+    ip_address: str
+    port: int
+    max_concurrent_tasks: int
+    process: ProcessIdentity
+    version: str
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a scheduler must know before it claims.
+
+    `may_claim`: neither is the device draining nor the queue paused. `wake_at`: when the next task that is not due
+    yet becomes due, or None.
+    """
+
+    now: datetime
+    may_claim: bool
+    wake_at: datetime | None
+
+
+class DeviceDAO:
+    """The table of devices."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+
+    def init_table(self) -> None:
+        """Tell that the table is there; `migrations.upgrade` made it."""
+        log.info("Table %s initialized", schema.device.name)
+
+    def register_device(
+        self,
+        info: DeviceInfo,
+        offline_timeout: float,
+        takeover: bool = False,
+        again: bool = False,
+        now: datetime | None = None,
+    ) -> int:
+        """Make this process the device; its new epoch. Runs of the former epoch are expired with it.
+
+        Raises DeviceRefused while another process holds the id: one that lives on this host, or one elsewhere
+        that was heard of within `offline_timeout` seconds, unless `takeover`. `again` says that this process may be
+        the holder itself: it lost its lease, or the reply to its registration.
+        """
+
+        def work(connection: Connection) -> tuple[int, int]:
+            # The epoch's row is locked first, so two registrations of one new id wait for each other.
+            epoch = fleet_state.next_epoch(self.db, connection)
+            moment = now or self.db.now(connection)
+            former = (
+                connection.execute(
+                    sa.text(f"SELECT * FROM cl_device WHERE device_id = :device_id{self.db.wording.for_update}"),
+                    {"device_id": info.device_id},
+                )
+                .mappings()
+                .first()
+            )
+            if former is not None and not takeover:
+                self._check_free(former, info.process, again, moment, offline_timeout)
+            self._write(connection, info, epoch, moment, former is None)
+            return epoch, rescue.expire_device(self.db, connection, info.device_id, moment)
+
+        epoch, rescued = self.db.write(work)
+        log.info("Device registered: %s", info.device_id)
+        if rescued:
+            log.info("Released %d tasks of the former process of device %s", rescued, info.device_id)
+        return epoch
+
+    def _check_free(
+        self, former: RowMapping, own: ProcessIdentity, again: bool, now: datetime, offline_timeout: float
+    ) -> None:
+        if former["status"] != DeviceStatus.ONLINE:
+            return
+        process = json_value(former["process"])
+        if again and process == own.as_dict():
+            return
+        gone = is_gone(process)
+        silent = (now - utc(former["last_heartbeat"])).total_seconds()  # type: ignore[operator]
+        if gone or (gone is None and silent >= offline_timeout):
+            return
+        where = f"on host {process.get('hostname')} (pid {process.get('pid')}, address {former['ip_address']})"
+        wait = "" if gone is False else f", wait {max(1, round(offline_timeout - silent))} s if it is dead"
+        raise DeviceRefused(
+            f"device id {former['device_id']!r} is alive: last seen {silent:.0f} s ago {where}: stop it there{wait},"
+            " choose another --device-id, or take the id over with --takeover"
+        )
+
+    def _write(self, connection: Connection, info: DeviceInfo, epoch: int, now: datetime, new: bool) -> None:
+        values = {
+            "device_id": info.device_id,
+            "device_name": info.device_name,
+            "device_type": info.device_type,
+            "ip_address": info.ip_address,
+            "port": info.port,
+            "status": DeviceStatus.ONLINE.value,
+            "capabilities": json.dumps(info.capabilities, ensure_ascii=False),
+            "max_concurrent_tasks": info.max_concurrent_tasks,
+            "epoch": epoch,
+            "process": json.dumps(info.process.as_dict(), ensure_ascii=False),
+            "version": info.version,
+            "last_heartbeat": stamp(now),
+            "registered_at": stamp(now),
+            "updated_at": stamp(now),
+        }
+        if new:
+            values["created_at"] = stamp(now)
+            names = ", ".join(values)
+            binds = ", ".join(f":{name}" for name in values)
+            connection.execute(sa.text(f"INSERT INTO cl_device ({names}, draining) VALUES ({binds}, {_FALSE})"), values)
+        else:
+            pairs = ", ".join(f"{name} = :{name}" for name in values if name != "device_id")
+            connection.execute(
+                sa.text(f"UPDATE cl_device SET {pairs}, draining = {_FALSE} WHERE device_id = :device_id"), values
+            )
+
+    def hold(self, connection: Connection, device_id: str, epoch: int) -> Standing:
+        """Lock the device's row for this transaction; raises LeaseLost when it is no longer this process."""
+        lock = " FOR UPDATE OF d" if self.db.family == "postgresql" else self.db.wording.for_update
+        return self._standing(connection, device_id, epoch, lock)
+
+    def standing(self, connection: Connection, device_id: str, epoch: int) -> Standing:
+        """Like `hold`, but without the lock: good for a look, not for a claim."""
+        return self._standing(connection, device_id, epoch, "")
+
+    def _standing(self, connection: Connection, device_id: str, epoch: int, lock: str) -> Standing:
+        row = connection.execute(
+            sa.text(
+                f"SELECT d.epoch, d.status, d.draining, {self.db.wording.now},"
+                " (SELECT p.value FROM cl_fleet_state p WHERE p.name = 'paused'),"
+                " (SELECT MIN(t.wake_at) FROM cl_crawl_task t WHERE t.wake_at IS NOT NULL)"
+                f" FROM cl_device d WHERE d.device_id = :device_id{lock}"
+            ),
+            {"device_id": device_id},
+        ).first()
+        if row is None or row[0] != epoch or row[1] != DeviceStatus.ONLINE:
+            raise LeaseLost(device_id, epoch)
+        now = utc(row[3])
+        assert now is not None
+        return Standing(now, not row[2] and not row[4], utc(row[5]))
+
+    def set_offline(self, device_id: str, epoch: int) -> None:
+        """The node has stopped: nothing of it is left to rescue. No effect when the id is someone else's by now."""
+
+        def work(connection: Connection) -> None:
+            now = self.db.now(connection)
+            changed = connection.execute(
+                sa.text(
+                    f"UPDATE cl_device SET status = '{DeviceStatus.OFFLINE}', updated_at = :now"
+                    " WHERE device_id = :device_id AND epoch = :epoch"
+                ),
+                {"device_id": device_id, "epoch": epoch, "now": stamp(now)},
+            ).rowcount
+            if changed:
+                rescue.expire_device(self.db, connection, device_id, now)
+
+        self.db.write(work)
+
+    def mark_silent_offline(self, offline_timeout: float, now: datetime | None = None) -> list[tuple[str, int]]:
+        """Declare devices offline that were silent for `offline_timeout` seconds: (device id, tasks released)."""
+        with self.db.read() as connection:
+            moment = now or self.db.now(connection)
+            silent = (
+                connection.execute(
+                    sa.text(
+                        f"SELECT device_id FROM cl_device WHERE status = '{DeviceStatus.ONLINE}'"
+                        " AND last_heartbeat <= :limit"
+                    ),
+                    {"limit": stamp(moment - timedelta(seconds=offline_timeout))},
+                )
+                .scalars()
+                .all()
+            )
+        found = [(device_id, self._mark_offline(device_id, offline_timeout, now)) for device_id in silent]
+        return [(device_id, released) for device_id, released in found if released is not None]
+
+    def _mark_offline(self, device_id: str, offline_timeout: float, now: datetime | None) -> int | None:
+        def work(connection: Connection) -> int | None:
+            moment = now or self.db.now(connection)
+            changed = connection.execute(
+                sa.text(
+                    f"UPDATE cl_device SET status = '{DeviceStatus.OFFLINE}', updated_at = :now"
+                    f" WHERE device_id = :device_id AND status = '{DeviceStatus.ONLINE}' AND last_heartbeat <= :limit"
+                ),
+                {
+                    "device_id": device_id,
+                    "now": stamp(moment),
+                    "limit": stamp(moment - timedelta(seconds=offline_timeout)),
+                },
+            ).rowcount
+            return rescue.expire_device(self.db, connection, device_id, moment) if changed else None
+
+        return self.db.write(work)
+
+    def known_types(self, offline_timeout: float, now: datetime | None = None) -> set[str]:
+        """The task types that some device seen within `offline_timeout` seconds can run."""
+        with self.db.read() as connection:
+            moment = now or self.db.now(connection)
+            rows = (
+                connection.execute(
+                    sa.text("SELECT capabilities FROM cl_device WHERE last_heartbeat > :limit"),
+                    {"limit": stamp(moment - timedelta(seconds=offline_timeout))},
+                )
+                .scalars()
+                .all()
+            )
+        return {name for row in rows for name in json_value(row).get("supported_tasks", ())}
+
+    def set_draining(self, device_id: str, draining: bool) -> bool:
+        """Ask a device to claim nothing more, or to go on; False when there is no such device."""
+
+        def work(connection: Connection) -> bool:
+            return bool(
+                connection.execute(
+                    sa.text(
+                        f"UPDATE cl_device SET draining = {_TRUE if draining else _FALSE}, updated_at = :now"
+                        " WHERE device_id = :device_id"
+                    ),
+                    {"device_id": device_id, "now": stamp(self.db.now(connection))},
+                ).rowcount
+            )
+
+        return self.db.write(work)
+
+    def remove(self, device_id: str) -> bool:
+        """Forget an offline device; its assignments and heartbeats stay until they expire. False: no such device.
+
+        Raises DeviceRefused while it is online.
+        """
+
+        def work(connection: Connection) -> bool:
+            status = connection.execute(
+                sa.text(f"SELECT status FROM cl_device WHERE device_id = :device_id{self.db.wording.for_update}"),
+                {"device_id": device_id},
+            ).scalar()
+            if status is None:
+                return False
+            if status == DeviceStatus.ONLINE:
+                raise DeviceRefused(
+                    f"device {device_id} is online: stop it first, or drain it with `devices drain {device_id}`"
+                )
+            connection.execute(sa.text("DELETE FROM cl_device WHERE device_id = :device_id"), {"device_id": device_id})
+            return True
+
+        return self.db.write(work)
+
+    def find(self) -> list[dict[str, Any]]:
+        """All devices as dicts of their columns and `current_tasks`, which is counted."""
+        with self.db.read() as connection:
+            rows = (
+                connection.execute(
+                    sa.text(
+                        "SELECT d.*, (SELECT COUNT(*) FROM cl_task_assignment a WHERE a.device_id = d.device_id"
+                        f" AND a.status IN ({quoted(LIVE_RUN)})) AS current_tasks FROM cl_device d ORDER BY d.device_id"
+                    )
+                )
+                .mappings()
+                .all()
+            )
+        return [_as_dict(row) for row in rows]
+
+
+_TRUE, _FALSE = "(1 = 1)", "(1 = 0)"  # the one spelling of a boolean that all three databases read
+
+
+def _as_dict(row: RowMapping) -> dict[str, Any]:
+    values = dict(row)
+    for name in ("last_heartbeat", "registered_at", "created_at", "updated_at"):
+        values[name] = utc(values[name])
+    for name in ("capabilities", "process"):
+        values[name] = json_value(values[name])
+    values["draining"] = bool(values["draining"])
+    return values

@@ -1,0 +1,40 @@
+"""cl_fleet_state: single facts of the whole fleet."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.sql import stamp
+from crawlfleet.model import signals
+
+MAX_EPOCH = 2**22 - 1  # see claims.EPOCH_SHIFT
+
+
+def next_epoch(db: Database, connection: Connection) -> int:
+    """A number that no registration had before; serialises registrations until the caller commits."""
+    connection.execute(
+        sa.text(f"UPDATE cl_fleet_state SET value = value + 1, updated_at = {db.wording.now} WHERE name = 'epoch'")
+    )
+    epoch = int(connection.execute(sa.text("SELECT value FROM cl_fleet_state WHERE name = 'epoch'")).scalar_one())
+    if epoch > MAX_EPOCH:
+        raise AssertionError(f"all {MAX_EPOCH} epochs are used up")
+    return epoch
+
+
+def set_paused(db: Database, paused: bool, reason: str | None = None) -> bool:
+    """Pause or resume the whole queue: running tasks go on, nothing is claimed. False when it was so already."""
+
+    def work(connection: Connection) -> bool:
+        changed = connection.execute(
+            sa.text(
+                "UPDATE cl_fleet_state SET value = :value, note = :note, updated_at = :now"
+                " WHERE name = 'paused' AND value <> :value"
+            ),
+            {"value": int(paused), "note": reason, "now": stamp(db.now(connection))},
+        ).rowcount
+        signals.tasks_changed(db, connection)
+        return bool(changed)
+
+    return db.write(work)

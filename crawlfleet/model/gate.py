@@ -1,0 +1,360 @@
+"""The gate: the only way a run ends.
+
+`end_runs` does it for a batch in one transaction. The task's row is the mutex of all its moves and carries the
+live assignment's id, the fencing token: a run whose token is no longer there was lost to someone else, and
+nothing of it is written.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from crawlfleet.core.backoff import retry_delay
+from crawlfleet.core.db import Database
+from crawlfleet.core.figures import Scope
+from crawlfleet.core.sql import json_rows, stamp, utc
+from crawlfleet.model import results
+from crawlfleet.model.account import park
+from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults, order_key
+from crawlfleet.model.lifecycle import MOVES, run_guard, task_guard
+from crawlfleet.model.task_spec import TaskSpec
+
+log = logging.getLogger(__name__)
+
+CRASH_CAP = 20  # runs of one task that may die under it before it is buried: it kills its runner
+CRASH_DELAY_CAP_SECONDS = 60.0
+QUOTA_PAUSE_SECONDS = 60.0  # when the vendor does not say how long
+MAX_MESSAGE = 2000  # characters of an error that are kept
+
+
+class Verdict(StrEnum):
+    """What became of one ending."""
+
+    WRITTEN = "written"
+    ALREADY = "already"  # written before: the reply to that COMMIT was lost
+    STALE = "stale"  # the run was lost to someone else; nothing was written
+
+
+@dataclass
+class Ending:
+    """One run that ended. `kind`: ok, permanent, transient, quota, auth, crashed, released or expired.
+
+    Moments are the database's clock; `retry_after` seconds is the earliest retry that the vendor named.
+    """
+
+    assignment_id: int
+    task_id: int
+    kind: str
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    message: str | None = None
+    retry_after: float | None = None
+    summary: str | None = None
+    rows: Any = ()
+    replaces: Scope | None = None
+    follow_ups: Sequence[TaskSpec] = field(default_factory=tuple)
+
+    @property
+    def writes_data(self) -> bool:
+        return self.replaces is not None or bool(self.follow_ups)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What the gate did with an ending: the verdict, the move made, and how the task stands now."""
+
+    ending: Ending
+    verdict: Verdict
+    move: str | None = None
+    next_run_at: datetime | None = None
+    parked: bool = False  # this ending parked the task's account
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Delays of retries, in seconds; `random` is there for tests."""
+
+    delay_seconds: float = 300
+    cap_seconds: float = 3600
+    random: Callable[[], float] = random.random
+
+
+def end_runs(
+    db: Database,
+    connection: Connection,
+    endings: Sequence[Ending],
+    now: datetime,
+    policy: RetryPolicy | None = None,
+    defaults: TaskDefaults | None = None,
+) -> list[Ended]:
+    """End these runs, in the caller's transaction, each with its rows, follow-ups and summary.
+
+    The fence comes first; a savepoint for each run that stores something, so that one bad row fails one task.
+    Returns one `Ended` for each ending, in their order.
+    """
+    if not endings:
+        return []
+    tasks = _lock_tasks(connection, db, {ending.task_id for ending in endings})
+    live = {
+        e.assignment_id for e in endings if e.task_id in tasks and tasks[e.task_id]["assignment_id"] == e.assignment_id
+    }
+    lost = [e for e in endings if e.assignment_id not in live]
+    settled = {e.assignment_id: Ended(e, verdict) for e, verdict in _judge_lost(db, connection, lost)}
+    moves = []
+    for asked in sorted((e for e in endings if e.assignment_id in live), key=_feed_order):
+        ending = _store(db, connection, asked, defaults or TaskDefaults(), now) if asked.writes_data else asked
+        task, parked = tasks[ending.task_id], False
+        if ending.kind == "auth":
+            found = park(connection, task["source"], task["username"], ending.message or "token refused", now)
+            if found is None:  # nothing to park, so nothing would ever hold the task back
+                ending = replace(ending, kind="permanent")
+            parked = bool(found)
+        move = _decide(ending, task, now, policy or RetryPolicy())
+        moves.append(move)
+        settled[ending.assignment_id] = Ended(ending, Verdict.WRITTEN, move.name, move.next_run_at, parked)
+    _write(db, connection, moves, now)
+    return [settled[ending.assignment_id] for ending in endings]
+
+
+def _lock_tasks(connection: Connection, db: Database, ids: set[int]) -> dict[int, Any]:
+    guard = task_guard("finish", "COALESCE(t.status, '')")  # COALESCE: by primary key, not by the index on status
+    statement = sa.text(
+        "SELECT t.id, t.assignment_id, t.source, t.username, t.priority, t.order_key, t.next_run_at, t.retry,"
+        f" t.max_retry_count, t.crash_count FROM {db.wording.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
+        f" WHERE {guard} ORDER BY t.id{db.wording.for_update_of_t}"
+    )
+    found = connection.execute(statement, {"rows": json_rows([task_id] for task_id in sorted(ids))})
+    return {row["id"]: row for row in found.mappings()}
+
+
+def _judge_lost(db: Database, connection: Connection, endings: Sequence[Ending]) -> list[tuple[Ending, Verdict]]:
+    """An assignment that this very ending ended before is success; any other is stale."""
+    if not endings:
+        return []
+    statement = sa.text(
+        f"SELECT t.id, t.status FROM {db.wording.rows(id='int')} JOIN cl_task_assignment t ON t.id = v.id"
+    )
+    found = connection.execute(statement, {"rows": json_rows([e.assignment_id] for e in endings)})
+    states: dict[int, str] = dict(found.all())
+    return [
+        (e, Verdict.ALREADY if states.get(e.assignment_id) in _OWN_END.get(e.kind, ()) else Verdict.STALE)
+        for e in endings
+    ]
+
+
+# How an assignment reads after this device itself ended it so. A run that someone else expired or cancelled
+# never reads like this, except `released`, which only its own device writes, too.
+_OWN_END = {
+    "ok": (MOVES["finish"].run_to, MOVES["fail"].run_to),
+    "permanent": (MOVES["fail"].run_to,),
+    "transient": (MOVES["fail"].run_to, MOVES["retry"].run_to),
+    "quota": (MOVES["release"].run_to,),
+    "auth": (MOVES["release"].run_to,),
+    "released": (MOVES["release"].run_to,),
+}
+
+
+def _feed_order(ending: Ending) -> tuple[str, ...]:
+    """Transactions that touch several feeds lock them in one order."""
+    return tuple(str(part) for part in results.lock_key(ending.replaces)) if ending.replaces else ()
+
+
+def _store(db: Database, connection: Connection, ending: Ending, defaults: TaskDefaults, now: datetime) -> Ending:
+    """Write rows and follow-ups within a savepoint; what the database refuses makes the ending a failure."""
+    savepoint = connection.begin_nested()
+    try:
+        if ending.replaces is not None:
+            results.replace_range(db, connection, ending.replaces, ending.rows, ending.started_at or now)
+        if ending.follow_ups:
+            CrawlTaskDAO(db).add_in(connection, ending.follow_ups, defaults, now, parent_id=ending.task_id)
+    except (sa.exc.DataError, sa.exc.IntegrityError, ValueError) as error:  # ValueError: text that is no UTF-8, too
+        savepoint.rollback()
+        log.warning("result refused by the database: task=%d assignment=%d", ending.task_id, ending.assignment_id)
+        message = f"the database refused the result: {' '.join(str(getattr(error, 'orig', error)).split())[:300]}"
+        return replace(ending, kind="permanent", message=message, summary=None, rows=(), replaces=None, follow_ups=())
+    savepoint.commit()
+    return ending
+
+
+@dataclass(frozen=True)
+class _Move:
+    name: str
+    ending: Ending
+    retry: int
+    crash_count: int
+    order_key: int
+    next_run_at: datetime | None  # None when the task is over
+
+
+def _decide(ending: Ending, task: RowMapping, now: datetime, policy: RetryPolicy) -> _Move:
+    """The move of `lifecycle.MOVES` for this ending, and when the task may run again."""
+    retry, crashes, kind = task["retry"], task["crash_count"], ending.kind
+    wait: float | None = None
+    if kind == "ok":
+        name = "finish"
+    elif kind == "permanent":
+        name, retry = "fail", retry + 1
+    elif kind == "transient":
+        retry += 1
+        if retry > task["max_retry_count"]:
+            name = "fail"
+        else:
+            name = "retry"
+            wait = max(
+                retry_delay(retry, policy.delay_seconds, policy.cap_seconds, policy.random), ending.retry_after or 0
+            )
+    elif kind in {"crashed", "expired"}:
+        # Only a run whose body had begun may have killed its runner.
+        crashes += 1 if ending.started_at is not None else 0
+        name = "bury" if crashes > CRASH_CAP else "expire"
+        # The first time it may have been the device; a task that does it again must not keep devices restarting.
+        pause = retry_delay(crashes - 1, 1.0, CRASH_DELAY_CAP_SECONDS, policy.random) if crashes > 1 else 0
+        wait = None if name == "bury" else pause
+    else:
+        name, wait = "release", ending.retry_after or (QUOTA_PAUSE_SECONDS if kind == "quota" else 0)
+    if not wait:  # over, or ready again at once, at its old place in the queue
+        next_run_at = None if wait is None else utc(task["next_run_at"])
+        return _Move(name, ending, retry, crashes, task["order_key"], next_run_at)
+    next_run_at = now + timedelta(seconds=wait)
+    return _Move(name, ending, retry, crashes, order_key(next_run_at, task["priority"]), next_run_at)
+
+
+def _write(db: Database, connection: Connection, moves: Sequence[_Move], now: datetime) -> None:
+    """Both rows of every move, in two statements."""
+    if not moves:
+        return
+    runs, tasks = [], []
+    for move in moves:
+        ending, rule = move.ending, MOVES[move.name]
+        message = ending.message[:MAX_MESSAGE] if ending.message else None
+        kind = None if ending.kind == "ok" else ending.kind
+        ended = ending.completed_at or now
+        over = move.next_run_at is None
+        waits = move.next_run_at is not None and move.next_run_at > now
+        runs.append((ending.assignment_id, str(rule.run_to), ending.started_at, ended, kind, message, ending.summary))
+        tasks.append(
+            (
+                ending.task_id,
+                ending.assignment_id,
+                str(rule.task_to),
+                move.order_key,
+                None if over or waits else move.order_key,
+                move.next_run_at if waits else None,
+                move.next_run_at,
+                move.retry,
+                move.crash_count,
+                1 if over else 0,
+                ended if over else None,
+                ending.summary,
+                kind,
+                message,
+            )
+        )
+    connection.execute(_runs_statement(db), {"rows": json_rows(runs), "now": stamp(now)})
+    written = connection.execute(_tasks_statement(db), {"rows": json_rows(tasks), "now": stamp(now)}).rowcount
+    if written != len(moves):
+        raise AssertionError(f"the gate held {len(moves)} tasks but wrote {written}")
+
+
+def _runs_statement(db: Database) -> sa.TextClause:
+    json_cast = "CAST(v.summary AS json)" if db.family == "postgresql" else "v.summary"
+    return sa.text(
+        db.wording.update_from(
+            "cl_task_assignment",
+            {
+                "status": "v.status",
+                "started_at": "COALESCE(v.started_at, t.started_at)",
+                "completed_at": "v.completed_at",
+                "error_kind": "v.error_kind",
+                "error_message": "v.error_message",
+                "result_data": json_cast,
+                "updated_at": db.wording.moment("now"),
+            },
+            db.wording.rows(
+                id="int",
+                status="text",
+                started_at="moment",
+                completed_at="moment",
+                error_kind="text",
+                error_message="text",
+                summary="text",
+            ),
+            f"t.id = v.id AND {run_guard('finish', 't.status')}",
+        )
+    )
+
+
+def _tasks_statement(db: Database) -> sa.TextClause:
+    json_cast = "CAST(v.summary AS json)" if db.family == "postgresql" else "v.summary"
+    return sa.text(
+        db.wording.update_from(
+            "cl_crawl_task",
+            {
+                "status": "v.status",
+                "assignment_id": "NULL",
+                "order_key": "v.order_key",
+                "ready_key": "v.ready_key",
+                "wake_at": "v.wake_at",
+                "next_run_at": "COALESCE(v.next_run_at, t.next_run_at)",
+                "retry": "v.retry",
+                "crash_count": "v.crash_count",
+                "open_key": "CASE WHEN v.ended = 1 THEN NULL ELSE t.open_key END",
+                "completed_at": "v.completed_at",
+                "task_ret": json_cast,
+                "error_kind": "v.error_kind",
+                "error_message": "v.error_message",
+                "updated_at": db.wording.moment("now"),
+            },
+            db.wording.rows(
+                id="int",
+                assignment_id="int",
+                status="text",
+                order_key="int",
+                ready_key="int",
+                wake_at="moment",
+                next_run_at="moment",
+                retry="int",
+                crash_count="int",
+                ended="int",
+                completed_at="moment",
+                summary="text",
+                error_kind="text",
+                error_message="text",
+            ),
+            "t.id = v.id AND t.assignment_id = v.assignment_id",
+        )
+    )
+
+
+def mark_started(
+    db: Database, connection: Connection, started: Sequence[tuple[int, int, datetime]], now: datetime
+) -> None:
+    """Record that bodies began: (assignment id, task id, moment). Runs that ended or were lost are left alone."""
+    if not started:
+        return
+    move = MOVES["start"]
+    rows = json_rows(started)
+    source = db.wording.rows(id="int", task_id="int", started_at="moment")
+    tasks = db.wording.update_from(
+        "cl_crawl_task",
+        {"status": f"'{move.task_to}'", "updated_at": db.wording.moment("now")},
+        source,
+        f"t.id = v.task_id AND t.assignment_id = v.id AND t.status = '{move.task_from[0]}'",
+    )
+    runs = db.wording.update_from(
+        "cl_task_assignment",
+        {"status": f"'{move.run_to}'", "started_at": "v.started_at", "updated_at": db.wording.moment("now")},
+        source,
+        f"t.id = v.id AND {run_guard('start', 't.status')}",
+    )
+    for statement in (tasks, runs):
+        connection.execute(sa.text(statement), {"rows": rows, "now": stamp(now)})

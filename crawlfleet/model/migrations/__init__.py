@@ -1,0 +1,136 @@
+"""Bringing a database to this program's tables: once, also when several nodes start together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.errors import DatabaseRefused
+from crawlfleet.model.schema import HEAD
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+log = logging.getLogger(__name__)
+
+LOCK_NAME = "crawlfleet.migrations"
+LOCK_NUMBER = 4_031_977  # the same for PostgreSQL, which locks numbers
+LOCK_WAIT_SECONDS = 50  # below ANSWER_SECONDS, after which a driver gives the server up
+LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code
+
+
+def current(db: Database) -> str | None:
+    """The migration that the database is at; None when it has no tables of ours."""
+    with db.read() as connection:
+        return _current(connection)
+
+
+def _current(connection: Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def upgrade(db: Database) -> bool:
+    """Make or upgrade the tables; True when there was something to do.
+
+    Raises DatabaseRefused for a database that a newer program has upgraded.
+    """
+    if _check(db, current(db)) == HEAD:
+        return False
+    try:
+        with _lock(db) as connection:
+            found = _check(db, _current(connection))  # another node may have been faster
+            if found == HEAD:
+                return False
+            from alembic import command
+
+            configuration = _configuration()
+            configuration.attributes["connection"] = connection
+            command.upgrade(configuration, "head")
+    except DBAPIError as error:
+        if db.is_away(error):
+            raise db.unreachable(error) from None
+        raise
+    log.info("Database upgraded from %s to %s", found or "nothing", HEAD)
+    return True
+
+
+def check(db: Database) -> str:
+    """The database's migration; raises DatabaseRefused unless it is this program's."""
+    found = _check(db, current(db))
+    if found is None:
+        raise DatabaseRefused(
+            f"the database {db.name} holds no tables of crawlfleet: start a node or run `crawlfleet db upgrade` first"
+        )
+    if found != HEAD:
+        raise DatabaseRefused(
+            f"the database {db.name} is at migration {found}, this program at {HEAD}: run `crawlfleet db upgrade`"
+        )
+    return found
+
+
+def _check(db: Database, found: str | None) -> str | None:
+    if found is not None and found != HEAD and found not in _known():
+        raise DatabaseRefused(
+            f"the database {db.name} was upgraded by a newer crawlfleet (migration {found}, this program knows {HEAD}):"
+            " update this program"
+        )
+    return found
+
+
+def _known() -> set[str]:
+    from alembic.script import ScriptDirectory
+
+    return {script.revision for script in ScriptDirectory.from_config(_configuration()).walk_revisions()}
+
+
+def _configuration() -> Config:
+    from alembic.config import Config
+
+    configuration = Config()
+    configuration.set_main_option("script_location", str(Path(__file__).parent))
+    return configuration
+
+
+def _upgrading(db: Database) -> DatabaseRefused:
+    return DatabaseRefused(f"another node is upgrading {db.name} since {LOCK_WAIT_SECONDS} s: try again")
+
+
+@contextmanager
+def _lock(db: Database) -> Iterator[Connection]:
+    """A transaction in which no other node migrates. On MySQL every DDL commits by itself; the lock still holds."""
+    with db.engine.connect() as connection:
+        if db.family == "mysql":
+            got = connection.execute(
+                sa.text("SELECT GET_LOCK(:name, :wait)"), {"name": LOCK_NAME, "wait": LOCK_WAIT_SECONDS}
+            )
+            if got.scalar() != 1:
+                raise _upgrading(db)
+            connection.commit()
+        try:
+            with connection.begin():
+                if db.family == "postgresql":
+                    connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_WAIT_SECONDS}s'"))
+                    try:
+                        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:number)"), {"number": LOCK_NUMBER})
+                    except sa.exc.OperationalError as error:
+                        if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                            raise
+                        raise _upgrading(db) from None
+                yield connection
+        finally:
+            if db.family == "mysql":
+                try:
+                    connection.execute(sa.text("SELECT RELEASE_LOCK(:name)"), {"name": LOCK_NAME})
+                    connection.commit()
+                except DBAPIError:
+                    log.debug("the lock ended with its connection")

@@ -1,0 +1,247 @@
+"""Moves that no run of this node makes: expire, release what nobody holds, cancel, revive, reject.
+
+Each takes the tasks' rows first, like the gate, so they never cross it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.sql import json_rows, stamp, utc
+from crawlfleet.model import signals
+from crawlfleet.model.crawl_task import order_key
+from crawlfleet.model.gate import Ending, end_runs
+from crawlfleet.model.lifecycle import LIVE_RUN, MOVES, quoted, run_guard, task_guard
+
+RESCUE_BATCH = 500  # runs or tasks of one statement
+
+
+def live_runs(
+    connection: Connection, device_id: str, epoch: int | None = None
+) -> list[tuple[int, int, datetime | None]]:
+    """(assignment id, task id, started_at) of the live runs of a device, of one epoch or of all."""
+    condition = "" if epoch is None else " AND device_epoch = :epoch"
+    rows = connection.execute(
+        sa.text(
+            "SELECT id, task_id, started_at FROM cl_task_assignment WHERE device_id = :device_id"
+            f" AND status IN ({quoted(LIVE_RUN)}){condition}"
+        ),
+        {"device_id": device_id} if epoch is None else {"device_id": device_id, "epoch": epoch},
+    )
+    return [(assignment_id, task_id, utc(started)) for assignment_id, task_id, started in rows]
+
+
+def expire_device(db: Database, connection: Connection, device_id: str, now: datetime) -> int:
+    """End all live runs of a device that is gone; how many. The caller holds the lock of the device's row."""
+    endings = [
+        Ending(assignment_id, task_id, "expired", started_at=started, message="the device is gone")
+        for assignment_id, task_id, started in live_runs(connection, device_id)
+    ]
+    for first in range(0, len(endings), RESCUE_BATCH):
+        end_runs(db, connection, endings[first : first + RESCUE_BATCH], now)
+    if endings:
+        signals.tasks_changed(db, connection)
+    return len(endings)
+
+
+def release_unheld(
+    db: Database, connection: Connection, device_id: str, epoch: int, held: Collection[int], now: datetime
+) -> tuple[int, set[int]]:
+    """Compare what the database says this process runs with what it holds in memory.
+
+    Runs that it does not hold go back to the queue: the reply to the COMMIT that claimed them was lost. Returns
+    how many, and the ids of held runs that are no longer live: lost or cancelled.
+    """
+    live = {assignment_id: task_id for assignment_id, task_id, _ in live_runs(connection, device_id, epoch)}
+    strays = [
+        Ending(key, task_id, "released", message="claimed, but the reply was lost")
+        for key, task_id in live.items()
+        if key not in held
+    ]
+    end_runs(db, connection, strays, now)
+    return len(strays), set(held) - set(live)
+
+
+def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None) -> list[int]:
+    """Cancel open tasks, their live runs included; the ids that were cancelled. Their node tells running bodies."""
+    move = MOVES["cancel"]
+
+    def work(connection: Connection, batch: Sequence[int]) -> list[int]:
+        now = db.now(connection)
+        found = _lock(db, connection, batch, "assignment_id", task_guard("cancel"))
+        if not found:
+            return []
+        rows = json_rows([(task_id, assignment_id) for task_id, assignment_id in found.items()])
+        tasks = db.wording.update_from(
+            "cl_crawl_task",
+            {
+                "status": f"'{move.task_to}'",
+                "assignment_id": "NULL",
+                "ready_key": "NULL",
+                "wake_at": "NULL",
+                "open_key": "NULL",
+                "completed_at": db.wording.moment("now"),
+                "updated_at": db.wording.moment("now"),
+            },
+            db.wording.rows(id="int", assignment_id="int"),
+            "t.id = v.id",
+        )
+        runs = db.wording.update_from(
+            "cl_task_assignment",
+            {
+                "status": f"'{move.run_to}'",
+                "completed_at": db.wording.moment("now"),
+                "updated_at": db.wording.moment("now"),
+            },
+            db.wording.rows(id="int", assignment_id="int"),
+            f"t.id = v.assignment_id AND {run_guard('cancel', 't.status')}",
+        )
+        for statement in (tasks, runs):
+            connection.execute(sa.text(statement), {"rows": rows, "now": stamp(now)})
+        record_events(db, connection, list(found), "cancelled", actor, None, now)
+        signals.tasks_changed(db, connection)
+        return sorted(found)
+
+    return _in_batches(db, task_ids, work)
+
+
+def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> list[int]:
+    """Queue failed or cancelled tasks again, due now and with all attempts; the ids that were revived.
+
+    A task whose unique key another open task holds by now stays as it is.
+    """
+
+    def work(connection: Connection, batch: Sequence[int]) -> list[int]:
+        now = db.now(connection)
+        free = (
+            " AND (unique_key IS NULL OR unique_key NOT IN"
+            " (SELECT open_key FROM (SELECT open_key FROM cl_crawl_task WHERE open_key IS NOT NULL) AS taken))"
+        )
+        found = _lock(db, connection, batch, "priority", task_guard("revive") + free)
+        if not found:
+            return []
+        connection.execute(
+            sa.text(
+                db.wording.update_from(
+                    "cl_crawl_task",
+                    {
+                        "status": f"'{MOVES['revive'].task_to}'",
+                        "retry": "0",
+                        "crash_count": "0",
+                        "open_key": "t.unique_key",
+                        "order_key": "v.order_key",
+                        "ready_key": "v.order_key",
+                        "wake_at": "NULL",
+                        "next_run_at": db.wording.moment("now"),
+                        "completed_at": "NULL",
+                        "updated_at": db.wording.moment("now"),
+                    },
+                    db.wording.rows(id="int", order_key="int"),
+                    "t.id = v.id",
+                )
+            ),
+            {"rows": json_rows((key, order_key(now, priority)) for key, priority in found.items()), "now": stamp(now)},
+        )
+        record_events(db, connection, list(found), "revived", actor, None, now)
+        signals.tasks_changed(db, connection)
+        return sorted(found)
+
+    return _in_batches(db, task_ids, work)
+
+
+def reject_unknown_types(db: Database, known: Collection[str], now: datetime | None = None) -> dict[str, int]:
+    """Fail pending tasks whose type none of the known ones is; how many of each type."""
+    with db.read() as connection:
+        lanes = connection.execute(sa.text("SELECT id, task_type FROM cl_lane")).all()
+    rejected: dict[str, int] = {}
+    for lane_id, task_type in lanes:
+        if task_type in known:
+            continue
+        while count := _reject_batch(db, lane_id, task_type, now):
+            rejected[task_type] = rejected.get(task_type, 0) + count
+    return rejected
+
+
+def _reject_batch(db: Database, lane_id: int, task_type: str, now: datetime | None) -> int:
+    def work(connection: Connection) -> int:
+        moment = now or db.now(connection)
+        ids = (
+            connection.execute(
+                sa.text(
+                    "SELECT id FROM cl_crawl_task WHERE lane_id = :lane AND ready_key IS NOT NULL"
+                    f" ORDER BY ready_key LIMIT {RESCUE_BATCH}{db.wording.for_update}"
+                ),
+                {"lane": lane_id},
+            )
+            .scalars()
+            .all()
+        )
+        if not ids:
+            return 0
+        statement = db.wording.update_from(
+            "cl_crawl_task",
+            {
+                "status": f"'{MOVES['reject'].task_to}'",
+                "ready_key": "NULL",
+                "open_key": "NULL",
+                "error_kind": "'permanent'",
+                "error_message": ":message",
+                "completed_at": db.wording.moment("now"),
+                "updated_at": db.wording.moment("now"),
+            },
+            db.wording.rows(id="int"),
+            f"t.id = v.id AND {task_guard('reject', 't.status')}",
+        )
+        message = (
+            f"missing executor: no device seen lately knows the task type {task_type!r}; start a node with --executors"
+        )
+        return connection.execute(
+            sa.text(statement), {"rows": json_rows([each] for each in ids), "message": message, "now": stamp(moment)}
+        ).rowcount
+
+    return db.write(work)
+
+
+def record_events(
+    db: Database,
+    connection: Connection,
+    task_ids: Sequence[int],
+    event: str,
+    actor: str | None,
+    detail: str | None,
+    now: datetime,
+) -> None:
+    """Note what happened to tasks that their assignments cannot show."""
+    statement = (
+        "INSERT INTO cl_task_event (task_id, event, actor, detail, created_at)"
+        f" SELECT id, event, actor, detail, {db.wording.moment('now')}"
+        f" FROM {db.wording.rows(id='int', event='text', actor='text', detail='text')}"
+    )
+    rows = json_rows((task_id, event, actor, detail) for task_id in task_ids)
+    connection.execute(sa.text(statement), {"rows": rows, "now": stamp(now)})
+
+
+def _lock(db: Database, connection: Connection, task_ids: Sequence[int], column: str, condition: str) -> dict[int, Any]:
+    statement = sa.text(
+        f"SELECT id, {column} FROM cl_crawl_task WHERE id IN :ids AND {condition} ORDER BY id{db.wording.for_update}"
+    ).bindparams(sa.bindparam("ids", expanding=True))
+    return dict(connection.execute(statement, {"ids": sorted(task_ids)}).all())
+
+
+class _Batch(Protocol):
+    def __call__(self, connection: Connection, batch: Sequence[int]) -> list[int]: ...
+
+
+def _in_batches(db: Database, task_ids: Sequence[int], work: _Batch) -> list[int]:
+    ids = sorted(set(task_ids))
+    done: list[int] = []
+    for first in range(0, len(ids), RESCUE_BATCH):
+        done += db.write(partial(work, batch=ids[first : first + RESCUE_BATCH]))
+    return done

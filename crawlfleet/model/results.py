@@ -1,0 +1,246 @@
+"""Storing what a run fetched: a range is replaced exactly once.
+
+A fetch replaces all rows of its range: what vanished at the vendor vanishes here. The feed's row is locked first,
+so two fetches of one feed never mix; days that a later fetch has written are left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.figures import App, AppList, Figures, ReportRange, Scope
+from crawlfleet.core.sql import day, json_rows, stamp, utc
+
+STORE_BATCH = 1000  # rows of one INSERT
+AMOUNT_LIMIT = Decimal(10) ** 18  # revenue and cost are stored with 18 digits before the point and 6 after
+APP_LIST = "user_apps"  # the report name of the feed that an app list locks
+
+_FIGURES = {
+    "date": "day",
+    "row_hash": "bytes",
+    "agency": "text",
+    "media_source": "text",
+    "campaign": "text",
+    "country": "text",
+    "impressions": "int",
+    "clicks": "int",
+    "installs": "int",
+    "sessions": "int",
+    "loyal_users": "int",
+    "revenue": "decimal",
+    "cost": "decimal",
+    "extra": "json",
+}
+_APPS = {
+    "app_id": "text",
+    "app_name": "text",
+    "platform": "text",
+    "timezone": "text",
+    "currency": "text",
+    "extra": "json",
+}
+
+
+def lock_key(scope: Scope) -> tuple[str, str, str, str]:
+    """(source, username, app_id, report) of the feed that a result locks."""
+    if isinstance(scope, AppList):
+        return scope.source, scope.username, "", APP_LIST
+    return scope.source, scope.username, scope.app_id, scope.report
+
+
+def replace_range(
+    db: Database, connection: Connection, scope: Scope, rows: Iterable[Any], fetched_at: datetime
+) -> None:
+    """Make the stored rows of this scope equal to `rows`, unless a later fetch was stored before.
+
+    `fetched_at` is when the fetch began, by the database's clock. Runs in the caller's transaction.
+    Raises DataError or IntegrityError for what the database refuses.
+    """
+    feed_id = _lock_feed(db, connection, lock_key(scope), fetched_at)
+    if isinstance(scope, AppList):
+        _replace_apps(db, connection, scope, list(rows), fetched_at)
+    else:
+        _replace_figures(db, connection, feed_id, scope, rows, fetched_at)
+
+
+def _lock_feed(db: Database, connection: Connection, key: tuple[str, str, str, str], now: datetime) -> int:
+    parameters = dict(zip(("source", "username", "app_id", "report"), key, strict=True))
+    find = sa.text(
+        "SELECT id FROM cl_feed WHERE source = :source AND username = :username AND app_id = :app_id"
+        " AND report = :report" + db.wording.for_update
+    )
+    found = connection.execute(find, parameters).scalar()
+    if found is None:
+        insert = db.wording.insert_ignore(
+            "INSERT INTO cl_feed (source, username, app_id, report, created_at)"
+            " VALUES (:source, :username, :app_id, :report, :now)",
+            "source, username, app_id, report",
+        )
+        connection.execute(sa.text(insert), {**parameters, "now": stamp(now)})
+        found = connection.execute(find, parameters).scalar_one()
+    return int(found)
+
+
+def _replace_apps(db: Database, connection: Connection, scope: AppList, apps: list[App], fetched_at: datetime) -> None:
+    owner = {"source": scope.source, "username": scope.username, "at": stamp(fetched_at)}
+    newest = connection.execute(
+        sa.text("SELECT MAX(fetched_at) FROM cl_user_app WHERE source = :source AND username = :username"), owner
+    ).scalar()
+    if newest is not None and utc(newest) > fetched_at:  # type: ignore[operator]
+        return
+    connection.execute(
+        sa.text(
+            "UPDATE cl_user_app SET app_status = 'gone', fetched_at = :at"
+            " WHERE source = :source AND username = :username AND app_status <> 'gone'"
+        ),
+        owner,
+    )
+    if not apps:
+        return
+    names = ", ".join(_APPS)
+    at = db.wording.moment("at")
+    statement = db.wording.upsert(
+        f"INSERT INTO cl_user_app ({names}, source, username, app_status, first_seen_at, fetched_at)"
+        f" SELECT {names}, :source, :username, 'active', {at}, {at} FROM {db.wording.rows(**_APPS)}"
+        + (" WHERE 1 = 1" if db.family == "sqlite" else ""),
+        "source, username, app_id",
+        ["app_name", "platform", "timezone", "currency", "extra", "app_status", "fetched_at"],
+    )
+    for batch in _batches(apps):
+        values = [
+            (app.app_id, app.name, app.platform, app.time_zone, app.currency, _extra(dict(app.extra))) for app in batch
+        ]
+        connection.execute(sa.text(statement), {**owner, "rows": json_rows(values)})
+
+
+def _replace_figures(
+    db: Database,
+    connection: Connection,
+    feed_id: int,
+    scope: ReportRange,
+    rows: Iterable[Figures],
+    fetched_at: datetime,
+) -> None:
+    span = {"feed": feed_id, "start": scope.start.isoformat(), "end": scope.end.isoformat(), "at": stamp(fetched_at)}
+    later = {
+        day(found)
+        for found in connection.execute(
+            sa.text(
+                "SELECT day FROM cl_coverage WHERE feed_id = :feed AND day BETWEEN :start AND :end"
+                f" AND fetched_at > {db.wording.moment('at')}"
+            ),
+            span,
+        ).scalars()
+    }
+    days = [each for each in _days(scope) if each not in later]
+    delete = sa.text(
+        f"DELETE FROM cl_app_data WHERE feed_id = :feed AND date BETWEEN {_day(db, 'start')} AND {_day(db, 'end')}"
+    )
+    for first, last in _stretches(days):
+        connection.execute(delete, {"feed": feed_id, "start": first.isoformat(), "end": last.isoformat()})
+    counts: Counter[date] = Counter()
+    seen: Counter[bytes] = Counter()
+    names = ", ".join(_FIGURES)
+    values = names.replace("row_hash", db.wording.binary("row_hash"))
+    insert = sa.text(
+        f"INSERT INTO cl_app_data (feed_id, {names}) SELECT {_integer(db, 'feed')}, {values}"
+        f" FROM {db.wording.rows(**_FIGURES)}"
+    )
+    for batch in _batches(row for row in rows if row.day not in later):
+        counts.update(row.day for row in batch)
+        connection.execute(insert, {"feed": feed_id, "rows": json_rows(_figures_row(row, seen) for row in batch)})
+    ledger = db.wording.upsert(
+        f"INSERT INTO cl_coverage (feed_id, day, row_count, fetched_at) SELECT {_integer(db, 'feed')}, day, row_count,"
+        f" {db.wording.moment('at')} FROM {db.wording.rows(day='day', row_count='int')}"
+        + (" WHERE 1 = 1" if db.family == "sqlite" else ""),
+        "feed_id, day",
+        ["row_count", "fetched_at"],
+    )
+    written = json_rows((each, counts[each]) for each in days)
+    connection.execute(sa.text(ledger), {"feed": feed_id, "at": stamp(fetched_at), "rows": written})
+
+
+def _day(db: Database, name: str) -> str:
+    return f"CAST(:{name} AS date)" if db.family == "postgresql" else f":{name}"
+
+
+def _integer(db: Database, name: str) -> str:
+    return f"CAST(:{name} AS bigint)" if db.family == "postgresql" else f":{name}"
+
+
+class ValueRefused(ValueError):
+    """A figure that no database column holds."""
+
+
+def _whole(row: Figures, name: str) -> int | None:
+    value: int | None = getattr(row, name)
+    if value is not None and not -(2**63) <= value < 2**63:  # SQLite would store it as a float
+        raise ValueRefused(f"{name} of {row.day} does not fit 64 bits (got {value})")
+    return value
+
+
+def _amount(row: Figures, name: str) -> Decimal | None:
+    value: Decimal | None = getattr(row, name)
+    if value is not None and not (value.is_finite() and abs(value) < AMOUNT_LIMIT):  # MariaDB would cut it silently
+        raise ValueRefused(f"{name} of {row.day} must be below {AMOUNT_LIMIT} (got {value})")
+    return value
+
+
+def _figures_row(row: Figures, seen: Counter[bytes]) -> tuple[Any, ...]:
+    identity = [
+        row.day.isoformat(),
+        row.agency,
+        row.media_source,
+        row.campaign,
+        row.country,
+        sorted(row.dimensions.items()),
+    ]
+    plain = json.dumps(identity, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(plain, digest_size=16).digest()
+    seen[digest] += 1
+    if seen[digest] > 1:  # the vendor sent these dimensions twice: both rows count
+        digest = hashlib.blake2b(plain + b"#%d" % seen[digest], digest_size=16).digest()
+    return (
+        row.day,
+        digest,
+        row.agency,
+        row.media_source,
+        row.campaign,
+        row.country,
+        *(_whole(row, name) for name in ("impressions", "clicks", "installs", "sessions", "loyal_users")),
+        _amount(row, "revenue"),
+        _amount(row, "cost"),
+        _extra({**row.dimensions, **row.extra}),
+    )
+
+
+def _extra(values: dict[str, Any]) -> str | None:
+    return json.dumps(values, ensure_ascii=False, default=str) if values else None
+
+
+def _batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
+    iterator = iter(rows)
+    while batch := list(itertools.islice(iterator, STORE_BATCH)):
+        yield batch
+
+
+def _days(scope: ReportRange) -> list[date]:
+    return [scope.start + timedelta(days=n) for n in range((scope.end - scope.start).days + 1)]
+
+
+def _stretches(days: list[date]) -> Iterator[tuple[date, date]]:
+    """Unbroken runs of days, as (first, last)."""
+    for _, group in itertools.groupby(enumerate(days), key=lambda pair: pair[1].toordinal() - pair[0]):
+        stretch = [each for _, each in group]
+        yield stretch[0], stretch[-1]

@@ -1,0 +1,251 @@
+"""The tables. Migrations in `migrations/versions` bring a database here; a test compares the two.
+
+Every name a user stores compares exactly (`utf8mb4_bin` on MySQL and MariaDB). Moments are UTC with microseconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+
+HEAD = "0001"  # the newest migration; lets a start skip loading Alembic when there is nothing to do
+
+BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite counts up only in an INTEGER PRIMARY KEY
+MOMENT = (
+    sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb").with_variant(sa.Text(), "sqlite")
+)
+DAY = sa.Date().with_variant(sa.Text(), "sqlite")
+AMOUNT = sa.Numeric(24, 6).with_variant(sa.REAL(), "sqlite")
+HASH = sa.LargeBinary(16).with_variant(mysql.BINARY(16), "mysql", "mariadb").with_variant(sa.Text(), "sqlite")
+LONG_TEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+NAME = sa.String(64)  # device, type, source, report
+LABEL = sa.String(190)  # account, app, unique key: 190 x 4 bytes fits every index
+
+metadata = sa.MetaData()
+OPTIONS: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+    "mariadb_engine": "InnoDB",
+    "mariadb_charset": "utf8mb4",
+    "mariadb_collate": "utf8mb4_bin",
+}
+
+
+def _table(name: str, *items: sa.schema.SchemaItem) -> sa.Table:
+    return sa.Table(name, metadata, *items, **OPTIONS)
+
+
+def _moment(name: str, nullable: bool = False) -> sa.Column[object]:
+    return sa.Column(name, MOMENT, nullable=nullable)
+
+
+def _only(condition: str) -> dict[str, Any]:
+    """A partial index where there is one, so that finished rows do not weigh on it; MySQL has none."""
+    return {"postgresql_where": sa.text(condition), "sqlite_where": sa.text(condition)}
+
+
+crawl_task = _table(
+    "cl_crawl_task",
+    sa.Column("id", BIG, primary_key=True, autoincrement=True),
+    sa.Column("task_type", NAME, nullable=False),
+    sa.Column("source", NAME),
+    sa.Column("username", LABEL),
+    sa.Column("app_id", LABEL),
+    sa.Column("report", NAME),
+    sa.Column("start_date", DAY),
+    sa.Column("end_date", DAY),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    # the claim walks (lane_id, ready_key): order_key while the task is pending and due, else null
+    sa.Column("lane_id", sa.BigInteger, nullable=False),
+    sa.Column("order_key", sa.BigInteger, nullable=False),
+    sa.Column("ready_key", sa.BigInteger),
+    _moment("wake_at", nullable=True),  # pending but not due yet: when it becomes ready
+    _moment("next_run_at"),
+    sa.Column("assignment_id", sa.BigInteger),  # the live run: fence and mutex of every move
+    sa.Column("assigned_device_id", NAME),
+    _moment("assigned_at", nullable=True),
+    sa.Column("execution_timeout", sa.Integer, nullable=False),
+    sa.Column("max_retry_count", sa.Integer, nullable=False),
+    sa.Column("retry", sa.Integer, nullable=False),  # attempts spent
+    sa.Column("crash_count", sa.Integer, nullable=False),
+    sa.Column("unique_key", LABEL),
+    sa.Column("open_key", LABEL, unique=True),  # unique_key until the task ends
+    sa.Column("parent_id", sa.BigInteger),
+    sa.Column("task_data", sa.JSON),
+    sa.Column("task_ret", sa.JSON),
+    sa.Column("error_kind", sa.String(16)),
+    sa.Column("error_message", sa.Text),
+    _moment("created_at"),
+    _moment("updated_at"),
+    _moment("completed_at", nullable=True),
+    sa.Index("ix_crawl_task_claim", "lane_id", "ready_key", **_only("ready_key IS NOT NULL")),
+    sa.Index("ix_crawl_task_wake", "wake_at", **_only("wake_at IS NOT NULL")),
+    sa.Index("ix_crawl_task_status", "status", "id"),
+)
+
+lane = _table(
+    "cl_lane",
+    sa.Column("id", BIG, primary_key=True, autoincrement=True),
+    sa.Column("lane_key", sa.String(400), nullable=False, unique=True),
+    sa.Column("task_type", NAME, nullable=False),
+    sa.Column("source", NAME),
+    sa.Column("username", LABEL),
+    _moment("created_at"),
+)
+
+task_assignment = _table(
+    "cl_task_assignment",
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("task_id", sa.BigInteger, nullable=False),
+    sa.Column("device_id", NAME, nullable=False),
+    sa.Column("device_epoch", sa.BigInteger, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("retry_count", sa.Integer, nullable=False),
+    _moment("assigned_at"),
+    _moment("started_at", nullable=True),
+    _moment("completed_at", nullable=True),
+    sa.Column("error_kind", sa.String(16)),
+    sa.Column("error_message", sa.Text),
+    sa.Column("result_data", sa.JSON),
+    _moment("created_at"),
+    _moment("updated_at"),
+    sa.Index("ix_task_assignment_task", "task_id"),
+    sa.Index("ix_task_assignment_live", "device_id", "status", **_only("status IN ('assigned', 'running')")),
+    sa.Index("ix_task_assignment_completed", "completed_at", **_only("completed_at IS NOT NULL")),
+)
+
+device = _table(
+    "cl_device",
+    sa.Column("id", BIG, primary_key=True, autoincrement=True),
+    sa.Column("device_id", NAME, nullable=False, unique=True),
+    sa.Column("device_name", LABEL, nullable=False),
+    sa.Column("device_type", sa.String(16), nullable=False),
+    sa.Column("ip_address", sa.String(64)),
+    sa.Column("port", sa.Integer),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("draining", sa.Boolean, nullable=False),
+    sa.Column("capabilities", sa.JSON, nullable=False),
+    sa.Column("max_concurrent_tasks", sa.Integer, nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False, unique=True),
+    sa.Column("process", sa.JSON, nullable=False),  # who holds the id: see core/process.py
+    sa.Column("version", sa.String(32), nullable=False),
+    _moment("last_heartbeat"),
+    _moment("registered_at"),
+    _moment("created_at"),
+    _moment("updated_at"),
+)
+
+device_heartbeat = _table(
+    "cl_device_heartbeat",
+    sa.Column("id", BIG, primary_key=True, autoincrement=True),
+    sa.Column("device_id", NAME, nullable=False),
+    sa.Column("device_epoch", sa.BigInteger, nullable=False),
+    _moment("heartbeat_time"),
+    sa.Column("cpu_usage", sa.Float),  # percent
+    sa.Column("memory_usage", sa.Float),
+    sa.Column("disk_usage", sa.Float),
+    sa.Column("network_status", sa.String(16)),  # good, slow, poor: from the round trip to the database
+    sa.Column("running_tasks", sa.Integer, nullable=False),
+    sa.Column("system_load", sa.Float),
+    sa.Column("error_count", sa.Integer, nullable=False),
+    sa.Column("delay_seconds", sa.Float, nullable=False),  # how late this beat was, its round trip included
+    sa.Column("status_info", sa.JSON),
+    _moment("created_at"),
+    sa.Index("ix_device_heartbeat_device", "device_id", "heartbeat_time"),
+    sa.Index("ix_device_heartbeat_time", "heartbeat_time"),
+)
+
+account = _table(
+    "cl_account",
+    sa.Column("id", BIG, primary_key=True, autoincrement=True),
+    sa.Column("source", NAME, nullable=False),
+    sa.Column("username", LABEL, nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("token_env", sa.String(255)),  # where the token is; the token itself is never stored
+    sa.Column("token_file", sa.String(1024)),
+    sa.Column("app_ids", sa.JSON, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("status_reason", sa.Text),
+    _moment("status_since"),
+    _moment("created_at"),
+    _moment("updated_at"),
+    sa.UniqueConstraint("source", "username", name="uq_account"),
+)
+
+user_app = _table(
+    "cl_user_app",
+    sa.Column("id", BIG, primary_key=True, autoincrement=True),
+    sa.Column("source", NAME, nullable=False),
+    sa.Column("username", LABEL, nullable=False),
+    sa.Column("app_id", LABEL, nullable=False),
+    sa.Column("app_name", sa.Text),
+    sa.Column("platform", sa.Text),
+    sa.Column("timezone", sa.Text),
+    sa.Column("currency", sa.Text),
+    sa.Column("app_status", sa.String(16), nullable=False),  # active, or gone from the vendor's list
+    sa.Column("extra", sa.JSON),
+    _moment("first_seen_at"),
+    _moment("fetched_at"),
+    sa.UniqueConstraint("source", "username", "app_id", name="uq_user_app"),
+)
+
+feed = _table(
+    "cl_feed",  # one stream of figures: what a fetch locks, and the key of figures and coverage
+    sa.Column("id", BIG, primary_key=True, autoincrement=True),
+    sa.Column("source", NAME, nullable=False),
+    sa.Column("username", LABEL, nullable=False),
+    sa.Column("app_id", LABEL, nullable=False),
+    sa.Column("report", NAME, nullable=False),
+    _moment("created_at"),
+    sa.UniqueConstraint("source", "username", "app_id", "report", name="uq_feed"),
+)
+
+app_data = _table(
+    "cl_app_data",  # read it through the view v_app_data, which adds the feed's columns
+    sa.Column("feed_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("date", DAY, primary_key=True),
+    sa.Column("row_hash", HASH, primary_key=True),  # of all dimensions, null being a value of its own
+    sa.Column("agency", sa.Text),
+    sa.Column("media_source", sa.Text),
+    sa.Column("campaign", sa.Text),
+    sa.Column("country", sa.Text),
+    sa.Column("impressions", sa.BigInteger),
+    sa.Column("clicks", sa.BigInteger),
+    sa.Column("installs", sa.BigInteger),
+    sa.Column("sessions", sa.BigInteger),
+    sa.Column("loyal_users", sa.BigInteger),
+    sa.Column("revenue", AMOUNT),
+    sa.Column("cost", AMOUNT),
+    sa.Column("extra", sa.JSON),
+)
+
+coverage = _table(
+    "cl_coverage",
+    sa.Column("feed_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("day", DAY, primary_key=True),
+    sa.Column("row_count", sa.Integer, nullable=False),
+    _moment("fetched_at"),
+)
+
+task_event = _table(
+    "cl_task_event",  # only what assignment rows cannot show
+    sa.Column("id", BIG, primary_key=True, autoincrement=True),
+    sa.Column("task_id", sa.BigInteger, nullable=False),
+    sa.Column("event", sa.String(32), nullable=False),
+    sa.Column("actor", LABEL),
+    sa.Column("detail", sa.Text),
+    _moment("created_at"),
+    sa.Index("ix_task_event_task", "task_id"),
+)
+
+fleet_state = _table(
+    "cl_fleet_state",  # single facts of the whole fleet: the newest epoch, whether the queue is paused
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+    sa.Column("note", sa.Text),
+    _moment("updated_at"),
+)

@@ -1,0 +1,154 @@
+"""A task as its doors see it: `TaskSpec` is what is asked for, `Task` what an executor receives.
+
+Plain data without SQL, so worker processes can use it without a database driver.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, date, datetime
+from typing import Any
+
+from crawlfleet.core.errors import UsageError
+
+DEFAULT_REPORT = "partners_by_date_report"
+MAX_PRIORITY = 1000  # x 600 s of head start is a week; more would be a separate queue
+MAX_TASK_DATA_BYTES = 256 * 1024
+NAME_PATTERN = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+TEXT_LIMITS = {"username": 190, "app_id": 190, "unique_key": 190}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """A task to be added. Only `task_type` is required; dates are inclusive, `run_at` is a moment (UTC when naive).
+
+    `priority`: one step lets a task overtake those that became due up to 600 s earlier; -1000 to 1000.
+    `unique_key`: at most one task with this key is open; adding a second returns the first.
+    Raises UsageError for a value that could never be stored.
+    """
+
+    task_type: str
+    username: str | None = None
+    source: str | None = None
+    app_id: str | None = None
+    start_date: date | None = None
+    end_date: date | None = None
+    report: str | None = None
+    priority: int = 0
+    run_at: datetime | None = None
+    task_data: Mapping[str, Any] | None = None
+    unique_key: str | None = None
+    execution_timeout: int | None = None
+    max_retry_count: int | None = None
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__
+        if not isinstance(self.task_type, str) or not NAME_PATTERN.fullmatch(self.task_type):
+            raise UsageError(
+                f"task_type must be 1 to 64 of letters, digits, '_', '-', '.', ':' (got {self.task_type!r})"
+            )
+        for name in ("source", "report"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not NAME_PATTERN.fullmatch(value)):
+                raise UsageError(f"{name} must be 1 to 64 of letters, digits, '_', '-', '.', ':' (got {value!r})")
+        for name, limit in TEXT_LIMITS.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not isinstance(value, str) or not 1 <= len(value) <= limit or not value.isprintable():
+                raise UsageError(f"{name} must be text of 1 to {limit} printable characters (got {value!r:.80})")
+        for name in ("start_date", "end_date"):
+            set_field(self, name, parse_date(getattr(self, name), name))
+        if self.start_date and self.end_date and self.start_date > self.end_date:
+            raise UsageError(f"start_date must not be after end_date (got {self.start_date} and {self.end_date})")
+        set_field(self, "run_at", parse_moment(self.run_at, "run_at"))
+        _check_integer("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
+        if self.execution_timeout is not None:
+            _check_integer("execution_timeout", self.execution_timeout, 1, 604_800)
+        if self.max_retry_count is not None:
+            _check_integer("max_retry_count", self.max_retry_count, 0, 100)
+        if self.task_data is not None:
+            self._check_task_data()
+
+    def _check_task_data(self) -> None:
+        if not isinstance(self.task_data, Mapping):
+            raise UsageError(f"task_data must be a JSON object (got {type(self.task_data).__name__})")
+        try:
+            text = json.dumps(self.task_data, ensure_ascii=False, allow_nan=False)
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise UsageError("task_data must not hold half of a surrogate pair: no database can store it") from None
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"task_data must be JSON: {error}") from None
+        if "\\u0000" in text:
+            raise UsageError("task_data must not hold the character NUL: PostgreSQL cannot store it")
+        if size > MAX_TASK_DATA_BYTES:
+            raise UsageError(f"task_data must be at most {MAX_TASK_DATA_BYTES} bytes of JSON (got {size})")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> TaskSpec:
+        """A spec from JSON; raises UsageError that names an unknown key or a wrong value."""
+        if not isinstance(values, Mapping):
+            raise UsageError(f"a task must be a JSON object (got {type(values).__name__})")
+        known = {item.name for item in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise UsageError(f"unknown key {unknown[0]!r} in a task: allowed are {', '.join(sorted(known))}")
+        if "task_type" not in values:
+            raise UsageError("a task needs the key 'task_type'")
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A claimed task as its executor sees it. Times are UTC; `attempt` counts from 1."""
+
+    id: int
+    task_type: str
+    username: str | None = None
+    source: str | None = None
+    app_id: str | None = None
+    start_date: date | None = None
+    end_date: date | None = None
+    report: str | None = None
+    priority: int = 0
+    task_data: Mapping[str, Any] = field(default_factory=dict)
+    execution_timeout: float = 3600
+    attempt: int = 1
+
+
+def parse_date(value: object, name: str) -> date | None:
+    """An ISO date from JSON or the command line; raises UsageError."""
+    if value is None or (isinstance(value, date) and not isinstance(value, datetime)):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            pass
+    raise UsageError(f"{name} must be a date like 2026-01-31 (got {value!r:.80})")
+
+
+def parse_moment(value: object, name: str) -> datetime | None:
+    """An ISO moment, UTC when it names no zone; raises UsageError."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise UsageError(f"{name} must be a moment like 2026-01-31T08:00:00+08:00 (got {value!r:.80})") from None
+    if not isinstance(value, datetime):
+        raise UsageError(f"{name} must be a moment like 2026-01-31T08:00:00+08:00 (got {value!r:.80})")
+    moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    if not 2000 <= moment.year <= 2200:
+        raise UsageError(f"{name} must lie between the years 2000 and 2200 (got {value.isoformat()})")
+    return moment
+
+
+def _check_integer(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise UsageError(f"{name} must be a whole number from {low} to {high} (got {value!r:.80})")

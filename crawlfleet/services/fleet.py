@@ -1,0 +1,127 @@
+"""What one can ask a fleet to do, from Python, the command line or the API: a handle on its database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import date, datetime
+from typing import Any
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.errors import CrawlfleetError, UsageError
+from crawlfleet.executors.registry import ALIASES
+from crawlfleet.model import migrations, rescue
+from crawlfleet.model.account import AccountDAO
+from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.lifecycle import MOVES
+from crawlfleet.model.task_spec import DEFAULT_REPORT, TaskSpec
+
+ACCOUNT_TYPES = frozenset({"user_apps", "app_data"})  # built-in types that run on behalf of an account
+
+
+class Fleet:
+    """The fleet that shares one database. Cheap to keep; safe to use from several threads."""
+
+    def __init__(self, db: Database, defaults: TaskDefaults | None = None) -> None:
+        self.db = db
+        self.accounts = AccountDAO(db)
+        self.tasks = CrawlTaskDAO(db)
+        self._defaults = defaults or TaskDefaults()
+
+    def add_task(
+        self,
+        task_type: str,
+        *,
+        username: str | None = None,
+        source: str | None = None,
+        app_id: str | None = None,
+        start_date: date | str | None = None,
+        end_date: date | str | None = None,
+        report: str | None = None,
+        priority: int = 0,
+        run_at: datetime | str | None = None,
+        task_data: Mapping[str, Any] | None = None,
+        unique_key: str | None = None,
+        execution_timeout: int | None = None,
+        max_retry_count: int | None = None,
+    ) -> int:
+        """Queue one task; its id. The fields are those of `TaskSpec`. Raises UsageError for a wrong value."""
+        spec = TaskSpec.from_mapping({name: value for name, value in locals().items() if name not in {"self", "spec"}})
+        return self.add_tasks([spec])[0]
+
+    def add_tasks(self, specs: Iterable[TaskSpec]) -> list[int]:
+        """Queue tasks in one transaction; their ids, in the order of the specs.
+
+        A `source` that is left out is the only one at which the username has an account; a `report` that is left
+        out is `partners_by_date_report`. A spec whose `unique_key` is open already gives that task's id.
+        Raises UsageError for a username with no account or several, and nothing is queued.
+        """
+        return self.tasks.add(self.completed(specs), self._defaults)
+
+    def completed(self, specs: Iterable[TaskSpec]) -> list[TaskSpec]:
+        """The specs with the source and the report that they leave out; raises UsageError as `add_tasks` does."""
+        batch = [replace(s, task_type=ALIASES[s.task_type]) if s.task_type in ALIASES else s for s in specs]
+        bound = [spec for spec in batch if spec.task_type in ACCOUNT_TYPES]
+        if not bound:
+            return batch
+        nameless = next((spec for spec in bound if spec.username is None), None)
+        if nameless is not None:
+            raise UsageError(f"a task of type {nameless.task_type} needs a username")
+        unsourced = {spec.username for spec in bound if spec.source is None and spec.username is not None}
+        sources = self.accounts.sources_of(unsourced) if unsourced else {}
+        return [self._bind(spec, sources) if spec.task_type in ACCOUNT_TYPES else spec for spec in batch]
+
+    @staticmethod
+    def _bind(spec: TaskSpec, sources: Mapping[str, list[str]]) -> TaskSpec:
+        source = spec.source
+        if source is None:
+            found = sources.get(spec.username or "", [])
+            if not found:
+                raise UsageError(
+                    f"username {spec.username!r} has no account: add it first with"
+                    f" `accounts add --source appsflyer --username {spec.username} --token-env NAME`"
+                )
+            if len(found) > 1:
+                raise UsageError(f"username {spec.username!r} has accounts at {', '.join(found)}: name one with source")
+            source = found[0]
+        report = spec.report or (DEFAULT_REPORT if spec.task_type == "app_data" else None)
+        return replace(spec, source=source, report=report)
+
+    def retry_tasks(self, task_ids: Sequence[int], actor: str | None = None) -> list[int]:
+        """Queue failed and cancelled tasks again, due now and with all attempts; the ids that were.
+
+        Others are left as they are, and so are tasks whose unique key another open task holds.
+        """
+        return rescue.revive(self.db, task_ids, actor)
+
+    def cancel_tasks(self, task_ids: Sequence[int], actor: str | None = None) -> list[int]:
+        """Cancel open tasks, running ones too; the ids that were. Tasks that have ended are left as they are."""
+        return rescue.cancel(self.db, task_ids, actor)
+
+    def require_movable(self, move: str, task_ids: Iterable[int]) -> None:
+        """Raise CrawlfleetError for an id of no task, and for a task that is in no state to make this move."""
+        ids = list(task_ids)
+        states = self.tasks.states(ids)
+        for task_id in ids:
+            if task_id not in states:
+                raise CrawlfleetError(f"there is no task {task_id}")
+            if states[task_id] not in MOVES[move].task_from:
+                done = "retried" if move == "revive" else "cancelled"
+                raise CrawlfleetError(
+                    f"task {task_id} is {states[task_id]}: it can be {done} while it is"
+                    f" {' or '.join(MOVES[move].task_from)}"
+                )
+
+    def close(self) -> None:
+        """Give up the connections."""
+        self.db.close()
+
+
+def connect(database_url: str, defaults: TaskDefaults | None = None, wait_seconds: float = 0) -> Fleet:
+    """A fleet by its database's URL; makes or upgrades the tables. Close it when done.
+
+    Raises DatabaseUnreachable, DatabaseRefused (newer or too old), UsageError (the URL).
+    """
+    db = Database(database_url).open(wait_seconds)
+    migrations.upgrade(db)
+    return Fleet(db, defaults)

@@ -1,0 +1,256 @@
+"""Questions about the fleet, read-only, for every door: command line, API, dashboard and the node itself."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.sql import day, json_value, stamp, utc
+from crawlfleet.model import migrations, schema
+from crawlfleet.model.claims import probe_strategy
+from crawlfleet.model.crawl_task import CrawlTaskDAO
+from crawlfleet.model.device import DeviceDAO
+from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
+from crawlfleet.model.lifecycle import AccountStatus, DeviceStatus, TaskStatus
+from crawlfleet.model.task_assignment import TaskAssignmentDAO
+
+PAGE_ROWS = 5000  # of one look at the figures
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What is open. `blocked` says, in words, what waits for a person; `open_tasks` counts all the rest."""
+
+    open_tasks: int
+    blocked: list[str]
+
+
+def backlog(db: Database) -> Backlog:
+    """How many tasks are open, and which of them cannot run without a person."""
+    query = sa.text(
+        "SELECT l.source, l.username, a.status, a.status_reason, COUNT(*) FROM cl_crawl_task t"
+        " JOIN cl_lane l ON l.id = t.lane_id LEFT JOIN cl_account a ON a.source = l.source AND a.username = l.username"
+        f" WHERE t.status = '{TaskStatus.PENDING}' GROUP BY l.source, l.username, a.status, a.status_reason"
+    )
+    live = sa.text(
+        f"SELECT COUNT(*) FROM cl_crawl_task WHERE status IN ('{TaskStatus.ASSIGNED}', '{TaskStatus.RUNNING}')"
+    )
+    paused = sa.text("SELECT value, note FROM cl_fleet_state WHERE name = 'paused'")
+    with db.read() as connection:
+        rows = connection.execute(query).all()
+        running = connection.execute(live).scalar_one()
+        is_paused, note = connection.execute(paused).one()
+    blocked, pending = [], 0
+    for source, username, status, reason, count in rows:
+        if status == AccountStatus.PARKED:
+            blocked.append(f"{count} tasks of account {username} at {source}, parked: {reason}")
+        else:
+            pending += count
+    if is_paused and pending:
+        blocked.append(f"{pending} tasks: the queue is paused" + (f" ({note})" if note else ""))
+        pending = 0
+    return Backlog(pending + running, blocked)
+
+
+def failed_since(db: Database, moment: datetime) -> int:
+    """How many tasks ended as failed since that moment."""
+    query = sa.text(
+        f"SELECT COUNT(*) FROM cl_crawl_task WHERE status = '{TaskStatus.FAILED}' AND completed_at >= :since"
+    )
+    with db.read() as connection:
+        return int(connection.execute(query, {"since": stamp(moment)}).scalar_one())
+
+
+def task_detail(db: Database, task_id: int) -> dict[str, Any] | None:
+    """A task with its `assignments` (every run, oldest first) and its `events`; None when there is no such task."""
+    task = CrawlTaskDAO(db).get(task_id)
+    if task is None:
+        return None
+    table = schema.task_event
+    with db.read() as connection:
+        events = [
+            dict(row) for row in connection.execute(sa.select(table).where(table.c.task_id == task_id)).mappings()
+        ]
+    for event in events:
+        event["created_at"] = utc(event["created_at"])
+    return {**task, "assignments": TaskAssignmentDAO(db).of_task(task_id), "events": events}
+
+
+def devices(db: Database) -> list[dict[str, Any]]:
+    """All devices as dicts of their columns, with `current_tasks` and their latest beat as `heartbeat` (or None)."""
+    found = DeviceDAO(db).find()
+    beats = DeviceHeartbeatDAO(db)
+    for device in found:
+        device["heartbeat"] = beats.latest(device["device_id"])
+    return found
+
+
+def database_state(db: Database) -> dict[str, Any]:
+    """What kind of database this is.
+
+    `migration` is None without our tables; `claims` is None unless `migration` is the `expected` one.
+    """
+    migration = migrations.current(db)
+    return {
+        "database": db.name,
+        "server": db.product,
+        "version": db.version,
+        "migration": migration,
+        "expected": schema.HEAD,
+        "claims": probe_strategy(db).value if migration == schema.HEAD else None,
+    }
+
+
+def fleet_status(db: Database) -> dict[str, Any]:
+    """Devices with their latest beat, tasks by state, and one sentence on how it stands."""
+    found = devices(db)
+    tasks = CrawlTaskDAO(db).stats()
+    open_work = backlog(db)
+    online = [device for device in found if device["status"] == DeviceStatus.ONLINE]
+    return {
+        "devices": found,
+        "tasks": tasks,
+        "success_rate": _success_rate(tasks),
+        "blocked": open_work.blocked,
+        "verdict": _verdict(len(online), open_work, tasks),
+    }
+
+
+def task_stats(db: Database) -> dict[str, Any]:
+    """How many tasks are in each state, their `total`, and `success_rate` of those that ended (None: none did)."""
+    counts = CrawlTaskDAO(db).stats()
+    return {**counts, "success_rate": _success_rate(counts)}
+
+
+def overview(db: Database) -> dict[str, Any]:
+    """The fleet in numbers, and one sentence on how it stands; for the devices one by one see `devices`."""
+    tasks = task_stats(db)
+    open_work = backlog(db)
+    states = [device["status"] for device in DeviceDAO(db).find()]
+    online = states.count(DeviceStatus.ONLINE)
+    return {
+        "task_stats": tasks,
+        "device_stats": {"total": len(states), "online": online, "offline": len(states) - online},
+        "system_overview": {"verdict": _verdict(online, open_work, tasks), "blocked": open_work.blocked},
+    }
+
+
+def check_lease(db: Database, device_id: str, epoch: int) -> None:
+    """Raise LeaseLost when that registration no longer is the device, DatabaseUnreachable when nobody can tell."""
+    with db.read() as connection:
+        DeviceDAO(db).standing(connection, device_id, epoch)
+
+
+def _success_rate(tasks: Mapping[str, int]) -> float | None:
+    ended = tasks["completed"] + tasks["failed"]
+    return round(tasks["completed"] / ended, 4) if ended else None
+
+
+def _verdict(online: int, open_work: Backlog, tasks: Mapping[str, int]) -> str:
+    if open_work.blocked:
+        return f"waits for a person: {'; '.join(open_work.blocked)}"
+    if open_work.open_tasks and not online:
+        return f"stopped: {open_work.open_tasks} tasks are open and no device is online"
+    if open_work.open_tasks:
+        return f"working: {open_work.open_tasks} tasks are open, {online} devices are online"
+    return (
+        f"idle: nothing is open; {tasks['failed']} tasks failed"
+        if tasks["failed"]
+        else "idle: nothing is open, nothing failed"
+    )
+
+
+def apps(db: Database, source: str | None = None, username: str | None = None) -> list[dict[str, Any]]:
+    """The apps that accounts see, as dicts of the columns of cl_user_app without its id."""
+    table = schema.user_app
+    query = sa.select(table).order_by(table.c.source, table.c.username, table.c.app_id)
+    for column, value in ((table.c.source, source), (table.c.username, username)):
+        if value is not None:
+            query = query.where(column == value)
+    with db.read() as connection:
+        rows = [dict(row) for row in connection.execute(query).mappings()]
+    for row in rows:
+        del row["id"]
+        row["extra"] = json_value(row["extra"])
+        row["first_seen_at"], row["fetched_at"] = utc(row["first_seen_at"]), utc(row["fetched_at"])
+    return rows
+
+
+def data_rows(
+    db: Database,
+    source: str | None = None,
+    username: str | None = None,
+    app_id: str | None = None,
+    report: str | None = None,
+    start: date | None = None,
+    end: date | None = None,
+    limit: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Stored figures, by feed and day. A missing dimension or figure is None; revenue and cost are Decimals.
+
+    They are read page by page along the primary key: a reader may take its time, since between two pages nothing
+    is held at the server. What is written meanwhile may or may not be seen.
+    """
+    feed, data = schema.feed, schema.app_data
+    period = []
+    if start is not None:
+        period.append(data.c.date >= (start.isoformat() if db.family == "sqlite" else start))
+    if end is not None:
+        period.append(data.c.date <= (end.isoformat() if db.family == "sqlite" else end))
+    query = (
+        sa.select(feed)
+        .where(sa.exists().where(data.c.feed_id == feed.c.id, *period))
+        .order_by(feed.c.source, feed.c.username, feed.c.app_id, feed.c.report)
+    )
+    wanted = ((feed.c.source, source), (feed.c.username, username), (feed.c.app_id, app_id), (feed.c.report, report))
+    for column, value in wanted:
+        if value is not None:
+            query = query.where(column == value)
+    with db.read() as connection:
+        feeds = connection.execute(query).mappings().all()
+    rows = (
+        {name: each[name] for name in ("source", "username", "app_id", "report")} | row
+        for each in feeds
+        for row in _feed_rows(db, each["id"], period)
+    )
+    return itertools.islice(rows, limit)
+
+
+def _feed_rows(db: Database, feed_id: int, period: list[sa.ColumnElement[bool]]) -> Iterator[dict[str, Any]]:
+    data = schema.app_data
+    query = (
+        sa.select(data)
+        .where(data.c.feed_id == feed_id, *period)
+        .order_by(data.c.date, data.c.row_hash)
+        .limit(PAGE_ROWS)
+    )
+    page = _page(db, query)
+    while page:
+        yield from map(_figures, page)
+        if len(page) < PAGE_ROWS:
+            return
+        last = page[-1]
+        same_day = sa.and_(data.c.date == last["date"], data.c.row_hash > last["row_hash"])
+        page = _page(db, query.where(sa.or_(data.c.date > last["date"], same_day)))
+
+
+def _page(db: Database, query: sa.Select[Any]) -> Sequence[sa.RowMapping]:
+    with db.read() as connection:
+        return connection.execute(query).mappings().all()
+
+
+def _figures(row: sa.RowMapping) -> dict[str, Any]:
+    values = {name: value for name, value in row.items() if name not in {"feed_id", "row_hash"}}
+    values["date"] = day(values["date"])
+    values["extra"] = json_value(values["extra"])
+    for name in ("revenue", "cost"):
+        if isinstance(values[name], float):  # SQLite has no decimals
+            values[name] = Decimal(str(round(values[name], 6)))
+    return values

@@ -1,0 +1,85 @@
+"""The monitoring thread: marks silent devices offline, fails tasks that nobody can run, deletes what has expired."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.errors import DatabaseUnreachable
+from crawlfleet.core.service import Service
+from crawlfleet.model import rescue
+from crawlfleet.model.device import DeviceDAO
+from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
+from crawlfleet.model.task_assignment import TaskAssignmentDAO
+
+log = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 3600.0  # between two deletions of expired rows
+
+
+class MonitoringOptions(Protocol):
+    """The settings that monitoring needs; seconds and days."""
+
+    @property
+    def heartbeat_interval(self) -> float: ...
+    @property
+    def offline_timeout(self) -> float: ...
+    @property
+    def heartbeat_retention_days(self) -> float: ...
+    @property
+    def assignment_retention_days(self) -> float: ...
+
+
+class Monitoring(Service):
+    """One pass every min(heartbeat_interval, offline_timeout / 4) seconds; any number of nodes may do it."""
+
+    def __init__(self, db: Database, options: MonitoringOptions, beating_since: Callable[[], float | None]) -> None:
+        super().__init__("monitoring", min(options.heartbeat_interval, options.offline_timeout / 4))
+        self.db = db
+        self.options = options
+        self._beating_since = beating_since
+        self._devices = DeviceDAO(db)
+        self._swept_at: float | None = None
+
+    def run_once(self) -> int:
+        """One pass; how many devices were marked offline."""
+        try:
+            offline = self.mark_offline() if self._may_judge() else 0
+            self.fail_unknown_types()
+            self._sweep()
+        except DatabaseUnreachable:
+            return 0  # the heartbeat and the scheduler tell that the database is away
+        return offline
+
+    def _may_judge(self) -> bool:
+        """After an outage of the database everybody's beats are old and nobody is dead: judge only after a full
+        offline_timeout of own beats that all arrived."""
+        since = self._beating_since()
+        return since is not None and time.monotonic() - since >= self.options.offline_timeout
+
+    def mark_offline(self) -> int:
+        """Mark the devices offline that were silent for offline_timeout, and give their tasks back."""
+        found = self._devices.mark_silent_offline(self.options.offline_timeout)
+        for device_id, released in found:
+            log.warning("Device %s is offline, releasing its tasks", device_id)
+            log.info("Released %d tasks from offline device %s", released, device_id)
+        return len(found)
+
+    def fail_unknown_types(self) -> int:
+        """Fail the due tasks of types that no device seen within offline_timeout knows; how many."""
+        rejected = rescue.reject_unknown_types(self.db, self._devices.known_types(self.options.offline_timeout))
+        for task_type, count in rejected.items():
+            log.error("missing executor: type=%s tasks=%d failed", task_type, count)
+        return sum(rejected.values())
+
+    def _sweep(self) -> None:
+        if self._swept_at is not None and time.monotonic() - self._swept_at < SWEEP_SECONDS:
+            return
+        self._swept_at = time.monotonic()
+        beats = DeviceHeartbeatDAO(self.db).sweep(self.options.heartbeat_retention_days)
+        runs = TaskAssignmentDAO(self.db).sweep(self.options.assignment_retention_days)
+        if beats or runs:
+            log.info("Deleted expired rows: heartbeats=%d assignments=%d", beats, runs)

@@ -1,0 +1,228 @@
+"""The composition root: the only module that names concrete engines and puts a node together."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from crawlfleet import __version__
+from crawlfleet.core.db import Database
+from crawlfleet.core.errors import DatabaseUnreachable
+from crawlfleet.core.process import own_identity
+from crawlfleet.engines.contract import Engine, Reports, Slots
+from crawlfleet.executors.contract import Executor, TaskContext
+from crawlfleet.model.claims import Claim
+from crawlfleet.model.crawl_task import TaskDefaults
+from crawlfleet.model.device import DeviceInfo
+from crawlfleet.model.gate import RetryPolicy
+from crawlfleet.services import insights
+from crawlfleet.services.device_manager import DeviceManager, DeviceOptions, Work
+from crawlfleet.services.queue_watcher import QueueWatcher
+from crawlfleet.services.system_metrics import capabilities, local_ip
+from crawlfleet.services.task_scheduler import SchedulerOptions, TaskScheduler
+from crawlfleet.settings import Settings
+from crawlfleet.sources.base import SourceSettings
+
+log = logging.getLogger(__name__)
+
+IDLE_LOOK_SECONDS = 1.0  # how often a node that runs until idle asks whether it is
+DEFAULT_PORT = 8080  # what a device registers when it listens on none
+
+
+class Node:
+    """One device: its registration, its scheduler and its engines. Ends on a signal, when idle, or when it must.
+
+    `listener` is the socket on which others will serve this node's API: the device registers its port.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        settings: Settings,
+        executors: Mapping[str, Executor],
+        until_idle: bool = False,
+        takeover: bool = False,
+        listener: socket.socket | None = None,
+    ) -> None:
+        assert settings.device_id is not None
+        self.db = db
+        self.settings = settings
+        self.until_idle = until_idle
+        self.listener = listener
+        self._executors = executors
+        self._sources = {name: source_settings(table, settings.use_proxy) for name, table in settings.sources.items()}
+        self._ending = threading.Event()
+        self._fatal: str | None = None
+        self._started_at: datetime | None = None
+        self._engines = self._make_engines()
+        self.scheduler = TaskScheduler(
+            db,
+            lease=_LeaseLater(self),
+            executors=executors,
+            engine_of=self._engine_of,
+            make_context=self._make_context,
+            options=scheduler_options(settings),
+            on_fatal=self.end,
+        )
+        self.manager = DeviceManager(
+            db,
+            DeviceInfo(
+                device_id=settings.device_id,
+                device_name=settings.device_name,
+                device_type=settings.mode,
+                ip_address=local_ip(db.url.host),
+                port=DEFAULT_PORT if listener is None else listener.getsockname()[1],
+                max_concurrent_tasks=settings.slots,
+                process=own_identity(),
+                version=__version__,
+                capabilities=capabilities(executors, db.url.host),
+            ),
+            DeviceOptions(
+                heartbeat_interval=settings.heartbeat_interval,
+                offline_timeout=settings.offline_timeout,
+                heartbeat_retention_days=settings.heartbeat_retention_days,
+                assignment_retention_days=settings.assignment_retention_days,
+                enable_monitoring=settings.enable_monitoring,
+                takeover=takeover,
+            ),
+            on_fatal=self.end,
+        )
+        self.watcher = QueueWatcher(db, executors.keys(), lambda: self.scheduler.hungry, self.scheduler.wake)
+
+    def _make_engines(self) -> dict[str, Engine]:
+        reports = Reports(  # lambdas, because the scheduler is made after the engines
+            lambda run: self.scheduler.run_began(run),  # noqa: PLW0108
+            lambda run, outcome: self.scheduler.run_ended(run, outcome),  # noqa: PLW0108
+        )
+        slots = Slots(self.settings.slots)
+        if self.settings.engine == "processes":
+            from crawlfleet.engines.processes import ProcessesEngine
+
+            engine = ProcessesEngine(slots, reports, self.settings.effective_processes, self.settings.executors)
+            return {"sync": engine, "async": engine}
+        from crawlfleet.engines.asyncio_loop import AsyncioEngine
+        from crawlfleet.engines.threads import ThreadsEngine
+
+        engines: dict[str, Engine] = {"sync": ThreadsEngine(slots, reports, self.settings.slots)}
+        if any(executor.asynchronous for executor in self._executors.values()):
+            engines["async"] = AsyncioEngine(slots, reports)
+        return engines
+
+    def _engine_of(self, executor: Executor) -> Engine:
+        return self._engines["async" if executor.asynchronous else "sync"]
+
+    def _make_context(self, claim: Claim) -> TaskContext:
+        name = claim.task.source
+        if name is None:
+            return TaskContext(claim.task)
+        return TaskContext(claim.task, claim.account, self._sources.get(name, SourceSettings()))
+
+    def start(self) -> None:
+        """Register and start everything; raises DeviceRefused when the id is alive elsewhere."""
+        with self.db.read() as connection:
+            self._started_at = self.db.now(connection)
+        self.manager.register(self.settings.database_wait)
+        for engine in set(self._engines.values()):
+            engine.start()
+        self.manager.start(
+            lambda: Work(self.scheduler.bodies, dict(self.scheduler.counters)), self.scheduler.request_reconcile
+        )
+        self.scheduler.start()
+        self.watcher.start()
+
+    def end(self, reason: str | None = None) -> None:
+        """Make `wait` return; with a reason the node ends because it must, exit code 1."""
+        if reason is not None and self._fatal is None:
+            self._fatal = reason
+            log.error("node ends: %s", reason)
+        self._ending.set()
+
+    @property
+    def ending(self) -> bool:
+        """True once the node was told to end."""
+        return self._ending.is_set()
+
+    def wait(self) -> int:
+        """Wait for the end, stop gracefully, and return the exit code."""
+        code = 0
+        while not self._ending.is_set():
+            if not self.until_idle:
+                self._ending.wait()
+            elif self.scheduler.idle.wait(IDLE_LOOK_SECONDS) and not self._ending.is_set():
+                finished = self._idle_exit_code()
+                if finished is not None:
+                    code = finished
+                    self._ending.set()
+                else:
+                    self._ending.wait(IDLE_LOOK_SECONDS)
+        self.stop()
+        return 1 if self._fatal is not None else code
+
+    def stop(self) -> None:
+        """The graceful stop: no new tasks, running ones end or go back, then the device leaves the fleet."""
+        self.watcher.stop()
+        self.scheduler.drain(self.settings.shutdown_grace)
+        for engine in set(self._engines.values()):
+            engine.stop()
+        self.manager.stop()
+        self.watcher.join(5)
+        self.db.close()
+
+    def _idle_exit_code(self) -> int | None:
+        """None while something is left that can run by itself."""
+        try:
+            self.manager.monitoring.fail_unknown_types()
+            left = insights.backlog(self.db)
+            if left.open_tasks:
+                self.scheduler.idle.clear()
+                return None
+            assert self._started_at is not None
+            failed = insights.failed_since(self.db, self._started_at)
+        except DatabaseUnreachable:
+            return None
+        for line in left.blocked:
+            log.warning("waits for a person: %s", line)
+        if failed:
+            log.warning("nothing is left to do; %d tasks failed", failed)
+        return 1 if failed or left.blocked else 0
+
+
+class _LeaseLater:
+    """The scheduler's view of the DeviceManager, which is made after it (the start-up lines have that order)."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    @property
+    def device_id(self) -> str:
+        return self._node.manager.device_id
+
+    @property
+    def epoch(self) -> int:
+        return self._node.manager.epoch
+
+    def renew(self, lost_epoch: int) -> int:
+        return self._node.manager.renew(lost_epoch)
+
+
+def scheduler_options(settings: Settings) -> SchedulerOptions:
+    """The scheduler's share of the settings."""
+    return SchedulerOptions(
+        concurrent_tasks=settings.slots,
+        schedule_interval=settings.schedule_interval,
+        dispatch_interval=settings.dispatch_interval,
+        retry=RetryPolicy(settings.retry_delay_seconds),
+        defaults=TaskDefaults(settings.execution_timeout, settings.max_retry),
+        mode=settings.mode,
+    )
+
+
+def source_settings(table: Mapping[str, Any], use_proxy: bool) -> SourceSettings:
+    """The `[sources.NAME]` table of the settings as its source reads it; its proxy only counts with `use_proxy`."""
+    names = ("base_url", "timeout_seconds", "limits", *(["proxy"] if use_proxy else []))
+    known = {name: table[name] for name in names if name in table}
+    return SourceSettings(**known)

@@ -1,0 +1,79 @@
+"""What a device tells about its machine: capabilities once, use with every beat. Percentages are 0 to 100."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Collection
+from typing import Any
+
+import psutil
+
+SLOW_SECONDS, POOR_SECONDS = 0.1, 1.0  # round trip to the database from which the network counts as slow, poor
+
+
+def capabilities(task_types: Collection[str], database_host: str | None) -> dict[str, Any]:
+    """What the device can do, as stored in cl_device."""
+    memory = psutil.virtual_memory().total
+    return {
+        "cpu_cores": os.cpu_count() or 1,
+        "memory_total": memory,
+        "memory_gb": round(memory / 2**30, 1),
+        "platform": platform.platform(),
+        "python_version": platform.python_version(),
+        "local_ip": local_ip(database_host),
+        "supported_tasks": sorted(task_types),
+    }
+
+
+def local_ip(database_host: str | None) -> str:
+    """The address from which this machine reaches its database; 127.0.0.1 when the database is a file."""
+    if not database_host:
+        return "127.0.0.1"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((database_host, 9))  # no packet is sent: this only asks for a route
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def network_status(round_trip_seconds: float) -> str:
+    """good, slow or poor, by the round trip to the database."""
+    return "good" if round_trip_seconds < SLOW_SECONDS else "slow" if round_trip_seconds < POOR_SECONDS else "poor"
+
+
+class MachineUse:
+    """CPU, memory and disk in percent, the load, and this process's own share."""
+
+    def __init__(self, folder: str = ".") -> None:
+        self._folder = folder
+        self._process = psutil.Process()
+        psutil.cpu_percent()  # the first call only starts the measurement
+        self._process.cpu_percent()
+
+    def read(self) -> dict[str, float | None]:
+        """cpu_usage, memory_usage, disk_usage, system_load; None where the machine does not tell."""
+        return {
+            "cpu_usage": psutil.cpu_percent(),
+            "memory_usage": psutil.virtual_memory().percent,
+            "disk_usage": _or_none(lambda: psutil.disk_usage(self._folder).percent),
+            "system_load": _or_none(lambda: os.getloadavg()[0]),
+        }
+
+    def process(self) -> dict[str, float]:
+        """The node itself: memory in bytes, CPU in percent of one core, threads."""
+        with self._process.oneshot():
+            return {
+                "process_memory_bytes": self._process.memory_info().rss,
+                "process_cpu_percent": self._process.cpu_percent(),
+                "process_threads": self._process.num_threads(),
+            }
+
+
+def _or_none(read: Any) -> float | None:
+    try:
+        return float(read())
+    except (OSError, AttributeError):
+        return None

@@ -1,0 +1,638 @@
+"""TaskScheduler: the pump between the queue in the database and the engines of this node.
+
+One loop, one short transaction a turn: end what finished, record what began, claim what fits. While a turn is at
+the database more bodies finish and leave together in the next: batching by itself. No transaction is open while a
+body runs, and nothing here decides by this machine's clock: moments are the database's, carried over short spans by
+the monotonic clock.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from statistics import median
+from typing import Any, Protocol
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.errors import CrawlfleetError, DatabaseUnreachable, LeaseLost
+from crawlfleet.core.service import Service
+from crawlfleet.engines.contract import Engine, Run
+from crawlfleet.executors.contract import Executor, TaskContext
+from crawlfleet.executors.outcome import SPOOL_ROWS, Outcome
+from crawlfleet.model import claims, fleet_state, rescue
+from crawlfleet.model.claims import AssignmentIds, Claim
+from crawlfleet.model.crawl_task import TaskDefaults
+from crawlfleet.model.device import DeviceDAO, Standing
+from crawlfleet.model.gate import Ended, Ending, RetryPolicy, Verdict, end_runs, mark_started
+
+log = logging.getLogger(__name__)
+
+MAX_RESERVE = 1000  # tasks held ready beyond the slots, so that a far database does not starve them
+MAX_WRITING = 4  # large results on their way to the database before claiming stops
+RESERVE_PATIENCE_SECONDS = 1.0  # how long more than the reserve may wait for a slot before it goes back
+TIMEOUT_CHECK_SECONDS = 0.25
+FLUSH_SECONDS = 5.0  # how long a stopping node tries to write what is left
+QUIET_LINES = 20  # more endings than this in one turn are told in one line
+
+
+class LoadBalanceStrategy(StrEnum):
+    """Who gets the next task. A device that claims for itself takes only what it has room for: LEAST_TASKS."""
+
+    ROUND_ROBIN = "round_robin"
+    LEAST_TASKS = "least_tasks"
+    WEIGHTED = "weighted"
+    RANDOM = "random"
+
+
+class Lease(Protocol):
+    """The registration of this process, kept by the DeviceManager."""
+
+    @property
+    def device_id(self) -> str: ...
+
+    @property
+    def epoch(self) -> int: ...
+
+    def renew(self, lost_epoch: int) -> int:
+        """Register again after `lost_epoch` was lost; the new epoch.
+
+        Raises DeviceRefused when someone else has the id.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class SchedulerOptions:
+    """Limits and intervals; all in seconds."""
+
+    concurrent_tasks: int = 5
+    schedule_interval: float = 30
+    dispatch_interval: float = 10
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    defaults: TaskDefaults = field(default_factory=TaskDefaults)
+    mode: str = "standalone"
+
+
+@dataclass
+class Held:
+    """A run that is ours as far as we know. `phase`: waiting for a slot, begun, or ended (its ending is decided)."""
+
+    run: Run
+    phase: str = "waiting"
+
+
+@dataclass
+class Decided:
+    """An ending that is not committed yet; its moments are still those of the monotonic clock."""
+
+    ending: Ending
+    began_at: float | None
+    ended_at: float
+
+    def dated(self, now: datetime) -> Ending:
+        """The ending with its moments on the database's clock, which reads `now`."""
+        return replace(self.ending, started_at=_moment(self.began_at, now), completed_at=_moment(self.ended_at, now))
+
+
+@dataclass
+class Turn:
+    """What one transaction did."""
+
+    standing: Standing
+    claimed: list[Claim] = field(default_factory=list)
+    ended: list[Ended] = field(default_factory=list)
+    lost: set[int] = field(default_factory=set)
+    strays: int = 0
+
+
+class TaskScheduler(Service):
+    """Claims tasks for one device, hands them to its engines and ends their runs."""
+
+    def __init__(
+        self,
+        db: Database,
+        lease: Lease,
+        executors: Mapping[str, Executor],
+        engine_of: Callable[[Executor], Engine],
+        make_context: Callable[[Claim], TaskContext],
+        options: SchedulerOptions,
+        on_fatal: Callable[[str], None],
+    ) -> None:
+        super().__init__("task_scheduler", options.schedule_interval)
+        self.db = db
+        self.lease = lease
+        self.executors = executors
+        self.options = options
+        self.counters: Counter[str] = Counter()
+        self.idle = threading.Event()  # set while a look at the queue finds nothing to do for this node
+        self._engine_of = engine_of
+        self._make_context = make_context
+        self._on_fatal = on_fatal
+        self._devices = DeviceDAO(db)
+        self._strategy = claims.probe_strategy(db)
+        self._ids = AssignmentIds(0)
+        self._reports: deque[tuple[Run, Outcome | None]] = deque()  # None: the body began
+        self._held: dict[int, Held] = {}
+        self._waiting: dict[int, Held] = {}  # of those, the ones without a slot, in the order they were claimed
+        self._busy: dict[int, Run] = {}  # bodies that began and have not ended, wanted or not: they fill slots
+        self._stuck: set[int] = set()  # of those, the ones that timed out and cannot be ended
+        self._started: list[Run] = []  # begun, not yet recorded
+        self._decided: list[Decided] = []  # ended, not yet committed
+        self._writer = ResultWriter(db, options, self._wrote)
+        self._written: deque[tuple[Decided, Ended]] = deque()
+        self._claiming = True
+        self._hand_back = False
+        self._reconcile = False
+        self._one_by_one = False
+        self._look_first = False  # the last turn claimed nothing: look without a transaction before the next
+        self._away_since: float | None = None
+        self._wait = 0.0
+        self._times_checked_at = 0.0
+        self._turn_seconds: deque[float] = deque([0.01], maxlen=16)
+        self._body_seconds: deque[float] = deque(maxlen=64)
+        self._passed = threading.Event()
+        log.info("TaskScheduler initialized in %s mode", options.mode)
+
+    # -- called by engines and other services, from any thread
+
+    def run_began(self, run: Run) -> None:
+        """A body began; recorded with the next turn, which this does not hasten."""
+        self._reports.append((run, None))
+
+    def run_ended(self, run: Run, outcome: Outcome) -> None:
+        """A body ended; committed with the next turn."""
+        self._reports.append((run, outcome))
+        self.wake()
+
+    def request_reconcile(self) -> None:
+        """Compare what is held here with what the database says, in the next turn."""
+        self._reconcile = True
+        self.wake()
+
+    @property
+    def bodies(self) -> int:
+        """Bodies that run now."""
+        return len(self._busy)
+
+    @property
+    def hungry(self) -> bool:
+        """Whether a task could be claimed now."""
+        return self._claiming and len(self._busy) + len(self._waiting) < self.options.concurrent_tasks
+
+    def pause(self, reason: str | None = None) -> bool:
+        """Pause the fleet's queue: running tasks go on, nothing is claimed until `resume`. False: it was paused."""
+        return fleet_state.set_paused(self.db, True, reason)
+
+    def resume(self) -> bool:
+        """Let the fleet claim again; False: it was not paused."""
+        return fleet_state.set_paused(self.db, False)
+
+    # -- life
+
+    def start(self) -> None:
+        self._writer.start()
+        super().start()
+        log.info("TaskScheduler started in %s mode", self.options.mode)
+
+    def drain(self, grace_seconds: float) -> None:
+        """Claim no more, let running bodies end for `grace_seconds`, then hand the rest back without an attempt spent.
+
+        Returns when all of that is committed, at the latest a few seconds after the grace.
+        """
+        self._claiming = False
+        self._wait_until_empty(grace_seconds)
+        if self._held:
+            self._hand_back = True
+            self._wait_until_empty(FLUSH_SECONDS)
+        for service in (self, self._writer):
+            service.stop()
+            service.join(FLUSH_SECONDS)
+        if self._held:
+            log.warning(
+                "%d runs were not handed back: they are rescued when this device registers again", len(self._held)
+            )
+        log.info("TaskScheduler stopped")
+
+    def _wait_until_empty(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        self.wake()
+        while self._held and (left := deadline - time.monotonic()) > 0:
+            self._passed.clear()
+            if self._held:
+                self._passed.wait(min(left, 0.1))
+
+    # -- the pump
+
+    def next_wait(self) -> float:
+        return self._wait
+
+    def run_once(self) -> Turn | None:
+        """One pass: collect what happened, then a transaction when there is something to write or to claim."""
+        self._collect()
+        self._check_times()
+        if self._claiming:
+            self._give_back_surplus()
+        else:
+            self._take_back()
+        self._wait = self._longest_wait()
+        began = time.monotonic()
+        turn: Turn | None = None
+        try:
+            turn = self._turn()
+        except DatabaseUnreachable as error:
+            self._reconcile = True
+            self._wait = min(self._wait, 1.0)
+            if self._away_since is None:
+                self._away_since = began
+                log.warning("database away, waiting for it: %s", error)
+        except LeaseLost as error:
+            self._lose_lease(error.epoch)
+        else:
+            if self._away_since is not None:
+                log.info("database back after %.1f s", time.monotonic() - self._away_since)
+                self._away_since = None
+            if turn is not None:
+                self._turn_seconds.append(time.monotonic() - began)
+        self._passed.set()
+        return turn
+
+    def _collect(self) -> None:
+        """Take in what the engines and the writer reported."""
+        while self._reports:
+            run, outcome = self._reports.popleft()
+            key = run.assignment_id
+            held = self._held.get(key)
+            if outcome is None:
+                self._busy[key] = run
+                if self._waiting.pop(key, None) is not None and held is not None:
+                    held.phase = "begun"
+                    self._started.append(run)
+                continue
+            self._busy.pop(key, None)
+            self._stuck.discard(key)
+            if run.began_at is not None and run.ended_at is not None:
+                self._body_seconds.append(run.ended_at - run.began_at)
+            if held is None or held.phase == "ended":
+                # Timed out, handed back, cancelled or lost: that is decided, and this result comes too late.
+                if outcome.kind != "cancelled":
+                    self._reject(key, run.task.id)
+                close_rows(outcome.rows)
+                continue
+            held.phase = "ended"
+            decided = Decided(_ending(run, outcome), run.began_at, run.ended_at or time.monotonic())
+            if len(outcome.rows) > SPOOL_ROWS:
+                self._writer.put(decided)
+            else:
+                self._decided.append(decided)
+        while self._written:
+            self._settle(*self._written.popleft())
+
+    def _check_times(self) -> None:
+        """End the runs that passed their execution_timeout; their bodies end as soon as their engine can make them."""
+        here = time.monotonic()
+        if here - self._times_checked_at < TIMEOUT_CHECK_SECONDS:
+            return
+        self._times_checked_at = here
+        for key, run in self._busy.items():
+            held = self._held.get(key)
+            if held is None or held.phase != "begun" or here < _deadline(run):
+                continue
+            message = f"timed out: the body ran longer than its execution_timeout of {run.task.execution_timeout:g} s"
+            self._decide(held, "transient", message)
+            if not self._engine_of(run.executor).interrupt(run):
+                self._stuck.add(key)
+                log.warning("a thread cannot be ended and keeps its slot: task=%d assignment=%d", run.task.id, key)
+        if len(self._stuck) >= self.options.concurrent_tasks and self._claiming:
+            self._claiming = False
+            self._on_fatal("all slots are held by bodies that passed their execution_timeout and cannot be ended")
+
+    def _take_back(self) -> None:
+        """While stopping: withdraw what has not begun; after the grace also what has."""
+        for held in self._held.values():
+            if held.phase == "waiting" and held.run.withdraw():
+                self._decide(held, "released", "the node stopped")
+            elif held.phase == "begun" and self._hand_back:
+                self._decide(held, "released", "the node stopped before the body ended")
+                self._engine_of(held.run.executor).interrupt(held.run)
+
+    def _give_back_surplus(self) -> None:
+        """Bodies turned out slower than the reserve was sized for: let others have what waits too long here."""
+        surplus = len(self._waiting) - max(0, self.options.concurrent_tasks - len(self._busy)) - self._reserve_target()
+        if surplus <= 0:
+            return
+        oldest = next(iter(self._waiting.values())).run.claimed_at
+        if time.monotonic() - oldest > RESERVE_PATIENCE_SECONDS:
+            for held in list(self._waiting.values())[-surplus:]:
+                if held.run.withdraw():
+                    self._decide(held, "released", "waited too long for a slot of this node")
+
+    def _decide(self, held: Held, kind: str, message: str) -> None:
+        run = held.run
+        held.phase = "ended"
+        self._waiting.pop(run.assignment_id, None)
+        ending = Ending(run.assignment_id, run.task.id, kind, message=message)
+        self._decided.append(Decided(ending, run.began_at, time.monotonic()))
+
+    def _room(self) -> tuple[int, int]:
+        """How many tasks to claim: for free slots, and beyond them for the reserve."""
+        if not self._claiming or self._one_by_one or self._writer.pending >= MAX_WRITING:
+            return 0, 0
+        free = self.options.concurrent_tasks - len(self._busy) - len(self._waiting)
+        return max(0, free), max(0, self._reserve_target() + min(0, free))
+
+    def _reserve_target(self) -> int:
+        """Slots x (time of a turn / time of a body): as many as the slots use up while a turn is away."""
+        if not self._body_seconds:
+            return 0
+        body = median(self._body_seconds)
+        if self._busy:  # bodies that run now may be slower than those that ended
+            here = time.monotonic()
+            body = max(body, min(here - (run.began_at or here) for run in self._busy.values()))
+        slots = self.options.concurrent_tasks
+        return min(MAX_RESERVE, int(slots * median(self._turn_seconds) / max(body, 1e-5)))
+
+    def _turn(self) -> Turn | None:
+        """One transaction, or None when a look without one showed that there is nothing to do."""
+        batch = self._decided[:1] if self._one_by_one else list(self._decided)
+        started = [
+            run for run in self._started if (held := self._held.get(run.assignment_id)) and held.phase == "begun"
+        ]
+        slots, reserve = self._room()
+        reconcile, epoch = self._reconcile, self.lease.epoch
+        if not batch and not started and not reconcile and not self._may_claim(slots, reserve, epoch):
+            return None
+        if self._ids.epoch != epoch:
+            self._ids = AssignmentIds(epoch)
+        device_id, ids = self.lease.device_id, self._ids
+
+        def work(connection: Connection) -> Turn:
+            standing = self._devices.hold(connection, device_id, epoch)
+            now = standing.now
+            turn = Turn(standing)
+            endings = [decided.dated(now) for decided in batch]
+            turn.ended = end_runs(self.db, connection, endings, now, self.options.retry, self.options.defaults)
+            mark_started(
+                self.db, connection, [(r.assignment_id, r.task.id, _moment(r.began_at, now)) for r in started], now
+            )
+            if reconcile:
+                turn.strays, turn.lost = rescue.release_unheld(
+                    self.db, connection, device_id, epoch, self._held.keys(), now
+                )
+            if standing.wake_at is not None and standing.wake_at <= now:
+                claims.promote(self.db, connection, now)
+            if slots + reserve > 0 and standing.may_claim:
+                turn.claimed = claims.claim(
+                    self.db, connection, self._strategy, device_id, ids, self.executors.keys(), slots, reserve, now
+                )
+            return turn
+
+        try:
+            turn = self.db.write(work)
+        except (SQLAlchemyError, ValueError) as error:  # ValueError: text that is no UTF-8
+            self._find_culprit(batch, error)
+            return None
+        del self._decided[: len(batch)]
+        self._started.clear()
+        self._one_by_one = self._one_by_one and bool(self._decided)
+        if reconcile:
+            self._reconcile = False
+        self._after(turn, batch)
+        return turn
+
+    def _may_claim(self, slots: int, reserve: int, epoch: int) -> bool:
+        """Look, without a lock, whether a transaction could claim something; remembers when it can at the earliest."""
+        if slots + reserve == 0:
+            return False
+        if not self._look_first:
+            return True
+        with self.db.read() as connection:
+            standing = self._devices.standing(connection, self.lease.device_id, epoch)
+            heads = claims.open_heads(self.db, connection, self.executors.keys()) if standing.may_claim else []
+        self._note_wake(standing)
+        due = standing.wake_at is not None and standing.wake_at <= standing.now
+        found = standing.may_claim and (due or any(slots or not head.sourced for head in heads))
+        if not found and not self._held:
+            self.idle.set()
+        return found
+
+    def _note_wake(self, standing: Standing) -> None:
+        if standing.wake_at is not None:
+            self._wait = min(self._wait, max(0.0, (standing.wake_at - standing.now).total_seconds()))
+
+    def _longest_wait(self) -> float:
+        """Seconds until the next pass when nothing wakes it: an interval, or the next execution_timeout."""
+        wait = self.options.dispatch_interval if self._held else self.options.schedule_interval
+        wait = min(wait, self.options.schedule_interval)
+        if self._waiting:
+            wait = min(wait, RESERVE_PATIENCE_SECONDS)
+        if self._busy:
+            deadlines = [_deadline(run) for key, run in self._busy.items() if key not in self._stuck]
+            if deadlines:
+                wait = min(wait, max(TIMEOUT_CHECK_SECONDS, min(deadlines) - time.monotonic()))
+        return wait
+
+    def _after(self, turn: Turn, batch: list[Decided]) -> None:
+        """Take over what the transaction committed."""
+        for decided, ended in zip(batch, turn.ended, strict=True):
+            self._settle(decided, ended, quiet=len(batch) > QUIET_LINES)
+        if len(batch) > QUIET_LINES:
+            kinds = Counter(ended.move or str(ended.verdict) for ended in turn.ended)
+            log.info(
+                "Ended %d runs: %s", len(batch), " ".join(f"{kind}={count}" for kind, count in sorted(kinds.items()))
+            )
+        if turn.strays:
+            log.warning("released %d claims whose reply was lost", turn.strays)
+        for key in turn.lost:
+            self._drop(key)
+        if turn.claimed:
+            self.idle.clear()
+            self._submit(turn.claimed)
+        self._look_first = not turn.claimed
+        self._note_wake(turn.standing)
+        for ended in turn.ended:
+            if ended.next_run_at is not None:
+                self._wait = min(self._wait, max(0.0, (ended.next_run_at - turn.standing.now).total_seconds()))
+        if self._decided or (turn.claimed and sum(self._room()) > 0) or (batch and self._look_first and self._claiming):
+            self._wait = 0.0
+
+    def _submit(self, claimed: list[Claim]) -> None:
+        by_engine: dict[int, tuple[Engine, list[Run]]] = {}
+        for each in claimed:
+            executor = self.executors[each.task.task_type]
+            held = Held(Run(each.assignment_id, each.task, executor, self._make_context(each)))
+            self._held[each.assignment_id] = self._waiting[each.assignment_id] = held
+            engine = self._engine_of(executor)
+            by_engine.setdefault(id(engine), (engine, []))[1].append(held.run)
+        if len(claimed) <= QUIET_LINES:
+            for each in claimed:
+                log.info("Executing task %d of type %s", each.task.id, each.task.task_type)
+        for engine, runs in by_engine.values():
+            engine.submit(runs)
+
+    def _settle(self, decided: Decided, ended: Ended, quiet: bool = False) -> None:
+        """One ending is committed, or was refused."""
+        ending = ended.ending
+        key, task_id = ending.assignment_id, ending.task_id
+        self._held.pop(key, None)
+        close_rows(decided.ending.rows)
+        if ended.verdict is Verdict.STALE:
+            if decided.ending.kind != "released":
+                self._reject(key, task_id)
+            return
+        self.counters[ended.move or "finish"] += 1
+        if ending.kind not in {"ok", "released"}:
+            self.counters["errors"] += 1
+        if ended.parked:
+            log.warning("account parked until a person resumes it: task=%d reason=%s", task_id, ending.message)
+        if ended.move == "finish":
+            if not quiet:
+                seconds = decided.ended_at - (decided.began_at or decided.ended_at)
+                log.info("Task %d completed successfully in %.2fs", task_id, seconds)
+        elif ended.move in {"fail", "bury"}:
+            log.error("Task %d failed: kind=%s assignment=%d reason=%s", task_id, ending.kind, key, ending.message)
+        elif ended.move is not None and ending.kind != "released" and not quiet:
+            when = "" if ended.next_run_at is None else f" again_at={ended.next_run_at:%Y-%m-%dT%H:%M:%SZ}"
+            log.warning(
+                "Task %d waits: kind=%s assignment=%d%s reason=%s", task_id, ending.kind, key, when, ending.message
+            )
+
+    def _reject(self, key: int, task_id: int) -> None:
+        self.counters["stale results rejected"] += 1
+        log.warning("stale result rejected: task=%d assignment=%d", task_id, key)
+
+    def _drop(self, key: int) -> None:
+        """A run that is ours no more: cancelled by a person, or lost to another device."""
+        held = self._held.get(key)
+        if held is None or held.phase == "ended":  # its ending meets the gate, which knows
+            return
+        del self._held[key]
+        self._waiting.pop(key, None)
+        if not held.run.withdraw():
+            self._engine_of(held.run.executor).interrupt(held.run)
+        log.warning("run cancelled or lost: task=%d assignment=%d", held.run.task.id, key)
+
+    def _lose_lease(self, epoch: int) -> None:
+        """All runs of this epoch are lost; register again, unless the node stops anyway."""
+        log.warning("lease lost: device=%s epoch=%d runs=%d", self.lease.device_id, epoch, len(self._held))
+        for key in list(self._held):
+            self._drop(key)
+        self._started.clear()
+        self._wait = 0.0
+        if not self._claiming:
+            self._held.clear()
+            return
+        try:
+            self.lease.renew(epoch)
+        except DatabaseUnreachable:
+            self._wait = 1.0
+        except CrawlfleetError as error:
+            self._claiming = False
+            self._on_fatal(str(error))
+
+    def _find_culprit(self, batch: list[Decided], error: Exception) -> None:
+        """The database refused the transaction, not because it is away: one ending may be what it cannot take."""
+        cause = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
+        self._wait = 1.0
+        if not batch or (self._one_by_one and batch[0].ending.kind == "permanent"):
+            raise error
+        if self._one_by_one:
+            ending = batch[0].ending
+            close_rows(ending.rows)
+            message = f"the database refused the result: {cause}"
+            self._decided[0] = replace(
+                batch[0], ending=Ending(ending.assignment_id, ending.task_id, "permanent", message=message)
+            )
+        else:
+            log.error("turn refused by the database, ending runs one by one: %s", cause)
+        self._one_by_one = True
+        self._wait = 0.0
+
+    def _wrote(self, decided: Decided, ended: Ended) -> None:
+        self._written.append((decided, ended))
+        self.wake()
+
+
+class ResultWriter(Service):
+    """Commits large results, each in a transaction of its own, so that they hold up neither the pump nor a beat."""
+
+    def __init__(self, db: Database, options: SchedulerOptions, report: Callable[[Decided, Ended], None]) -> None:
+        super().__init__("result_writer", 5.0)
+        self.db = db
+        self._options = options
+        self._report = report
+        self._queue: deque[Decided] = deque()
+
+    @property
+    def pending(self) -> int:
+        return len(self._queue)
+
+    def put(self, decided: Decided) -> None:
+        self._queue.append(decided)
+        self.wake()
+
+    def next_wait(self) -> float:
+        return 0.0 if self._queue else self.interval
+
+    def run_once(self) -> int:
+        """Commit the oldest result; how many are left."""
+        if self._queue:
+            decided = self._queue[0]
+            try:
+                ended = self._write(decided)
+            except (SQLAlchemyError, ValueError) as error:
+                message = (
+                    f"the database refused the result: {' '.join(str(getattr(error, 'orig', error)).split())[:300]}"
+                )
+                bare = Ending(decided.ending.assignment_id, decided.ending.task_id, "permanent", message=message)
+                ended = self._write(replace(decided, ending=bare))
+            self._queue.popleft()
+            self._report(decided, ended)
+        return len(self._queue)
+
+    def _write(self, decided: Decided) -> Ended:
+        def work(connection: Connection) -> Ended:
+            now = self.db.now(connection)
+            ending = decided.dated(now)
+            return end_runs(self.db, connection, [ending], now, self._options.retry, self._options.defaults)[0]
+
+        return self.db.write(work)
+
+
+def _ending(run: Run, outcome: Outcome) -> Ending:
+    kind = outcome.kind if outcome.kind != "cancelled" else "transient"  # nobody cancelled it: it did so itself
+    return Ending(
+        run.assignment_id,
+        run.task.id,
+        kind,
+        message=outcome.message,
+        retry_after=outcome.retry_after,
+        summary=outcome.summary,
+        rows=outcome.rows,
+        replaces=outcome.replaces,
+        follow_ups=outcome.follow_ups,
+    )
+
+
+def _deadline(run: Run) -> float:
+    return (run.began_at or time.monotonic()) + run.task.execution_timeout
+
+
+def _moment(monotonic: float | None, now: datetime) -> Any:
+    """A moment of the monotonic clock on the database's clock, which reads `now`."""
+    return None if monotonic is None else now - timedelta(seconds=time.monotonic() - monotonic)
+
+
+def close_rows(rows: Any) -> None:
+    """Give up the file of a spooled result."""
+    close = getattr(rows, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,275 @@
+"""The HTTP transport of all sources: one connection pool per source, one session per call of a source.
+
+No source imports an HTTP library. What the transport promises: the token goes to the base address and nowhere
+else, and it appears in no message; a body that breaks off raises; every failure is a typed error of `core.errors`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlencode, urlsplit
+
+from crawlfleet.core.errors import PermanentError, TaskError, TransientError, UsageError
+from crawlfleet.sources.addresses import is_loopback, origin_of, split_address
+from crawlfleet.sources.base import Cancellable
+from crawlfleet.sources.http_body import decode, inflate, split_lines
+from crawlfleet.sources.refusals import Classify, Refusal, general_error, retry_after_seconds, shorten
+
+if TYPE_CHECKING:
+    import httpx2
+
+CONNECT_SECONDS = 10.0
+MAX_ERROR_BODY_BYTES = 16 * 1024
+MAX_JSON_CHARS = 64 * 1024 * 1024
+
+
+class Transport:
+    """Connections to one base address; safe to share between threads, opened at the first request.
+
+    `timeout_seconds` bounds the wait for the next bytes, not the whole response. `proxy` may be http, https or
+    socks5; without one, https addresses follow the usual environment variables (HTTPS_PROXY, NO_PROXY).
+    Raises UsageError for an address to which a token must not go: only https, or http on loopback.
+    """
+
+    def __init__(self, base_url: str, proxy: str | None = None, timeout_seconds: float = 300.0) -> None:
+        parts = split_address(base_url, "base_url")
+        if parts.query or parts.fragment:
+            raise UsageError(f"base_url must end with its path (got {base_url!r})")
+        if parts.scheme == "http" and not is_loopback(parts.hostname):
+            raise UsageError(f"base_url must begin with https://, http:// is for loopback only (got {base_url!r})")
+        self._origin = origin_of(parts)
+        self._base_path = parts.path.rstrip("/")
+        self._timeout_seconds = timeout_seconds
+        self._proxy = proxy
+        self._proxy_name: str | None = None
+        self._proxy_secrets: list[str] = []
+        if proxy is not None:
+            proxy_parts = split_address(proxy, "proxy", ("http", "https", "socks5", "socks5h"), credentials=True)
+            self._proxy_name = f"{proxy_parts.scheme}://{proxy_parts.netloc.rpartition('@')[2]}"
+            password = proxy_parts.password
+            self._proxy_secrets = [password, unquote(password)] if password else []
+            if parts.scheme == "http" and not is_loopback(proxy_parts.hostname):
+                raise UsageError(
+                    f"an http:// base_url cannot be reached through proxy {self._proxy_name}: not loopback"
+                )
+        self._lock = threading.Lock()
+        self._client: httpx2.Client | None = None
+
+    def session(self, token: Callable[[], str], context: Cancellable, classify: Classify | None = None) -> Session:
+        """Requests on behalf of one account; `token` is asked before each. `classify` gives answers other than 200
+        their meaning and may return None for the general one: 401 auth, 429 and 5xx transient, the rest permanent.
+        """
+        return Session(self, token, context, classify)
+
+    def close(self) -> None:
+        """Close idle connections; the next request opens new ones."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def client(self) -> httpx2.Client:
+        with self._lock:
+            if self._client is None:
+                self._client = self._open_client()
+            return self._client
+
+    def _open_client(self) -> httpx2.Client:
+        import ssl
+        from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+        import httpx2  # 60 ms and 10 MB that a node without fetches never pays
+
+        for library in ("httpx2", "httpcore2"):  # below WARNING they log addresses and headers that a server may echo
+            logging.getLogger(library).setLevel(logging.WARNING)
+        is_https = self._origin.startswith("https://")
+        try:
+            return httpx2.Client(
+                proxy=self._proxy,
+                trust_env=is_https,
+                # Plain http needs no certificates, and loading them takes 70 ms; this context would trust nobody.
+                verify=True if is_https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+                timeout=httpx2.Timeout(self._timeout_seconds, connect=min(CONNECT_SECONDS, self._timeout_seconds)),
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
+                follow_redirects=False,
+                headers={"Accept-Encoding": "gzip, deflate", "User-Agent": "crawlfleet"},
+                # One pool serves many accounts: a cookie must not travel from one to another.
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            )
+        except ImportError:
+            raise UsageError(f"proxy {self._proxy_name} needs: pip install 'httpx2[socks]'") from None
+
+    def url(self, path_or_url: str) -> str:
+        """The address of a path below the base address, or of a link when it stays at the same scheme, host and port.
+
+        A link is taken apart and put on our own origin again, so no reading of it can lead elsewhere.
+        Raises PermanentError for any other link.
+        """
+        if path_or_url.startswith("/") and not path_or_url.startswith("//"):
+            return self._origin + self._base_path + path_or_url
+        try:
+            parts = split_address(path_or_url, "link")
+        except UsageError as error:
+            raise PermanentError(str(error)) from None
+        if origin_of(parts) != self._origin:
+            raise PermanentError(f"a link leads to {origin_of(parts)}, away from {self._origin}: not followed")
+        return self._origin + parts.path + (f"?{parts.query}" if parts.query else "")
+
+    @property
+    def proxy_name(self) -> str | None:
+        """The proxy without its credentials."""
+        return self._proxy_name
+
+    @property
+    def proxy_secrets(self) -> list[str]:
+        return self._proxy_secrets
+
+
+class Session:
+    """The requests that one call of a source makes. Not shared between threads."""
+
+    def __init__(
+        self, transport: Transport, token: Callable[[], str], context: Cancellable, classify: Classify | None
+    ) -> None:
+        self._transport = transport
+        self._token = token
+        self._context = context
+        self._classify = classify
+        self._secrets = list(transport.proxy_secrets)
+
+    def get_json(self, path_or_url: str, params: Mapping[str, str] | None = None) -> Any:
+        """The JSON value of the answer.
+
+        Raises TransientError for an empty body or JSON that breaks off, PermanentError for anything else that is
+        no JSON: such an answer is the same tomorrow.
+        """
+        with self._answer(path_or_url, params, "application/json") as (response, where):
+            parts = []
+            total_chars = 0
+            for piece in decode(self._chunks(response, where), where):
+                total_chars += len(piece)
+                if total_chars > MAX_JSON_CHARS:
+                    raise PermanentError(f"{where}: the body is longer than {MAX_JSON_CHARS} characters")
+                parts.append(piece)
+        text = "".join(parts)
+        if not text.strip():
+            raise TransientError(f"{where}: the body is empty")
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+                raise TransientError(f"{where}: the JSON breaks off after {len(text)} characters") from None
+        except (ValueError, RecursionError):
+            pass
+        raise PermanentError(f"{where}: the body is no JSON: {self.quote(text)}")
+
+    def stream_lines(self, path_or_url: str, params: Mapping[str, str] | None = None) -> Iterator[str]:
+        """Lines of a CSV answer with their line ends, while it arrives.
+
+        Raises TransientError when the body breaks off, PermanentError when it is not UTF-8.
+        """
+        with self._answer(path_or_url, params, "text/csv") as (response, where):
+            length_known = "content-length" in response.headers or "transfer-encoding" in response.headers
+            yield from split_lines(decode(self._chunks(response, where), where), where, length_known)
+
+    def quote(self, text: str) -> str:
+        """Text of the vendor for a message: one line, at most 200 characters, without secrets."""
+        return shorten(self._clean(text))
+
+    def _clean(self, text: str) -> str:
+        """Control characters become spaces before secrets are looked for: none can hide behind them."""
+        text = re.sub(r"\s+", " ", "".join(character if character.isprintable() else " " for character in text)).strip()
+        for secret in self._secrets:
+            text = re.sub(_any_spelling(secret), "[redacted]", text, flags=re.IGNORECASE)
+        return text
+
+    def _chunks(self, response: httpx2.Response, where: str) -> Iterator[bytes]:
+        return inflate(self._raw_chunks(response), response.headers.get("content-encoding", ""), where)
+
+    def _raw_chunks(self, response: httpx2.Response) -> Iterator[bytes]:
+        for chunk in response.iter_raw():
+            self._context.check()
+            yield chunk
+
+    @contextmanager
+    def _answer(
+        self, path_or_url: str, params: Mapping[str, str] | None, accept: str
+    ) -> Iterator[tuple[httpx2.Response, str]]:
+        """One GET with status 200; everything else raises. Library errors are replaced, never chained:
+        they carry the request and with it the token.
+        """
+        import httpx2
+
+        self._context.check()
+        try:
+            url = self._transport.url(path_or_url)
+        except PermanentError as error:
+            raise PermanentError(self.quote(str(error))) from None
+        if params:
+            url += "?" + urlencode(params)
+        token = self._token()
+        if token not in self._secrets:
+            self._secrets.append(token)
+        where = self._clean(f"GET {urlsplit(url).path}")
+        try:
+            headers = {"Authorization": f"Bearer {token}", "Accept": accept}
+            with self._transport.client().stream("GET", url, headers=headers) as response:
+                if response.status_code != 200:
+                    raise self._refused(response, where)
+                yield response, where
+        except httpx2.TimeoutException as error:
+            raise TransientError(f"{self._via(where)}: no answer in time ({type(error).__name__})") from None
+        except httpx2.InvalidURL as error:
+            raise PermanentError(f"{where}: {self.quote(str(error))}") from None
+        except httpx2.ProxyError as error:
+            name = self._transport.proxy_name or "named by the environment"
+            raise TransientError(f"{where}: proxy {name} refused: {self.quote(str(error))}") from None
+        except httpx2.HTTPError as error:
+            reason = self.quote(str(error)) or "connection lost"
+            raise TransientError(f"{self._via(where)}: {type(error).__name__}: {reason}") from None
+
+    def _via(self, where: str) -> str:
+        proxy = self._transport.proxy_name
+        return f"{where} through proxy {proxy}" if proxy else where
+
+    def _refused(self, response: httpx2.Response, where: str) -> TaskError:
+        status = response.status_code
+        if 300 <= status < 400:
+            target = self.quote(response.headers.get("location", "nowhere").partition("?")[0])
+            return PermanentError(
+                f"{where} redirects ({status}) to {target}: redirects are not followed, since the token must not"
+                " travel; if that is the right address, set it as base_url"
+            )
+        retry_after = retry_after_seconds(response.headers.get("retry-after"))
+        refusal = Refusal(where, status, self._error_body(response, where), retry_after)
+        if status == 407:
+            return TransientError(f"{where}: proxy {self._transport.proxy_name} refused: {refusal}")
+        error = self._classify(refusal) if self._classify else None
+        return error or general_error(refusal)
+
+    def _error_body(self, response: httpx2.Response, where: str) -> str:
+        """The start of an error body; what cannot be read of it does not matter."""
+        import httpx2
+
+        raw = b""
+        try:
+            for chunk in self._chunks(response, where):
+                raw += chunk
+                if len(raw) > MAX_ERROR_BODY_BYTES:
+                    # The cut could leave the first half of an echoed token, which no search would find.
+                    raw = raw[: MAX_ERROR_BODY_BYTES - max(len(secret) for secret in self._secrets)]
+                    break
+        except (httpx2.HTTPError, TaskError):
+            pass
+        return self._clean(raw.decode("utf-8", errors="replace"))
+
+
+def _any_spelling(secret: str) -> str:
+    """A pattern for a secret as it is, percent-encoded, or escaped as in JSON, each character its own way."""
+    return "".join(f"(?:{re.escape(char)}|%{ord(char):02x}|\\\\u{ord(char):04x})" for char in secret)

@@ -1,0 +1,64 @@
+"""Answers other than 200, and what they mean when a source knows no better."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from crawlfleet.core.errors import AuthError, PermanentError, TaskError, TransientError
+
+MAX_RETRY_AFTER_SECONDS = 86_400.0
+QUOTED_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer other than 200, as a source sees it: `body` is free of the token and of control characters.
+
+    `retry_after` is in seconds, at most a day; None when the answer names none.
+    """
+
+    where: str
+    status: int
+    body: str
+    retry_after: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.where} answered {self.status}" + (f": {shorten(self.body)}" if self.body else "")
+
+
+Classify = Callable[[Refusal], TaskError | None]
+
+
+def shorten(text: str) -> str:
+    """As much of a vendor's text as belongs into a message."""
+    return text if len(text) <= QUOTED_CHARS else text[:QUOTED_CHARS] + "..."
+
+
+def general_error(refusal: Refusal) -> TaskError:
+    """What a status means when the source knows no better."""
+    if refusal.status == 401:
+        return AuthError(str(refusal))
+    if 400 <= refusal.status < 500 and refusal.status not in (408, 425, 429):
+        return PermanentError(str(refusal))
+    return TransientError(str(refusal), retry_after=refusal.retry_after)
+
+
+def retry_after_seconds(value: str | None) -> float | None:
+    """Seconds of a Retry-After header, which is a number or an HTTP date (RFC 9110, 10.2.3); 0 to a day."""
+    if value is None:
+        return None
+    if re.fullmatch(r"\d{1,12}(\.\d+)?", value.strip()):
+        seconds = float(value)
+    else:
+        try:
+            moment = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        seconds = (moment - datetime.now(UTC)).total_seconds()
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from crawlfleet.core.db import Database
+from crawlfleet.model.schema import HEAD
+from tests.cli.console import Console
+from tests.conftest import Backend
+from tests.ports import free_port
+
+MAIN = Path(__file__).parents[2] / "main.py"
+
+
+def stamp_migration(console: Console, name: str) -> None:
+    """Pretend that another program has migrated the database."""
+
+    def work(db: Database) -> None:
+        db.write(
+            lambda connection: connection.execute(sa.text("UPDATE alembic_version SET version_num = :n"), {"n": name})
+        )
+
+    console.on_database(work)
+
+
+def test_upgrade_makes_the_tables_once(
+    own_settings: None, backend: Backend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console = Console(backend.url, capsys)
+    said = console("db", "upgrade")
+    assert (said.code, said.out.endswith(f"is at migration {HEAD}\n")) == (0, True)
+    assert console("db", "upgrade").out.endswith(f"is at migration {HEAD} already\n")
+
+
+def test_check_tells_the_server_and_how_tasks_are_claimed(any_console: Console, backend: Backend) -> None:
+    found = any_console("db", "check", "--json").json
+    assert list(found) == ["database", "server", "version", "migration", "expected", "claims"]
+    assert found["server"].lower() == backend.name
+    assert (found["migration"], found["expected"]) == (HEAD, HEAD)
+    assert found["claims"] == ("compare and set" if backend.name == "sqlite" else "skip locked")
+    text = any_console("db", "check").out
+    assert found["version"] in text
+
+
+def test_check_says_no_to_a_database_of_another_migration(any_console: Console) -> None:
+    stamp_migration(any_console, "9999")
+    said = any_console("db", "check")
+    assert said.code == 1
+    assert f"at migration 9999, this program at {HEAD}" in said.err
+    assert "newer crawlfleet" in any_console.refuses(3, "tasks", "list")
+    assert "newer crawlfleet" in any_console.refuses(3, "tasks", "add", "--type", "noop")
+    assert "newer crawlfleet" in any_console.refuses(3, "db", "upgrade")
+
+
+def test_check_says_no_to_a_database_without_tables(
+    own_settings: None, backend: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if backend.name == "sqlite":
+        (tmp_path / "crawlfleet.db").touch()
+    said = Console(backend.url, capsys)("db", "check", "--json")
+    assert (said.code, json.loads(said.out)["migration"]) == (1, None)
+
+
+@pytest.mark.parametrize(
+    "argv", [["db", "check"], ["db", "upgrade"], ["tasks", "list"], ["tasks", "add", "--type", "a"]]
+)
+@pytest.mark.parametrize("scheme", ["mysql", "postgresql"])
+def test_a_database_that_cannot_be_reached_hides_its_password(
+    own_settings: None, capsys: pytest.CaptureFixture[str], scheme: str, argv: list[str]
+) -> None:
+    console = Console(f"{scheme}://u:hunter2hunter2@127.0.0.1:{free_port()}/d", capsys)
+    error = console.refuses(3, *argv)
+    assert "cannot use the database" in error
+    assert "hunter2hunter2" not in error
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "oracle://h/d", "sqlite://", "sqlite:///:memory:", "mysql://h"])
+def test_a_wrong_database_url_is_wrong_usage(own_settings: None, capsys: pytest.CaptureFixture[str], url: str) -> None:
+    Console(url, capsys).refuses(2, "tasks", "list")
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--port", "65536"], ["--port", "'65536'"]),
+        (["--minute-seconds", "0"], ["--minute-seconds", "'0'"]),
+        (["--minute-seconds", "nan"], ["--minute-seconds", "'nan'"]),
+        (["--failure-rate", "1.5"], ["--failure-rate", "0 to 1", "'1.5'"]),
+        (["--failure-rate", "often"], ["--failure-rate", "'often'"]),
+        (["--seed", "-1"], ["--seed", "'-1'"]),
+        (["--apps", "x"], ["--apps", "'x'"]),
+    ],
+)
+def test_a_wrong_option_of_the_sandbox_is_named(ready: Console, options: list[str], parts: list[str]) -> None:
+    error = ready.refuses(2, "sandbox", *options)
+    assert [part for part in parts if part not in error] == [], error
+
+
+def test_the_sandbox_serves_until_it_is_told_to_stop() -> None:
+    command = [sys.executable, str(MAIN), "sandbox", "--port", "0", "--apps", "2", "--minute-seconds", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[3].rstrip(";")
+        request = urllib.request.Request(f"{address}/api/mng/apps", headers={"Authorization": "Bearer sandbox-u"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert len(json.load(answer)["data"]) == 2
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def test_a_taken_port_of_the_sandbox_is_named() -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, str(MAIN), "sandbox", "--port", port]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 2
+    assert port in ended.stderr

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+
+from crawlfleet.core.db import Database
+from crawlfleet.model.device import DeviceDAO
+from crawlfleet.model.device_heartbeat import Beat, DeviceHeartbeatDAO
+from tests.cli.console import Console
+from tests.fleets import Device
+
+BEAT = Beat(12.5, 40.0, 50.0, "good", 1, 0.75, 2, 0.0, {})
+
+
+def register(console: Console, device_id: str = "d1", claims: int = 0) -> None:
+    """A device that is online and beats, and has claimed this many tasks."""
+
+    def work(db: Database) -> None:
+        device = Device(db, device_id)
+        DeviceHeartbeatDAO(db).beat(device_id, device.register(), BEAT)
+        device.claim(slots=claims)
+
+    console.on_database(work)
+
+
+def stop(console: Console, device_id: str = "d1") -> None:
+    def work(db: Database) -> None:
+        [device] = [row for row in DeviceDAO(db).find() if row["device_id"] == device_id]
+        DeviceDAO(db).set_offline(device_id, device["epoch"])
+
+    console.on_database(work)
+
+
+def test_devices_are_listed_with_their_latest_beat(any_console: Console) -> None:
+    assert any_console("devices", "list", "--json").json == []
+    any_console.add("--type", "noop")
+    register(any_console, claims=1)
+    [found] = any_console("devices", "list", "--json").json
+    assert (found["device_id"], found["status"], found["current_tasks"], found["draining"]) == (
+        "d1",
+        "online",
+        1,
+        False,
+    )
+    assert (found["heartbeat"]["cpu_usage"], found["heartbeat"]["system_load"]) == (12.5, 0.75)
+    assert found["last_heartbeat"].endswith("Z")
+    header, line = any_console("devices", "list").out.splitlines()
+    assert header.split()[:4] == ["device", "status", "type", "running"]
+    assert line.split()[:5] == ["d1", "online", "standalone", "1", "5"]
+    assert "12.5" in line
+
+
+def test_a_device_is_drained_and_resumed(any_console: Console) -> None:
+    register(any_console)
+    any_console.add("--type", "noop")
+    assert "claims nothing more" in any_console("devices", "drain", "d1").out
+    assert "online, draining" in any_console("devices", "list").out
+    assert any_console("devices", "resume", "d1").out == "device d1 claims again\n"
+    assert any_console("devices", "list", "--json").json[0]["draining"] is False
+
+
+def test_only_an_offline_device_is_removed(any_console: Console) -> None:
+    register(any_console)
+    assert "d1 is online" in any_console.refuses(1, "devices", "remove", "d1")
+    stop(any_console)
+    assert any_console("devices", "remove", "d1").out == "device d1 removed\n"
+    assert any_console("devices", "list", "--json").json == []
+
+
+@pytest.mark.parametrize("command", ["drain", "resume", "remove"])
+def test_an_unknown_device_is_named(ready: Console, command: str) -> None:
+    assert "there is no device '设备'" in ready.refuses(1, "devices", command, "设备")
+    assert "ID" in ready.refuses(2, "devices", command)
+
+
+def test_status_shows_devices_tasks_and_a_verdict(any_console: Console) -> None:
+    assert any_console("distribute", "status").out.splitlines()[-1] == "idle: nothing is open, nothing failed"
+    any_console.add("--type", "noop")
+    said = any_console("distribute", "status")
+    assert (said.code, said.out.splitlines()[-1]) == (0, "stopped: 1 tasks are open and no device is online")
+    register(any_console)
+    lines = any_console("distribute", "--status").out.splitlines()
+    assert lines[1].startswith("d1")
+    assert lines[3] == "tasks: 1 pending, 0 assigned, 0 running, 0 completed, 0 failed, 0 cancelled, 1 total"
+    assert lines[-1] == "working: 1 tasks are open, 1 devices are online"
+    found = any_console("distribute", "status", "--json").json
+    assert list(found) == ["devices", "tasks", "success_rate", "blocked", "verdict"]
+    assert (found["devices"][0]["device_id"], found["tasks"]["pending"], found["blocked"]) == ("d1", 1, [])

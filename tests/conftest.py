@@ -1,0 +1,140 @@
+"""Fixtures that every test may use: databases, private servers. How they work is in server_park.py and servers.py."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.server_park import ParkVisitor, ServerMissing, ServerPark, skip_or_fail
+from tests.servers import FLAVOURS, MARIADB, POSTGRESQL, Flavour, Server, SharedServer
+
+BACKENDS = ("sqlite", *FLAVOURS)
+
+park_key = pytest.StashKey[ServerPark]()
+visitor_key = pytest.StashKey[ParkVisitor]()
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A fresh, empty database. `server` is shared with other tests; None for SQLite."""
+
+    name: str
+    url: str
+    server: SharedServer | None
+
+    @property
+    def commit_request(self) -> bytes:
+        """How COMMIT reads on the wire, for `TcpProxy.cut_after_request`; not a BEGIN of the level READ COMMITTED."""
+        return b"COMMIT\0" if self.name == "postgresql" else b"COMMIT"
+
+    def url_at(self, port: int) -> str:
+        """The same database through another port, as a proxy's."""
+        assert self.server is not None, "a file has no port"
+        return self.url.replace(f":{self.server.port}/", f":{port}/")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    is_worker = hasattr(config, "workerinput")
+    if not is_worker:
+        park = config.stash[park_key] = ServerPark()
+        if config.getoption("numprocesses", None):
+            park.open_to_workers()
+    config.stash[visitor_key] = ParkVisitor(config.stash.get(park_key, None))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if park := config.stash.get(park_key, None):
+        park.close()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the servers that the selected tests need side by side, while the first tests run."""
+    if session.config.option.collectonly:
+        return
+    wanted = {
+        callspec.params.get("backend")
+        for item in session.items
+        if (callspec := getattr(item, "callspec", None)) is not None
+    }
+    for flavour in FLAVOURS.values():
+        if flavour.name in wanted:
+            threading.Thread(
+                target=_start_ahead, args=(session.config.stash[visitor_key], flavour), daemon=True
+            ).start()
+
+
+def _start_ahead(visitor: ParkVisitor, flavour: Flavour) -> None:
+    with contextlib.suppress(Exception):  # the test that needs the server asks again and reports it
+        visitor.shared(flavour)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """One loud line for each server that was missing."""
+    for text in config.stash[park_key].missing.values():
+        terminalreporter.write_line(f"TESTS WERE LEFT OUT: {text}", red=True, bold=True)
+
+
+@pytest.fixture(scope="session")
+def _visitor(pytestconfig: pytest.Config) -> ParkVisitor:
+    return pytestconfig.stash[visitor_key]
+
+
+_database_numbers = itertools.count(1)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, _visitor: ParkVisitor, tmp_path: Path) -> Iterator[Backend]:
+    """A fresh empty database, on SQLite, MariaDB and PostgreSQL in turn."""
+    if request.param == "sqlite":
+        yield Backend("sqlite", f"sqlite:///{tmp_path}/crawlfleet.db", None)
+        return
+    try:
+        server = _visitor.shared(FLAVOURS[request.param])
+    except ServerMissing as missing:
+        skip_or_fail(missing)
+    name = server.create_database(f"test_{os.getpid()}_{next(_database_numbers)}")
+    yield Backend(request.param, server.url(name), server)
+    server.drop_database(name)
+
+
+@pytest.fixture
+def start_private_server(_visitor: ParkVisitor) -> Iterator[Callable[[Flavour], Server]]:
+    """Starts servers that belong to the test alone, as many as it asks for."""
+    servers: list[Server] = []
+
+    def start(flavour: Flavour) -> Server:
+        try:
+            server = _visitor.private(flavour)
+        except ServerMissing as missing:
+            skip_or_fail(missing)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.remove()
+
+
+@pytest.fixture
+def mariadb_server(start_private_server: Callable[[Flavour], Server]) -> Callable[[], Server]:
+    """Starts a MariaDB that the test may stop, kill and restart."""
+    return lambda: start_private_server(MARIADB)
+
+
+@pytest.fixture
+def postgresql_server(start_private_server: Callable[[Flavour], Server]) -> Callable[[], Server]:
+    """Starts a PostgreSQL that the test may stop, kill and restart."""
+    return lambda: start_private_server(POSTGRESQL)
+
+
+@pytest.fixture(params=FLAVOURS)
+def private_server(request: pytest.FixtureRequest, start_private_server: Callable[[Flavour], Server]) -> Server:
+    """A running server that the test may stop, kill and restart: MariaDB and PostgreSQL in turn."""
+    return start_private_server(FLAVOURS[request.param])

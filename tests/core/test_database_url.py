@@ -1,0 +1,129 @@
+"""What a user may write to name a database, and what no message ever shows."""
+
+from __future__ import annotations
+
+import ssl
+import sys
+from pathlib import Path
+
+import pytest
+
+from crawlfleet.core.database_url import read_url
+from crawlfleet.core.db import Database
+from crawlfleet.core.errors import UsageError
+from tests.certificates import make_certificate
+
+PASSWORD = "geh/eim@密"
+QUOTED = "geh%2Feim%40%E5%AF%86"
+
+
+@pytest.mark.parametrize(
+    ("url", "family", "driver"),
+    [
+        ("sqlite:///a.db", "sqlite", "sqlite+pysqlite"),
+        ("mysql://u@h/d", "mysql", "mysql+pymysql"),
+        ("mariadb://u@h/d", "mysql", "mysql+pymysql"),
+        ("mysql+mysqldb://u@h/d", "mysql", "mysql+pymysql"),
+        ("postgresql://u@h/d", "postgresql", "postgresql+psycopg"),
+        ("postgres://u@h/d", "postgresql", "postgresql+psycopg"),
+        ("postgresql+psycopg2://u@h/d", "postgresql", "postgresql+psycopg"),
+    ],
+)
+def test_a_plain_url_chooses_its_driver(url: str, family: str, driver: str) -> None:
+    address = read_url(url)
+    assert (address.family, address.url.drivername) == (family, driver)
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "extra"), [("mysql://u@h/d", "pymysql", "mysql"), ("postgresql://u@h/d", "psycopg", "postgres")]
+)
+def test_a_missing_driver_names_its_install_line(
+    url: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError, match=rf"pip install 'crawlfleet\[{extra}\]'"):
+        read_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "nonsense",
+        f"oracle://u:{QUOTED}@h/d",
+        f"mysql://u:{QUOTED}@h",
+        f"postgresql://u:{QUOTED}@h/",
+        f"mysql://u:{QUOTED}@h:port/d",
+        f"mysql://u:{QUOTED}@h/d?colour=blue",
+        f"postgresql://u:{QUOTED}@h/d?colour=blue",
+        f"postgresql://u@h/d?password={QUOTED}",
+        f"mysql://u@h/d?passwd={QUOTED}",
+        f"mysql://u:{QUOTED}@h/d?ssl_mode=PREFERRED",
+        f"mysql://u:{QUOTED}@h/d?ssl_ca=/no/such/file",
+        f"sqlite://u:{QUOTED}@h/d",
+        "sqlite:///a.db?colour=blue",
+    ],
+)
+def test_a_bad_url_is_wrong_usage_and_shows_no_password(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Database(url)
+    shown = f"{caught.value} {caught.value!r}"
+    assert PASSWORD not in shown
+    assert QUOTED not in shown
+    assert len(str(caught.value)) > 20
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite:///file::memory:?uri=true",
+        "sqlite:///file:a?mode=memory&cache=shared&uri=true",
+    ],
+)
+def test_a_database_in_memory_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match="cannot be shared: name a file"):
+        Database(url)
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "postgresql"])
+def test_nothing_shows_the_password(scheme: str) -> None:
+    db = Database(f"{scheme}://u:{QUOTED}@h:1/d?connect_timeout=3")
+    for shown in (repr(db), str(db), db.name, str(db.url), repr(db.url), repr(db.engine), repr(db.address)):
+        assert PASSWORD not in shown
+        assert QUOTED not in shown
+    assert db.name == f"{scheme}://u:***@h:1/d"
+    cause = Exception(f"something about {PASSWORD}")
+    assert PASSWORD not in str(db.unreachable(cause))
+
+
+def test_a_password_reaches_mysql_in_utf_8() -> None:
+    assert read_url(f"mysql://u:{QUOTED}@h/d").arguments["password"] == PASSWORD.encode()
+
+
+def test_options_of_the_url_win() -> None:
+    mysql = read_url("mysql://u@h/d?read_timeout=5&charset=latin1")
+    assert "read_timeout" not in mysql.arguments
+    assert mysql.url.query["charset"] == "utf8mb4"
+    assert "connect_timeout" not in read_url("postgresql://u@h/d?connect_timeout=5").arguments
+
+
+def test_a_certificate_authority_means_that_it_is_checked(tmp_path: Path) -> None:
+    authority = make_certificate(tmp_path).authority
+    assert read_url(f"postgresql://u@h/d?sslrootcert={authority}").url.query["sslmode"] == "verify-full"
+    assert read_url(f"postgresql://u@h/d?sslrootcert={authority}&sslmode=verify-ca").url.query["sslmode"] == "verify-ca"
+
+    def context(options: str) -> ssl.SSLContext:
+        found = read_url(f"mysql://u@h/d?{options}").arguments["ssl"]
+        assert isinstance(found, ssl.SSLContext)
+        return found
+
+    for options in (f"ssl_ca={authority}", "ssl_verify_cert=true", "ssl=true", "ssl_mode=verify_identity"):
+        assert context(options).verify_mode is ssl.CERT_REQUIRED
+        assert context(options).check_hostname
+    chain_only = context(f"ssl_ca={authority}&ssl_mode=VERIFY_CA")
+    assert (chain_only.verify_mode, chain_only.check_hostname) == (ssl.CERT_REQUIRED, False)
+    assert context("ssl_mode=REQUIRED").verify_mode is ssl.CERT_NONE
+    assert read_url("mysql://u@h/d?ssl_mode=DISABLED").arguments["ssl_disabled"] is True

@@ -1,0 +1,128 @@
+"""Executors that the engine tests run; a worker process imports this module, too."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from datetime import date
+from typing import Any
+
+from crawlfleet.core.errors import AuthError, PermanentError, QuotaError, TransientError, UsageError
+from crawlfleet.core.figures import Figures, ReportRange
+from crawlfleet.executors.contract import Cancelled, TaskContext, TaskResult
+from crawlfleet.executors.registry import task_executor
+from crawlfleet.model.task_spec import Task
+
+DAY = date(2026, 1, 31)
+POLL_SECONDS = 0.005
+ERRORS: dict[str, BaseException] = {
+    "permanent": PermanentError("never"),
+    "transient": TransientError("later", retry_after=7),
+    "quota": QuotaError("used up", retry_after=60, scope="daily"),
+    "auth": AuthError("refused"),
+    "usage": UsageError("wrong"),
+    "bug": ZeroDivisionError("division by zero"),
+    "exit": SystemExit(3),
+    "keyboard": KeyboardInterrupt(),
+    "memory": MemoryError(),
+    "cancelled": Cancelled(),
+}
+
+
+@task_executor("noop")
+def noop(task: Task, context: TaskContext) -> None:
+    return None
+
+
+@task_executor("async_noop")
+async def async_noop(task: Task, context: TaskContext) -> None:
+    return None
+
+
+@task_executor("raise")
+def raise_it(task: Task, context: TaskContext) -> None:
+    raise ERRORS[task.task_data["error"]]
+
+
+@task_executor("async_raise")
+async def async_raise(task: Task, context: TaskContext) -> None:
+    raise ERRORS[task.task_data["error"]]
+
+
+@task_executor("gate")
+def gate(task: Task, context: TaskContext) -> dict[str, Any]:
+    """Wait until the file appears."""
+    while not os.path.exists(task.task_data["gate"]):
+        context.sleep(POLL_SECONDS)
+    return {"passed": task.id}
+
+
+@task_executor("async_gate")
+async def async_gate(task: Task, context: TaskContext) -> dict[str, Any]:
+    while not os.path.exists(task.task_data["gate"]):
+        await asyncio.sleep(POLL_SECONDS)
+    return {"passed": task.id}
+
+
+@task_executor("rows")
+def rows(task: Task, context: TaskContext) -> TaskResult:
+    figures = (Figures(DAY, campaign=f"c{number}", clicks=number) for number in range(task.task_data["rows"]))
+    return TaskResult(rows=figures, replaces=ReportRange("s", "u", "a", "r", DAY, DAY))
+
+
+@task_executor("async_rows")
+async def async_rows(task: Task, context: TaskContext) -> TaskResult:
+    return rows(task, context)
+
+
+@task_executor("endless")
+def endless(task: Task, context: TaskContext) -> None:
+    while True:
+        pass
+
+
+@task_executor("kill_self")
+def kill_self(task: Task, context: TaskContext) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task_executor("leave")
+def leave(task: Task, context: TaskContext) -> None:
+    os._exit(3)
+
+
+@task_executor("report_self")
+def report_self(task: Task, context: TaskContext) -> dict[str, Any]:
+    heavy = [name for name in ("sqlalchemy", "alembic", "fastapi", "rich", "psutil") if name in sys.modules]
+    return {"pid": os.getpid(), "heavy": heavy}
+
+
+@task_executor("talk")
+def talk(task: Task, context: TaskContext) -> None:
+    context.log.info("spoke: task=%d", task.id)
+
+
+@task_executor("unpicklable")
+def unpicklable(task: Task, context: TaskContext) -> TaskResult:
+    figures = [Figures(DAY, extra={"function": lambda: None})]
+    return TaskResult(rows=figures, replaces=ReportRange("s", "u", "a", "r", DAY, DAY))
+
+
+@task_executor("shielded")
+def shielded(task: Task, context: TaskContext) -> dict[str, Any]:
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return {"alive": True}
+
+
+@task_executor("with_child")
+def with_child(task: Task, context: TaskContext) -> None:
+    """Start a program, write its process id and our own to the file, then never end."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    with open(task.task_data["pids"] + ".new", "w", encoding="ascii") as stream:
+        stream.write(f"{child.pid} {os.getpid()}")
+    os.rename(task.task_data["pids"] + ".new", task.task_data["pids"])
+    endless(task, context)

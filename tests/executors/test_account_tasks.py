@@ -1,0 +1,203 @@
+"""The task types user_apps and app_data, with the sandbox as the vendor."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from crawlfleet.core.errors import AuthError, PermanentError
+from crawlfleet.core.figures import App, AppList, ReportRange
+from crawlfleet.executors.app_data import APP_DATA
+from crawlfleet.executors.contract import TaskContext
+from crawlfleet.executors.task_dates import asked_range
+from crawlfleet.executors.user_apps import USER_APPS
+from crawlfleet.model.task_spec import DEFAULT_REPORT, Task, TaskSpec
+from crawlfleet.sources.appsflyer import AppsFlyer
+from crawlfleet.sources.base import Account, AppListUnavailable, SourceSettings
+from crawlfleet.sources.sandbox import Sandbox, apps_of, expected_rows
+
+START, END = date(2026, 3, 1), date(2026, 3, 4)
+APP_IDS = sorted(app.app_id for app in apps_of("demo_agency"))
+
+
+@pytest.fixture(scope="module")
+def source():
+    with Sandbox() as sandbox:
+        source = AppsFlyer(SourceSettings(base_url=sandbox.base_url))
+        yield source
+        source.close()
+
+
+@pytest.fixture
+def run(source, monkeypatch):
+    monkeypatch.setenv("DEMO_TOKEN", "sandbox-demo_agency")
+    account = Account("appsflyer", "demo_agency", token_env="DEMO_TOKEN")
+
+    def run(executor, account=account, source=source, **values):
+        task = make_task(executor.name, **values)
+        executor.check(task)
+        return executor.function(task, TaskContext(task, account, source))
+
+    return run
+
+
+def make_task(task_type, source="appsflyer", username="demo_agency", **values):
+    return Task(1, task_type, source=source, username=username, **values)
+
+
+def yesterday():
+    return datetime.now(UTC).date() - timedelta(1)
+
+
+class Unlisted:
+    """A vendor that lists no apps for this account."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def list_apps(self, account, context):
+        raise self.error
+
+
+def test_user_apps_gives_all_apps_in_place_of_those_stored(run):
+    result = run(USER_APPS)
+    assert list(result.rows) == apps_of("demo_agency")
+    assert result.replaces == AppList("appsflyer", "demo_agency")
+    assert result.summary == {"username": "demo_agency", "source": "appsflyer", "synced_apps": len(APP_IDS)}
+    assert list(result.follow_ups) == []
+
+
+def test_user_apps_with_dates_asks_for_the_figures_of_each_app(run):
+    result = run(USER_APPS, start_date=START, end_date=END, report=DEFAULT_REPORT, priority=7)
+    assert list(result.follow_ups) == [
+        TaskSpec(
+            "app_data",
+            username="demo_agency",
+            source="appsflyer",
+            app_id=app_id,
+            start_date=START,
+            end_date=END,
+            report=DEFAULT_REPORT,
+            priority=7,
+        )
+        for app_id in APP_IDS
+    ]
+
+
+def test_user_apps_with_days_asks_for_that_many_days_up_to_yesterday(run):
+    before = yesterday()
+    follow_ups = list(run(USER_APPS, task_data={"days": 3}).follow_ups)
+    assert len(follow_ups) == len(APP_IDS)
+    ends = {spec.end_date for spec in follow_ups}
+    assert len(ends) == 1
+    assert ends <= {before, yesterday()}
+    assert {spec.end_date - spec.start_date for spec in follow_ups} == {timedelta(2)}
+
+
+def test_apps_named_by_hand_stand_in_when_the_vendor_lists_none(run, caplog):
+    account = Account("appsflyer", "demo_agency", app_ids=("b", "a", "b"))
+    unlisted = Unlisted(AppListUnavailable("answered 404"))
+    with caplog.at_level(logging.WARNING):
+        result = run(USER_APPS, account, unlisted, start_date=START, end_date=END)
+    assert list(result.rows) == [App("b"), App("a")]
+    assert [spec.app_id for spec in result.follow_ups] == ["a", "b"]
+    assert result.summary["synced_apps"] == 2
+    assert "answered 404" in caplog.text
+
+
+@pytest.mark.parametrize("error", [AuthError("refused"), PermanentError("the answer is no app list")])
+def test_apps_named_by_hand_do_not_hide_another_failure(run, error):
+    account = Account("appsflyer", "demo_agency", app_ids=("a",))
+    with pytest.raises(type(error), match=str(error)):
+        run(USER_APPS, account, Unlisted(error))
+
+
+def test_without_a_list_and_without_apps_by_hand_the_error_says_what_to_do(run):
+    account = Account("appsflyer", "demo_agency")
+    with pytest.raises(PermanentError, match="answered 403; name the account's apps with --app-id"):
+        run(USER_APPS, account, Unlisted(AppListUnavailable("answered 403")))
+
+
+def test_app_data_gives_the_rows_of_the_range_they_replace(run):
+    result = run(APP_DATA, app_id=APP_IDS[0], start_date=START, end_date=END)
+    assert list(result.rows) == expected_rows("demo_agency", APP_IDS[0], START, END)
+    assert result.replaces == ReportRange("appsflyer", "demo_agency", APP_IDS[0], DEFAULT_REPORT, START, END)
+    assert result.summary == {
+        "source": "appsflyer",
+        "username": "demo_agency",
+        "app_id": APP_IDS[0],
+        "report": DEFAULT_REPORT,
+        "start_date": "2026-03-01",
+        "end_date": "2026-03-04",
+    }
+    assert list(result.follow_ups) == []
+
+
+def test_app_data_without_dates_is_yesterday(run):
+    before = yesterday()
+    scope = run(APP_DATA, app_id=APP_IDS[0]).replaces
+    assert scope.start == scope.end
+    assert scope.end in (before, yesterday())
+
+
+def test_app_data_without_an_app_becomes_one_task_for_each_app(run):
+    result = run(APP_DATA, start_date=START, end_date=END, priority=-2)
+    assert result.replaces is None
+    assert list(result.rows) == []
+    assert [
+        (spec.task_type, spec.app_id, spec.start_date, spec.end_date, spec.priority) for spec in result.follow_ups
+    ] == [("app_data", app_id, START, END, -2) for app_id in APP_IDS]
+    assert result.summary["app_tasks"] == len(APP_IDS)
+
+
+def test_app_data_of_an_unknown_report_fails_for_good(run):
+    with pytest.raises(PermanentError, match="report must be one of"):
+        run(APP_DATA, app_id=APP_IDS[0], report="geo_report")
+
+
+@pytest.mark.parametrize("executor", [USER_APPS, APP_DATA], ids=lambda executor: executor.name)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"source": None}, "source is required for a .* task"),
+        ({"username": None}, "username is required for a .* task"),
+        ({"start_date": START}, "go together .got start_date 2026-03-01, end_date None"),
+        ({"end_date": END}, "go together .got start_date None, end_date 2026-03-04"),
+        ({"start_date": END, "end_date": START}, "must not be after end_date .got 2026-03-04 and 2026-03-01"),
+        ({"start_date": START, "end_date": date(2999, 1, 1)}, "end_date must not be after .*got 2999-01-01"),
+        ({"start_date": date(2020, 1, 1), "end_date": END}, "at most 1000 days .*2020-01-01 to 2026-03-04, 2255 days"),
+        ({"task_data": {"days": 0}}, "days must be a whole number from 1 to 1000 .got 0"),
+        ({"task_data": {"days": 1001}}, "got 1001"),
+        ({"task_data": {"days": True}}, "got True"),
+        ({"task_data": {"days": "7"}}, "got '7'"),
+        ({"task_data": {"days": None}}, "got None"),
+    ],
+)
+def test_an_impossible_parameter_fails_for_good_and_is_named(executor, values, message):
+    with pytest.raises(PermanentError, match=message):
+        executor.check(make_task(executor.name, **values))
+
+
+def test_the_range_ends_tomorrow_at_the_latest_and_spans_1000_days_at_most():
+    today = date(2026, 3, 10)
+    tomorrow = today + timedelta(1)
+    start = tomorrow - timedelta(999)
+    assert asked_range(make_task("app_data", start_date=start, end_date=tomorrow), today) == (start, tomorrow)
+    with pytest.raises(PermanentError, match="1001 days"):
+        asked_range(make_task("app_data", start_date=start - timedelta(1), end_date=tomorrow), today)
+    with pytest.raises(PermanentError, match="2026-03-12"):
+        asked_range(make_task("app_data", start_date=start, end_date=tomorrow + timedelta(1)), today)
+
+
+def test_dates_win_over_days():
+    task = make_task("app_data", start_date=START, end_date=END, task_data={"days": 30})
+    assert asked_range(task) == (START, END)
+
+
+def test_both_types_need_an_account():
+    assert USER_APPS.needs_account
+    assert APP_DATA.needs_account
+    assert not USER_APPS.asynchronous
+    assert not APP_DATA.asynchronous

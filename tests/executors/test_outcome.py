@@ -1,0 +1,289 @@
+"""What becomes of a body's result or exception."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import pickle
+from collections.abc import Callable, Iterator
+from datetime import date, datetime
+from typing import Any
+
+import pytest
+
+from crawlfleet.core.account import Account
+from crawlfleet.core.errors import PermanentError, TaskError, TransientError
+from crawlfleet.core.figures import App, AppList, Figures, ReportRange
+from crawlfleet.executors.body import run_body, run_body_async
+from crawlfleet.executors.contract import Executor, TaskContext, TaskResult
+from crawlfleet.executors.outcome import MAX_MESSAGE, SPOOL_ROWS, Outcome
+from crawlfleet.executors.spool import Spool
+from crawlfleet.model.task_spec import Task, TaskSpec
+from crawlfleet.sources.base import SourceSettings
+
+DAY = date(2026, 1, 31)
+DAYS = ReportRange("s", "u", "a", "r", DAY, DAY)
+APPS = AppList("s", "u")
+TASK = Task(7, "some")
+TOKEN = "eyJhbGciOi.token-of-the-account"
+
+Play = Callable[..., Outcome]
+
+
+def play_sync(result: Callable[[], Any], context: TaskContext | None = None, **options: Any) -> Outcome:
+    return run_body(Executor("some", lambda task, context: result(), **options), TASK, context or TaskContext(TASK))
+
+
+def play_async(result: Callable[[], Any], context: TaskContext | None = None, **options: Any) -> Outcome:
+    async def body(task: Task, context: TaskContext) -> Any:
+        return result()
+
+    return asyncio.run(run_body_async(Executor("some", body, **options), TASK, context or TaskContext(TASK)))
+
+
+@pytest.fixture(params=[play_sync, play_async], ids=["plain", "async"])
+def play(request: pytest.FixtureRequest) -> Play:
+    """Runs a body that does what the given function does."""
+    function: Play = request.param
+    return function
+
+
+def raiser(error: BaseException) -> Callable[[], Any]:
+    def body() -> None:
+        raise error
+
+    return body
+
+
+def test_nothing_is_a_result(play: Play) -> None:
+    assert play(lambda: None) == Outcome()
+
+
+def test_a_dict_is_the_summary(play: Play) -> None:
+    outcome = play(lambda: {"seen": 1, "name": "ü"})
+    assert outcome.kind == "ok"
+    assert json.loads(outcome.summary or "") == {"seen": 1, "name": "ü"}
+
+
+@pytest.mark.parametrize("result", [3, "text", [1], object(), (None,)])
+def test_any_other_result_is_a_permanent_error_that_names_its_type(play: Play, result: object) -> None:
+    outcome = play(lambda: result)
+    assert outcome.kind == "permanent"
+    assert f"(got {type(result).__name__})" in (outcome.message or "")
+
+
+def test_a_plain_function_that_returns_a_coroutine_is_told_how_to_be_async(recwarn: pytest.WarningsRecorder) -> None:
+    async def inner() -> None: ...
+
+    outcome = play_sync(inner)
+    assert outcome.kind == "permanent"
+    assert "async def" in (outcome.message or "")
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("summary", "said"),
+    [
+        ({1: "x"}, "text as keys (got 1)"),
+        ({"x": [{2: 3}]}, "text as keys (got 2)"),
+        ({"x": float("nan")}, "must be JSON"),
+        ({"x": object()}, "must be JSON"),
+        ({"x": "\ud800"}, "must be JSON"),
+        ({"x": "a\0b"}, "NUL"),
+        ({"x\0": 1}, "NUL"),
+        ({"x": "ü" * 33_000}, "at most 65536 bytes"),
+        ({"x": 10**5000}, "must be JSON"),
+    ],
+)
+def test_a_summary_that_cannot_be_stored_is_a_permanent_error(play: Play, summary: Any, said: str) -> None:
+    outcome = play(lambda: summary)
+    assert outcome.kind == "permanent"
+    assert said in (outcome.message or "")
+
+
+def test_a_backslash_before_u0000_is_no_nul(play: Play) -> None:
+    assert play(lambda: {"path": "C:\\u0000"}).kind == "ok"
+
+
+def test_a_summary_that_holds_itself_is_no_success(play: Play) -> None:
+    summary: dict[str, Any] = {}
+    summary["self"] = summary
+    assert play(lambda: summary).kind != "ok"
+
+
+def test_rows_are_read_in_order_and_counted_in_the_summary(play: Play) -> None:
+    rows = [Figures(DAY, campaign=str(number)) for number in range(SPOOL_ROWS)]
+    outcome = play(lambda: TaskResult(rows=iter(rows), replaces=DAYS, summary={"report": "r"}))
+    assert outcome.rows == rows
+    assert outcome.replaces == DAYS
+    assert json.loads(outcome.summary or "") == {"synced_records": SPOOL_ROWS, "report": "r"}
+
+
+def test_a_count_that_the_body_gives_itself_is_kept(play: Play) -> None:
+    outcome = play(lambda: TaskResult(rows=[App("a")], replaces=APPS, summary={"synced_apps": 5}))
+    assert json.loads(outcome.summary or "") == {"synced_apps": 5}
+
+
+def test_no_rows_with_a_range_empty_the_range(play: Play) -> None:
+    outcome = play(lambda: TaskResult(replaces=DAYS))
+    assert (outcome.kind, outcome.replaces, len(outcome.rows)) == ("ok", DAYS, 0)
+
+
+def test_more_rows_than_the_limit_are_spooled_and_can_be_read_twice(play: Play) -> None:
+    apps = [App(str(number), extra={"n": number}) for number in range(SPOOL_ROWS + 1)]
+    outcome = play(lambda: TaskResult(rows=(app for app in apps), replaces=APPS))
+    assert isinstance(outcome.rows, Spool)
+    assert len(outcome.rows) == len(apps)
+    assert list(outcome.rows) == list(outcome.rows) == apps
+    assert max(map(len, outcome.rows.batches())) <= SPOOL_ROWS
+    outcome.rows.close()
+    outcome.rows.close()
+
+
+@pytest.mark.parametrize(
+    ("rows", "replaces", "said"),
+    [
+        ([Figures(DAY)], None, "rows need `replaces`"),
+        ([App("a")], DAYS, "must be Figures (got App)"),
+        ([Figures(DAY)], APPS, "must be App (got Figures)"),
+        ([{"day": "2026-01-31"}], DAYS, "must be Figures (got dict)"),
+        ([Figures(date(2026, 2, 1))], DAYS, "must be a date from 2026-01-31 to 2026-01-31"),
+        ([Figures(datetime(2026, 1, 31))], DAYS, "must be a date"),  # noqa: DTZ001
+        (3, DAYS, "rows must be iterable (got int)"),
+        ([], "all", "replaces must be an AppList or a ReportRange (got str)"),
+    ],
+)
+def test_rows_that_do_not_fit_are_a_permanent_error(play: Play, rows: Any, replaces: Any, said: str) -> None:
+    outcome = play(lambda: TaskResult(rows=rows, replaces=replaces))
+    assert outcome.kind == "permanent"
+    assert said in (outcome.message or "")
+
+
+def test_an_error_while_rows_are_read_closes_the_spool_and_the_rows(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(Spool, "close", lambda spool: closed.append("spool"))
+
+    def rows() -> Iterator[App]:
+        try:
+            yield from (App(str(number)) for number in range(3 * SPOOL_ROWS))
+            raise TransientError("the connection broke")
+        finally:
+            closed.append("rows")
+
+    outcome = play(lambda: TaskResult(rows=rows(), replaces=APPS))
+    assert (outcome.kind, outcome.message, outcome.rows) == ("transient", "the connection broke", ())
+    assert closed == ["rows", "spool"]
+
+
+def test_a_cancelled_run_stops_reading_its_rows(play: Play) -> None:
+    context = TaskContext(TASK)
+    read = 0
+
+    def rows() -> Iterator[App]:
+        nonlocal read
+        while True:
+            read += 1
+            if read == 2 * SPOOL_ROWS:
+                context.cancelled.set()
+            yield App(str(read))
+
+    outcome = play(lambda: TaskResult(rows=rows(), replaces=APPS), context)
+    assert outcome.kind == "cancelled"
+    assert read < 3 * SPOOL_ROWS
+
+
+def test_follow_ups_may_be_specs_or_dicts(play: Play) -> None:
+    outcome = play(lambda: TaskResult(follow_ups=[TaskSpec("x"), {"task_type": "y", "priority": 3}]))
+    assert outcome.follow_ups == [TaskSpec("x"), TaskSpec("y", priority=3)]
+    assert outcome.summary is None
+
+
+@pytest.mark.parametrize("wrong", [{"task_type": ""}, {"typ": "x"}, "x", None])
+def test_a_wrong_follow_up_is_a_permanent_error_that_names_its_place(play: Play, wrong: Any) -> None:
+    outcome = play(lambda: TaskResult(follow_ups=[TaskSpec("x"), wrong]))
+    assert outcome.kind == "permanent"
+    assert (outcome.message or "").startswith("follow-up 2")
+
+
+def test_the_check_comes_before_the_body(play: Play) -> None:
+    def check(task: Task) -> None:
+        raise PermanentError(f"task {task.id} lacks an app_id")
+
+    outcome = play(raiser(AssertionError("the body ran")), check=check)
+    assert (outcome.kind, outcome.message) == ("permanent", "task 7 lacks an app_id")
+
+
+def test_a_body_cancelled_before_it_begins_is_not_called(play: Play) -> None:
+    context = TaskContext(TASK)
+    context.cancelled.set()
+    assert play(raiser(AssertionError("the body ran")), context).kind == "cancelled"
+
+
+@pytest.mark.parametrize("retry_after", [float("nan"), float("inf"), "soon", None])
+def test_a_retry_after_that_is_no_number_of_seconds_is_dropped(play: Play, retry_after: Any) -> None:
+    assert play(raiser(TransientError("x", retry_after))).retry_after is None
+
+
+def test_a_task_error_of_an_unknown_kind_is_transient(play: Play) -> None:
+    class Odd(TaskError):
+        kind = "odd"
+
+    assert play(raiser(Odd())).kind == "transient"
+
+
+def test_a_message_is_one_short_line_that_can_be_stored(play: Play) -> None:
+    message = play(raiser(ValueError("a\0b\r\nc\x1b[31m\ud800" + "x" * 5000))).message or ""
+    assert message.startswith("ValueError: a b  c [31m?xx")
+    assert len(message) == MAX_MESSAGE
+
+
+def test_an_exception_that_cannot_tell_its_message_still_ends_the_run(play: Play) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    assert play(raiser(Mute())).message == "Mute: its message cannot be read (RuntimeError)"
+
+
+def test_endless_recursion_is_transient(play: Play) -> None:
+    def deeper() -> None:
+        deeper()
+
+    assert play(deeper).kind == "transient"
+
+
+def test_the_token_shows_neither_in_the_message_nor_in_the_log(
+    play: Play, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SOME_TOKEN", TOKEN)
+    context = TaskContext(TASK, Account("s", "u", token_env="SOME_TOKEN"))
+    with caplog.at_level(logging.DEBUG, logger="crawlfleet.executors"):
+        outcome = play(raiser(ValueError(f"GET /x?token={TOKEN} failed, Bearer abc")), context)
+    assert outcome.message == "ValueError: GET /x?token=*** failed, Bearer ***"
+    assert "body raised: task=7" in caplog.text
+    assert TOKEN not in caplog.text
+
+
+def test_the_traceback_is_logged_at_debug_only(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="crawlfleet.executors"):
+        play(raiser(ValueError("x")))
+    assert not caplog.records
+
+
+def test_an_unknown_source_is_a_permanent_error() -> None:
+    context = TaskContext(TASK, Account("nowhere", "u"))
+    outcome = play_sync(lambda: context.source, context)
+    assert outcome.kind == "permanent"
+    assert "unknown source 'nowhere'" in (outcome.message or "")
+
+
+def test_a_context_travels_to_another_process_without_its_event() -> None:
+    context = TaskContext(TASK, Account("appsflyer", "u"), SourceSettings(base_url="http://127.0.0.1:9"))
+    context.cancelled.set()
+    arrived = pickle.loads(pickle.dumps(context))
+    assert (arrived.task, arrived.account) == (TASK, context.account)
+    assert arrived.source is context.source, "made once in a process"
+    assert not arrived.cancelled.is_set()

@@ -1,0 +1,36 @@
+"""Executors for the fault tests. `gate` is a file: bodies wait while it exists."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import date
+from typing import Any
+
+import crawlfleet
+
+
+@crawlfleet.task_executor("quick")
+def quick(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> dict[str, Any]:
+    return {"n": task.task_data["n"]}
+
+
+@crawlfleet.task_executor("gated")
+def gated(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> crawlfleet.TaskResult:
+    """Waits for its gate to go, then stores one row and queues one follow-up; looks at no cancel, as many bodies do."""
+    while os.path.exists(task.task_data["gate"]):
+        time.sleep(0.02)
+    n = task.task_data["n"]
+    day = date(2026, 1, 1)
+    return crawlfleet.TaskResult(
+        rows=[crawlfleet.Figures(day, media_source=f"m{n}", installs=n)],
+        replaces=crawlfleet.ReportRange("test", "u", f"app{n}", "r", day, day),
+        follow_ups=[crawlfleet.TaskSpec("quick", task_data={"n": n})] if task.task_data.get("follow") else (),
+        summary={"n": n},
+    )
+
+
+@crawlfleet.task_executor("endless")
+def endless(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> None:
+    while True:
+        time.sleep(0.05)

@@ -1,0 +1,107 @@
+"""A database with our tables, and devices that claim and end tasks as a scheduler would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from sqlalchemy.engine import Connection
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.process import own_identity
+from crawlfleet.model import claims, migrations
+from crawlfleet.model.claims import AssignmentIds, Claim, Strategy
+from crawlfleet.model.crawl_task import CrawlTaskDAO
+from crawlfleet.model.device import DeviceDAO, DeviceInfo
+from crawlfleet.model.gate import Ended, Ending, RetryPolicy, end_runs, mark_started
+from crawlfleet.model.task_assignment import TaskAssignmentDAO
+from crawlfleet.model.task_spec import TaskSpec
+
+
+def fresh(url: str) -> Database:
+    """The database behind this URL, with tables."""
+    db = Database(url).open()
+    migrations.upgrade(db)
+    return db
+
+
+@dataclass
+class Device:
+    """One registered device; every call is one transaction."""
+
+    db: Database
+    device_id: str = "d1"
+    types: Sequence[str] = ("noop",)
+    strategy: Strategy = Strategy.COMPARE_AND_SET
+    policy: RetryPolicy = field(default_factory=lambda: RetryPolicy(300, 3600, lambda: 0.5))
+    process: dict[str, object] = field(default_factory=dict)
+
+    def register(
+        self, offline_timeout: float = 300, takeover: bool = True, again: bool = False, now: datetime | None = None
+    ) -> int:
+        identity = replace(own_identity(), **self.process)
+        info = DeviceInfo(
+            self.device_id,
+            self.device_id,
+            "standalone",
+            "127.0.0.1",
+            8080,
+            5,
+            identity,
+            "0",
+            {"supported_tasks": [*self.types]},
+        )
+        epoch = DeviceDAO(self.db).register_device(info, offline_timeout, takeover, again, now)
+        self.ids = AssignmentIds(epoch)
+        return epoch
+
+    @property
+    def epoch(self) -> int:
+        return self.ids.epoch
+
+    def claim(self, slots: int = 5, reserve: int = 0, now: datetime | None = None) -> list[Claim]:
+        def work(connection: Connection) -> list[Claim]:
+            standing = DeviceDAO(self.db).hold(connection, self.device_id, self.epoch)
+            moment = now or standing.now
+            claims.promote(self.db, connection, moment)
+            if not standing.may_claim:
+                return []
+            return claims.claim(
+                self.db, connection, self.strategy, self.device_id, self.ids, self.types, slots, reserve, moment
+            )
+
+        return self.db.write(work)
+
+    def start(self, claimed: Iterable[Claim]) -> None:
+        def work(connection: Connection) -> None:
+            now = self.db.now(connection)
+            mark_started(self.db, connection, [(c.assignment_id, c.task.id, now) for c in claimed], now)
+
+        self.db.write(work)
+
+    def end(self, *endings: Ending, now: datetime | None = None) -> list[Ended]:
+        def work(connection: Connection) -> list[Ended]:
+            return end_runs(self.db, connection, endings, now or self.db.now(connection), self.policy)
+
+        return self.db.write(work)
+
+
+def ending(claim: Claim, kind: str = "ok", **more: object) -> Ending:
+    """How this claim's run ended."""
+    return Ending(claim.assignment_id, claim.task.id, kind, **more)  # type: ignore[arg-type]
+
+
+def add(db: Database, count: int = 1, task_type: str = "noop", **more: object) -> list[int]:
+    """Queue so many tasks; their ids."""
+    return CrawlTaskDAO(db).add([TaskSpec(task_type, **more) for _ in range(count)])  # type: ignore[arg-type]
+
+
+def task(db: Database, task_id: int) -> dict[str, object]:
+    found = CrawlTaskDAO(db).get(task_id)
+    assert found is not None
+    return found
+
+
+def runs(db: Database, task_id: int) -> list[dict[str, object]]:
+    return TaskAssignmentDAO(db).of_task(task_id)

@@ -1,0 +1,196 @@
+"""Ending runs: retries, waits, crashes, and rows that commit together with their run."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+import sqlalchemy as sa
+
+from crawlfleet.core.account import Account
+from crawlfleet.core.db import Database
+from crawlfleet.core.figures import App, AppList, Figures, ReportRange
+from crawlfleet.model.account import AccountDAO
+from crawlfleet.model.crawl_task import CrawlTaskDAO
+from crawlfleet.model.gate import CRASH_CAP, Verdict
+from crawlfleet.model.task_spec import TaskSpec
+from crawlfleet.services import insights
+from tests.fleets import Device, add, ending, runs, task
+
+DAY = date(2026, 1, 1)
+RANGE = ReportRange("appsflyer", "alice", "com.a", "partners_by_date_report", DAY, date(2026, 1, 3))
+
+
+def figures(n: int, day: date = DAY, **more: object) -> Figures:
+    return Figures(day, media_source=f"m{n}", installs=n, revenue=Decimal("1.2345"), **more)  # type: ignore[arg-type]
+
+
+def stored(db: Database) -> list[tuple[object, ...]]:
+    return sorted((row["date"], row["media_source"], row["installs"]) for row in insights.data_rows(db))
+
+
+def test_retries_grow_and_the_last_one_fails(device: Device, db: Database) -> None:
+    [task_id] = add(db, max_retry_count=2)
+    waits = []
+    now = datetime.now(UTC) + timedelta(days=1)
+    for _ in range(3):
+        [claim] = device.claim(now=now)
+        [ended] = device.end(ending(claim, "transient", message="no luck"), now=now)
+        if ended.next_run_at is not None:
+            waits.append((ended.next_run_at - now).total_seconds())
+            now = ended.next_run_at
+    assert waits == [300, 600]
+    found = task(db, task_id)
+    assert (found["status"], found["retry"], found["error_message"]) == ("failed", 3, "no luck")
+    assert [run["status"] for run in runs(db, task_id)] == ["failed"] * 3
+
+
+def test_a_vendor_may_ask_for_a_later_retry_and_a_quota_costs_no_attempt(device: Device, db: Database) -> None:
+    later, quota = add(db, 2)
+    first, second = device.claim()
+    now = datetime.now(UTC)
+    transient, waiting = device.end(
+        ending(first, "transient", retry_after=5000.0), ending(second, "quota", retry_after=60.0), now=now
+    )
+    assert transient.next_run_at == now + timedelta(seconds=5000)
+    assert waiting.next_run_at == now + timedelta(seconds=60)
+    assert (task(db, later)["retry"], task(db, quota)["retry"]) == (1, 0)
+    assert task(db, quota)["status"] == "pending"
+    assert device.claim() == []
+
+
+def test_a_refused_token_parks_the_account_once_and_spends_no_attempt(device: Device, db: Database) -> None:
+    AccountDAO(db).add(Account("appsflyer", "alice", token_env="T"))
+    device.types = ("app_data",)
+    ids = add(db, 3, task_type="app_data", username="alice", source="appsflyer")
+    first, second, _ = device.claim()
+    ended = device.end(ending(first, "auth", message="token refused"), ending(second, "auth", message="token refused"))
+    assert [each.parked for each in ended] == [True, False]
+    assert [(task(db, i)["status"], task(db, i)["retry"]) for i in ids[:2]] == [("pending", 0)] * 2
+    [account] = AccountDAO(db).find("alice")
+    assert (account["status"], account["status_reason"]) == ("parked", "token refused")
+    assert device.claim() == []
+
+
+def test_only_runs_that_had_begun_count_as_crashes_and_the_cap_ends_the_task(device: Device, db: Database) -> None:
+    [task_id] = add(db)
+    device.claim()
+    device.register()
+    assert task(db, task_id)["crash_count"] == 0
+    now = datetime.now(UTC)
+    for crash in range(CRASH_CAP + 1):
+        now += timedelta(minutes=2)  # it runs again later each time, at most a minute
+        [claim] = device.claim(now=now)
+        device.start([claim])
+        device.register(now=now)
+        if crash == 1:
+            assert device.claim(now=now) == []
+    found = task(db, task_id)
+    assert (found["status"], found["crash_count"], found["retry"]) == ("failed", CRASH_CAP + 1, 0)
+
+
+def test_a_released_task_keeps_its_place(device: Device, db: Database) -> None:
+    first, second = add(db, 2)
+    claim = device.claim(slots=1)[0]
+    device.end(ending(claim, "released"))
+    assert [each.task.id for each in device.claim()] == [first, second]
+
+
+def test_rows_follow_ups_and_end_commit_together(device: Device, db: Database) -> None:
+    [task_id] = add(db)
+    [claim] = device.claim()
+    extra = {"af_purchase (Event counter)": 3}
+    rows = [figures(1, extra=extra), figures(2, DAY + timedelta(days=1))]
+    done = ending(
+        claim, summary='{"n": 2}', rows=rows, replaces=RANGE, follow_ups=[TaskSpec("next", task_data={"a": 1})]
+    )
+    device.end(done)
+    found = task(db, task_id)
+    assert (found["status"], found["task_ret"]) == ("completed", {"n": 2})
+    assert runs(db, task_id)[0]["result_data"] == {"n": 2}
+    [follower] = CrawlTaskDAO(db).find(task_type="next")
+    assert (follower["parent_id"], follower["task_data"]) == (task_id, {"a": 1})
+    row = next(iter(insights.data_rows(db)))
+    assert (row["revenue"], row["clicks"], row["extra"]) == (Decimal("1.2345"), None, extra)
+    assert device.end(done)[0].verdict is Verdict.ALREADY
+    assert len(list(insights.data_rows(db))) == 2
+    assert len(CrawlTaskDAO(db).find(task_type="next")) == 1
+
+
+def test_a_stale_run_stores_nothing(device: Device, db: Database) -> None:
+    add(db)
+    [claim] = device.claim()
+    device.register()
+    [ended] = device.end(ending(claim, rows=[figures(1)], replaces=RANGE, follow_ups=[TaskSpec("next")]))
+    assert ended.verdict is Verdict.STALE
+    assert list(insights.data_rows(db)) == []
+    assert CrawlTaskDAO(db).find(task_type="next") == []
+
+
+@pytest.mark.parametrize(
+    "bad_row",
+    [Figures(DAY, clicks=2**70), Figures(DAY, campaign="\ud800"), Figures(DAY, revenue=Decimal("1e30"))],
+    ids=["too big", "no UTF-8", "too many digits"],
+)
+def test_what_cannot_be_stored_fails_one_task_and_spares_the_others(
+    device: Device, db: Database, bad_row: Figures
+) -> None:
+    if db.family == "sqlite" and bad_row.revenue is not None:
+        pytest.skip("SQLite stores an amount of any size")
+    bad, good = add(db, 2)
+    first, second = device.claim()
+    device.end(
+        ending(first, rows=[figures(1), bad_row], replaces=RANGE),
+        ending(second, rows=[figures(3)], replaces=RANGE),
+    )
+    assert (task(db, bad)["status"], task(db, good)["status"]) == ("failed", "completed")
+    assert "refused" in str(task(db, bad)["error_message"])
+    assert stored(db) == [(DAY, "m3", 3)]
+
+
+def test_fetching_a_range_again_replaces_exactly_what_it_covered(device: Device, db: Database) -> None:
+    add(db, 2)
+    first, second = device.claim()
+    outside = figures(9, DAY + timedelta(days=2))
+    device.end(ending(first, rows=[figures(1), figures(2), outside], replaces=RANGE))
+    narrow = ReportRange("appsflyer", "alice", "com.a", "partners_by_date_report", DAY, DAY)
+    device.end(ending(second, rows=[figures(2)], replaces=narrow))
+    assert stored(db) == [(DAY, "m2", 2), (outside.day, "m9", 9)]
+
+
+def test_an_older_fetch_that_comes_late_leaves_newer_days_alone(device: Device, db: Database) -> None:
+    add(db, 2)
+    old, new = device.claim()
+    began = datetime.now(UTC)
+    narrow = ReportRange("appsflyer", "alice", "com.a", "partners_by_date_report", DAY, DAY)
+    device.end(ending(new, started_at=began + timedelta(seconds=5), rows=[], replaces=narrow))
+    device.end(ending(old, started_at=began, rows=[figures(1), figures(2, DAY + timedelta(days=1))], replaces=RANGE))
+    assert stored(db) == [(DAY + timedelta(days=1), "m2", 2)]
+
+
+def test_null_is_a_dimension_of_its_own_and_twins_are_both_kept(device: Device, db: Database) -> None:
+    add(db)
+    [claim] = device.claim()
+    rows = [Figures(DAY, campaign=name, installs=1) for name in (None, "None", "", "none", None)]
+    device.end(ending(claim, rows=rows, replaces=RANGE))
+    assert sorted(str(row["campaign"]) for row in insights.data_rows(db)) == ["", "None", "None", "None", "none"]
+
+
+def test_an_app_that_vanished_is_marked_gone_and_comes_back(device: Device, db: Database) -> None:
+    scope = AppList("appsflyer", "alice")
+    for names in (["a", "b"], ["b"], ["a", "b"]):
+        add(db)
+        [claim] = device.claim()
+        device.end(ending(claim, rows=[App(name, f"App {name} 应用") for name in names], replaces=scope))
+        found = {row["app_id"]: row["app_status"] for row in insights.apps(db)}
+        assert found == {name: "active" if name in names else "gone" for name in ("a", "b")}
+
+
+def test_the_view_for_other_tools_shows_names(device: Device, db: Database) -> None:
+    add(db)
+    [claim] = device.claim()
+    device.end(ending(claim, rows=[figures(4)], replaces=RANGE))
+    with db.read() as connection:
+        row = connection.execute(sa.text("SELECT source, username, app_id, report, installs FROM v_app_data")).one()
+    assert tuple(row) == ("appsflyer", "alice", "com.a", "partners_by_date_report", 4)

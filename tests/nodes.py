@@ -1,0 +1,74 @@
+"""Real nodes as child processes, with their log at hand."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parent.parent
+
+
+class NodeProcess:
+    """`main.py distribute standalone` in a process of its own; ended, at the latest, with its `with` block."""
+
+    def __init__(self, folder: Path, database: str, *options: str, device_id: str = "node-1", **environ: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log_path = folder / f"{device_id}-{len(list(folder.glob('*.out')))}.out"
+        arguments = ["--device-id", device_id, "--database", database, "--no-api", *options]
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(ROOT / "main.py"), "distribute", "standalone", *arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> NodeProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+        self.process.wait()
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def count(self, pattern: str) -> int:
+        """How many lines of the log match."""
+        return len(re.findall(pattern, self.log))
+
+    def wait_for(self, pattern: str, times: int = 1, timeout: float = 30) -> None:
+        """Until so many lines of the log match."""
+        try:
+            wait_until(lambda: self.count(pattern) >= times or self.process.poll() is not None, timeout, pattern)
+        finally:
+            assert self.count(pattern) >= times, f"{pattern!r} is not {times} times in the log:\n{self.log[-6000:]}"
+
+    def wait_started(self) -> None:
+        self.wait_for("Standalone node started")
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        self.process.kill()
+        self.process.wait()
+
+    def wait(self, timeout: float = 60) -> int:
+        """Its exit code."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the node did not end within {timeout} s:\n{self.log[-6000:]}") from None
