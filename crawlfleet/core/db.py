@@ -38,7 +38,6 @@ OLDEST = {  # UPDATE FROM, JSON_TABLE, RETURNING
 ATTEMPTS = 8  # of one transaction that lost a deadlock or met a busy file
 GIVE_UP_SECONDS = 60  # ... but no further attempt after so long
 LOCK_WAIT_SECONDS = 20
-PING_AFTER_SECONDS = 1.0
 IDLE_TRANSACTION_SECONDS = 30  # a stopped node must not hold its locks longer than this
 PING_AFTER_SECONDS = 10  # a connection that lay so long in the pool is tried before it is used
 AGAIN: dict[str, set[object]] = {  # somebody else was in the way: rolled back, the same work may be tried at once
@@ -301,10 +300,6 @@ class Database:
         found = DatabaseUnreachable(f"cannot use the database {self.name}: {cause[:300]}: {advice}")
         found.maybe_committed = maybe_committed
         return found
-
-
-def _note_idle(_connection: object, record: Any) -> None:
-    record.info["idle_since"] = time.monotonic()
 
 
 def _begin_immediate(connection: Connection) -> None:

@@ -69,12 +69,14 @@ def test_a_commit_whose_reply_is_lost_strands_nothing_and_runs_nothing_twice(
     gate = tmp_path / "gate"
     gated(fleet, gate, total)
     assert backend.server is not None
-    with TcpProxy("127.0.0.1", backend.server.port) as proxy:
-        with NodeProcess(tmp_path, backend.url_at(proxy.port), *BODIES, *options, "--until-idle") as node:
-            node.wait_for("Executing task", times=5)
-            cuts = [proxy.cut_after_request(b"COMMIT", nth=nth) for nth in (1, 3, 4, 6, 8, 11)]
-            gate.unlink()
-            assert node.wait(90) == 0, node.log[-5000:]
+    with (
+        TcpProxy("127.0.0.1", backend.server.port) as proxy,
+        NodeProcess(tmp_path, backend.url_at(proxy.port), *BODIES, *options, "--until-idle") as node,
+    ):
+        node.wait_for("Executing task", times=5)
+        cuts = [proxy.cut_after_request(b"COMMIT", nth=nth) for nth in (1, 3, 4, 6, 8, 11)]
+        gate.unlink()
+        assert node.wait(90) == 0, node.log[-5000:]
     assert all(cut.happened.is_set() for cut in cuts)
     stats = fleet.tasks.stats()
     assert (stats["completed"], stats["total"]) == (2 * total, 2 * total)
