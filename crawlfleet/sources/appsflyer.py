@@ -16,7 +16,7 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.errors import AuthError, PermanentError, QuotaError, TaskError, TransientError
 from crawlfleet.core.figures import App, Figures
 from crawlfleet.sources.appsflyer_report import MEDIA_SOURCE, ReportText, storable
-from crawlfleet.sources.base import AppListUnavailable, Cancellable, Limit, Report, SourceSettings
+from crawlfleet.sources.base import AppListUnavailable, Cancellable, Limit, Report, Shape, SourceSettings
 from crawlfleet.sources.http import Session, Transport
 from crawlfleet.sources.refusals import Classify, Refusal
 
@@ -36,7 +36,12 @@ LIMITS = (
     Limit("app_list_minute", 20, 60, ("account",)),
     Limit("app_list_day", 100, 86_400, ("account",)),
 )
-REPORTS = {"partners_by_date_report": Report("partners_by_date_report", max_range_days=1000, settle_days=2)}
+APP_LIST = Shape(("app_list_minute", "app_list_day"), calls=2)
+BY_DATE = (
+    Shape(("aggregate_short_range",), max_days=SHORT_RANGE_DAYS),
+    Shape(("aggregate_long_range_app", "aggregate_long_range_account"), min_days=SHORT_RANGE_DAYS + 1, max_days=1000),
+)
+REPORTS = {"partners_by_date_report": Report("partners_by_date_report", BY_DATE, settle_days=2)}
 
 
 class AppsFlyer:
@@ -45,6 +50,7 @@ class AppsFlyer:
     name = "appsflyer"
     limits: Sequence[Limit] = LIMITS
     reports: Mapping[str, Report] = REPORTS
+    app_list = APP_LIST
 
     def __init__(self, settings: SourceSettings) -> None:
         self._transport = Transport(settings.base_url or BASE_URL, settings.proxy, settings.timeout_seconds)

@@ -14,23 +14,59 @@ from crawlfleet.core.figures import App, Figures
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One quota of a vendor: at most `calls` in `seconds`, counted for each distinct value of `scope`."""
+    """One quota of a vendor: at most `calls` in `seconds`, counted for each distinct value of `scope`.
+
+    `scope` is made of "account", "app" and "report"; empty, all calls of the fleet count together. `seconds` of 86,400
+    mean the UTC calendar day, anything else a sliding window. `calls` is None where the vendor documents no number:
+    then only its own refusals close the budget.
+    """
 
     name: str
-    calls: int
+    calls: int | None
     seconds: int
     scope: tuple[str, ...] = ("account",)
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """One way of asking: what it costs, and which ranges of days it takes.
+
+    Each HTTP request of a task counts as one call against every one of `limits`; `calls` is how many a task is
+    expected to make at most (pages). Ranges have `min_days` to `max_days` days.
+    """
+
+    limits: tuple[str, ...] = ()
+    calls: int = 1
+    min_days: int = 1
+    max_days: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """What a report can do; days are calendar days of the account's data."""
+    """What a report can do; days are calendar days of the account's data.
+
+    `shapes` are the ways of asking for it, shortest ranges first, without gaps between them. Figures of a day change
+    for `settle_days` after it. The vendor answers days up to `lookback_days` ago (None: without end), and at most
+    `row_cap` rows, silently dropping the rest.
+    """
 
     name: str
-    max_range_days: int | None = None
+    shapes: tuple[Shape, ...]
     lookback_days: int | None = None
     settle_days: int = 2
     row_cap: int | None = None
+
+    @property
+    def max_range_days(self) -> int:
+        """The longest range of one call."""
+        return self.shapes[-1].max_days
+
+    def shape_of(self, days: int) -> Shape:
+        """How a range of so many days is asked for; raises PermanentError for one that is too long."""
+        for shape in self.shapes:
+            if days <= shape.max_days:
+                return shape
+        raise PermanentError(f"report {self.name} takes at most {self.max_range_days} days at once (got {days})")
 
 
 class Cancellable(Protocol):
@@ -53,6 +89,7 @@ class Source(Protocol):
     name: str
     limits: Sequence[Limit]
     reports: Mapping[str, Report]
+    app_list: Shape  # what one list_apps costs
 
     def list_apps(self, account: Account, context: Cancellable) -> Iterable[App]:
         """All apps that the account sees, each once."""
