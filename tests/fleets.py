@@ -12,9 +12,10 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.process import own_identity
 from crawlfleet.model import claims, migrations
 from crawlfleet.model.claims import AssignmentIds, Claim, Strategy
-from crawlfleet.model.crawl_task import CrawlTaskDAO
+from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.device import DeviceDAO, DeviceInfo
 from crawlfleet.model.gate import Ended, Ending, RetryPolicy, end_runs, mark_started
+from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
 from crawlfleet.model.task_spec import TaskSpec
 
@@ -36,6 +37,7 @@ class Device:
     strategy: Strategy = Strategy.COMPARE_AND_SET
     policy: RetryPolicy = field(default_factory=lambda: RetryPolicy(300, 3600, lambda: 0.5))
     process: dict[str, object] = field(default_factory=dict)
+    defaults: TaskDefaults = field(default_factory=TaskDefaults)
 
     def register(
         self, offline_timeout: float = 300, takeover: bool = True, again: bool = False, now: datetime | None = None
@@ -60,17 +62,30 @@ class Device:
     def epoch(self) -> int:
         return self.ids.epoch
 
-    def claim(self, slots: int = 5, reserve: int = 0, now: datetime | None = None) -> list[Claim]:
+    def claim(
+        self, slots: int = 5, reserve: int = 0, now: datetime | None = None, lead_seconds: float = 0.0
+    ) -> list[Claim]:
         def work(connection: Connection) -> list[Claim]:
             standing = DeviceDAO(self.db).hold(connection, self.device_id, self.epoch)
-            moment = now or standing.now
-            claims.promote(self.db, connection, moment)
+            ledger = Ledger(self.db, connection, now or standing.now)
             if not standing.may_claim:
                 return []
-            return claims.claim(
-                self.db, connection, self.strategy, self.device_id, self.ids, self.types, slots, reserve, moment
+            claimed = claims.claim(
+                self.db,
+                connection,
+                self.strategy,
+                self.device_id,
+                self.ids,
+                self.types,
+                slots,
+                reserve,
+                ledger,
+                lead_seconds,
             )
+            ledger.close()
+            return claimed
 
+        claims.promote(self.db, lead_seconds, now)
         return self.db.write(work)
 
     def start(self, claimed: Iterable[Claim]) -> None:
@@ -82,7 +97,10 @@ class Device:
 
     def end(self, *endings: Ending, now: datetime | None = None) -> list[Ended]:
         def work(connection: Connection) -> list[Ended]:
-            return end_runs(self.db, connection, endings, now or self.db.now(connection), self.policy)
+            ledger = Ledger(self.db, connection, now or self.db.now(connection))
+            ended = end_runs(self.db, connection, endings, ledger, self.policy, self.defaults)
+            ledger.close()
+            return ended
 
         return self.db.write(work)
 

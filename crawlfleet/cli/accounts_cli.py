@@ -90,7 +90,7 @@ def _line(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def run_test(args: argparse.Namespace) -> int:
     """Ask the vendor for the account's apps, which shows that token and network are fine."""
-    from crawlfleet.services.node import source_settings
+    from crawlfleet.services.tariff import source_settings
     from crawlfleet.sources.base import AppListUnavailable
     from crawlfleet.sources.registry import make_source
 
@@ -118,6 +118,9 @@ class Uncancelled:
     """The context of a call that nobody cancels but Ctrl-C."""
 
     def check(self) -> None:
+        """Go on."""
+
+    def before_call(self) -> None:
         """Go on."""
 
 

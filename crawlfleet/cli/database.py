@@ -54,11 +54,11 @@ def existing_fleet(args: argparse.Namespace) -> Iterator[Fleet]:
 @contextmanager
 def ready_fleet(args: argparse.Namespace) -> Iterator[Fleet]:
     """A handle on the command's fleet, whose tables are made or upgraded first."""
-    from crawlfleet.model.crawl_task import TaskDefaults
     from crawlfleet.services.fleet import connect
+    from crawlfleet.services.tariff import task_defaults
 
     settings = settings_from(args)
-    fleet = connect(settings.database_url, TaskDefaults(settings.execution_timeout, settings.max_retry))
+    fleet = connect(settings.database_url, task_defaults(settings))
     try:
         yield fleet
     finally:

@@ -12,6 +12,7 @@
         +-- TransientError          retry with growing delay
         +-- QuotaError              the vendor's quota is used up: wait, no attempt is spent
         +-- AuthError               the token is refused: the account is parked, no attempt is spent
+        +-- CallRefused             the run holds no budget for a call: the task waits for it, no attempt is spent
 
 Anything else that a body raises counts as transient: an unknown failure may pass.
 """
@@ -83,17 +84,34 @@ class TransientError(TaskError):
 
 
 class QuotaError(TaskError):
-    """The vendor's quota is used up for `retry_after` seconds; costs no attempt.
+    """The vendor's quota is used up; costs no attempt. The budget closes, and learns.
 
-    `scope` names the limit of the source that was hit, when it is known.
+    `retry_after` seconds is what the vendor named. `scope` names the limit of the source that was hit, when it is
+    known; `daily` says that it holds until the UTC day ends.
     """
 
     kind = "quota"
 
-    def __init__(self, message: str, retry_after: float, scope: str | None = None) -> None:
+    def __init__(
+        self, message: str, retry_after: float | None = None, scope: str | None = None, daily: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         self.scope = scope
+        self.daily = daily
+
+
+class CallRefused(TaskError):
+    """Nothing was sent, since the run holds no (further) call of its budgets; costs no attempt.
+
+    `calls_wanted` is how many its task should hold next time; None: as many as before, but later.
+    """
+
+    kind = "unpaid"
+
+    def __init__(self, message: str, calls_wanted: int | None = None) -> None:
+        super().__init__(message)
+        self.calls_wanted = calls_wanted
 
 
 class AuthError(TaskError):

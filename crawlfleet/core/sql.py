@@ -52,6 +52,8 @@ class Wording:
         self.for_update = "" if family == "sqlite" else " FOR UPDATE"
         # The same for the table `t` of a join with `rows`: PostgreSQL can only lock what is a table.
         self.for_update_of_t = " FOR UPDATE OF t" if family == "postgresql" else self.for_update
+        self.skip_locked = "" if family == "sqlite" else " SKIP LOCKED"  # after either of them
+        self.greatest = "MAX" if family == "sqlite" else "GREATEST"  # of several values of one row
 
     def moment(self, parameter: str) -> str:
         """A bound moment in a place where PostgreSQL cannot guess its type."""
@@ -91,6 +93,14 @@ class Wording:
             return f"UPDATE {table} AS t JOIN {source} SET {pairs} WHERE {where}"
         pairs = ", ".join(f"{column} = {value}" for column, value in assignments.items())
         return f"UPDATE {table} AS t SET {pairs} FROM {source} WHERE {where}"
+
+    def delete_from(self, table: str, source: str, where: str) -> str:
+        """`DELETE FROM table t USING source WHERE ...`, which each database spells in its own way."""
+        if self.family == "mysql":
+            return f"DELETE t FROM {table} AS t JOIN {source} ON {where}"
+        if self.family == "postgresql":
+            return f"DELETE FROM {table} AS t USING {source} WHERE {where}"
+        return f"DELETE FROM {table} AS t WHERE EXISTS (SELECT 1 FROM {source} WHERE {where})"
 
     def upsert(self, statement: str, key: str, columns: Sequence[str]) -> str:
         """An INSERT that overwrites these columns of an existing row with the same unique `key` columns."""

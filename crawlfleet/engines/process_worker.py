@@ -17,13 +17,14 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
 from types import FrameType
 
-from crawlfleet.core.errors import UsageError
+from crawlfleet.core.errors import CallRefused, UsageError
 from crawlfleet.executors.body import run_body, run_body_async
 from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.executors.outcome import Outcome, failed
 from crawlfleet.executors.registry import executors
 from crawlfleet.executors.spool import Spool
 
+CALL = "call"  # the message of a body that is about to call its source and waits for leave
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PARENT_CHECK_SECONDS = 1.0
 
@@ -54,6 +55,15 @@ class Node:
         except Exception as error:  # pickle raises whatever a value raises; nothing was sent
             self._send(Outcome("permanent", f"the result cannot be sent to the node: {failed(error, context).message}"))
 
+    def take(self, _cancelled: threading.Event) -> bool:
+        """As the permit of a body: the node decides about each call."""
+        with self._lock:
+            self._connection.send((CALL, 0))
+            answer = self._connection.recv()
+        if isinstance(answer, CallRefused):
+            raise answer
+        return bool(answer)
+
     def put_nowait(self, record: logging.LogRecord) -> None:
         """As a queue, for QueueHandler."""
         self._send(record)
@@ -77,6 +87,7 @@ def main(descriptor: int, parent: int) -> None:
         while True:
             name, context = connection.recv()
             node.began()
+            context.permit = node
             executor = known.get(name)
             if executor is None:
                 node.ended(Outcome("permanent", problem or _unknown(name)), context)

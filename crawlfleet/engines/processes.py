@@ -21,7 +21,7 @@ from multiprocessing import Pipe
 from multiprocessing.reduction import recv_handle
 from typing import cast
 
-from crawlfleet.core.errors import UsageError
+from crawlfleet.core.errors import CallRefused, UsageError
 from crawlfleet.engines.contract import Reports, Run, Slots
 from crawlfleet.engines.crew import Crew
 from crawlfleet.executors.outcome import Outcome, failed
@@ -68,8 +68,15 @@ class Worker:
         except OSError as error:
             raise WorkerDied from error
 
-    def answer(self) -> Outcome | logging.LogRecord | None:
-        """What it says next: a line for the log, the outcome, or None when the body begins; raises WorkerDied."""
+    def reply(self, answer: bool | CallRefused) -> None:
+        """Answer a body that is about to call its source; raises WorkerDied."""
+        try:
+            self._connection.send(answer)
+        except OSError as error:
+            raise WorkerDied from error
+
+    def answer(self) -> Outcome | logging.LogRecord | str | None:
+        """What it says next: a line for the log, the outcome, CALL, or None when the body begins; raises WorkerDied."""
         try:
             while not self._connection.poll(ALIVE_CHECK_SECONDS):
                 if self._process.poll() is not None and not self._connection.poll():
@@ -77,7 +84,7 @@ class Worker:
             message, spooled_rows = self._connection.recv()
             if spooled_rows:
                 message.rows = Spool.adopt(recv_handle(self._connection), spooled_rows)
-            return cast("Outcome | logging.LogRecord | None", message)
+            return cast("Outcome | logging.LogRecord | str | None", message)
         except WorkerDied:
             raise
         except Exception as error:  # the connection broke, or what came through it is no pickle
@@ -100,6 +107,13 @@ class Worker:
         if code >= 0:
             return f"ended with exit code {code}"
         return f"was ended by signal {-code} ({signal.strsignal(-code)})"
+
+
+def _leave_for_call(run: Run) -> bool | CallRefused:
+    try:
+        return run.context.permit is None or run.context.permit.take(run.context.cancelled)
+    except CallRefused as error:
+        return error
 
 
 class ProcessesEngine:
@@ -179,6 +193,8 @@ class ProcessesEngine:
                     self._reports.began(run)
                 elif isinstance(message, Outcome):
                     outcome = message
+                elif isinstance(message, str):
+                    worker.reply(_leave_for_call(run))
                 else:
                     logging.getLogger(message.name).handle(message)
         except WorkerDied:

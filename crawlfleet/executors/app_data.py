@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 from crawlfleet.core.figures import ReportRange
 from crawlfleet.executors.contract import Executor, TaskContext, TaskResult
-from crawlfleet.executors.task_dates import asked_range, only_known, required
+from crawlfleet.executors.task_dates import asked_range, count_days, only_known, required
 from crawlfleet.executors.user_apps import tasks_per_app, visible_apps
-from crawlfleet.model.task_spec import DEFAULT_REPORT, Task
+from crawlfleet.model.task_spec import DEFAULT_REPORT, Task, TaskSpec
+from crawlfleet.sources.base import Shape, Source
 
 
 def check_app_data(task: Task) -> None:
@@ -16,6 +17,14 @@ def check_app_data(task: Task) -> None:
     required(task, "source", "username")
     only_known(task, "days")
     asked_range(task)
+
+
+def app_data_cost(spec: TaskSpec, source: Source) -> Shape:
+    """One call of the shape that fits its days; a list of apps without an app. Raises PermanentError: too many days."""
+    if not spec.app_id:
+        return source.app_list
+    report = source.reports.get(spec.report or DEFAULT_REPORT)
+    return Shape() if report is None else report.shape_of(count_days(spec))
 
 
 def fetch_app_data(task: Task, context: TaskContext) -> TaskResult:
@@ -39,4 +48,4 @@ def fetch_app_data(task: Task, context: TaskContext) -> TaskResult:
     return TaskResult(rows=rows, replaces=scope, summary={**summary, "app_id": task.app_id})
 
 
-APP_DATA = Executor("app_data", fetch_app_data, needs_account=True, check=check_app_data)
+APP_DATA = Executor("app_data", fetch_app_data, needs_account=True, check=check_app_data, cost=app_data_cost)

@@ -16,9 +16,10 @@ from typing import Any
 from crawlfleet.core.account import Account
 from crawlfleet.core.errors import AuthError, PermanentError, UsageError
 from crawlfleet.core.figures import Row, Scope
+from crawlfleet.executors.permit import Permit
 from crawlfleet.executors.shared_sources import shared_source
 from crawlfleet.model.task_spec import Task, TaskSpec
-from crawlfleet.sources.base import Source, SourceSettings
+from crawlfleet.sources.base import Shape, Source, SourceSettings
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,11 @@ class TaskContext:
 
     `log` writes to the node's log; `cancelled` is set when the run's result is no longer wanted; `source` and
     `account` exist for tasks that name a source. `source` is given ready, or as the settings it is made from when a
-    body first asks for it; a process makes it once for all contexts with the same settings.
+    body first asks for it; a process makes it once for all contexts with the same settings. `permit` counts the calls
+    to it; without one they are not counted.
 
-    A context given settings can be pickled: a worker process makes its own source, and has a `cancelled` of its own
-    that is never set, since the process is killed instead.
+    A context given settings can be pickled: a worker process makes its own source, asks its node for each call, and
+    has a `cancelled` of its own that is never set, since the process is killed instead.
     """
 
     def __init__(
@@ -57,12 +59,14 @@ class TaskContext:
         task: Task,
         account: Account | None = None,
         source: Source | SourceSettings | None = None,
+        permit: Permit | None = None,
     ) -> None:
         self.task = task
         self.log = logging.getLogger(f"crawlfleet.executors.{task.task_type}")
         self.cancelled = threading.Event()
         self._account = account
         self._source = source
+        self.permit = permit
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TaskContext, (self.task, self._account, self._source)
@@ -75,6 +79,14 @@ class TaskContext:
     def sleep(self, seconds: float) -> None:
         """Wait, but wake at once with `Cancelled` when the run is cancelled. An `async def` uses asyncio.sleep."""
         if self.cancelled.wait(seconds):
+            raise Cancelled
+
+    def before_call(self) -> None:
+        """Called by a source's transport when it is about to send: waits until the run's budgets allow it.
+
+        Raises CallRefused for a call that the run does not hold, `Cancelled` when nobody waits for it any more.
+        """
+        if self.permit is not None and not self.permit.take(self.cancelled):
             raise Cancelled
 
     @property
@@ -108,13 +120,15 @@ class Executor:
     """A task type and the function that runs it; `asynchronous` when it is an `async def`.
 
     `check`, when given, is called with the task before the body and raises PermanentError for a bad parameter.
-    `needs_account` marks types that run on behalf of an account at a source.
+    `needs_account` marks types that run on behalf of an account at a source. `cost` says what a task to be added will
+    ask of its source; without it a body may not call a source.
     """
 
     name: str
     function: Callable[..., Any]
     needs_account: bool = False
     check: Callable[[Task], None] | None = None
+    cost: Callable[[TaskSpec, Source], Shape] | None = None
 
     @property
     def asynchronous(self) -> bool:

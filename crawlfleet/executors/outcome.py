@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crawlfleet.core.errors import TaskError, UsageError
+from crawlfleet.core.errors import CallRefused, QuotaError, TaskError, UsageError
 from crawlfleet.core.figures import Scope
 from crawlfleet.core.logs import HIDDEN, redact
 from crawlfleet.executors.contract import Cancelled, TaskContext
@@ -18,16 +18,17 @@ from crawlfleet.model.task_spec import TaskSpec
 
 SPOOL_ROWS = 1000  # more rows than this go to a temporary file and are committed apart from the pump
 MAX_MESSAGE = 2000  # characters of an error that are kept
-RAISED_KINDS = {"permanent", "transient", "quota", "auth"}
+RAISED_KINDS = {"permanent", "transient", "quota", "auth", "unpaid"}
 _CONTROL = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")
 
 
 @dataclass(slots=True)
 class Outcome:
-    """How a body ended. `kind`: ok, permanent, transient, quota, auth, crashed, cancelled.
+    """How a body ended. `kind`: ok, permanent, transient, quota, auth, unpaid, crashed, cancelled.
 
     `rows` is a list or a `Spool` (iterable, with len and close); whoever takes the outcome closes it. `summary` is
-    JSON text. `retry_after` is seconds; `quota_scope` names the source's limit that was hit, when it is known.
+    JSON text. `retry_after` is seconds; `quota_scope`, `quota_daily` and `calls_wanted` are those of QuotaError and
+    CallRefused.
     Picklable unless its rows are a Spool.
     """
 
@@ -35,6 +36,8 @@ class Outcome:
     message: str | None = None
     retry_after: float | None = None
     quota_scope: str | None = None
+    quota_daily: bool = False
+    calls_wanted: int | None = None
     summary: str | None = None
     rows: Any = ()
     replaces: Scope | None = None
@@ -59,7 +62,9 @@ def failed(error: BaseException, context: TaskContext) -> Outcome:
         kind,
         clean(message, context),
         retry_after=_seconds(getattr(error, "retry_after", None)),
-        quota_scope=getattr(error, "scope", None) if kind == "quota" else None,
+        quota_scope=error.scope if isinstance(error, QuotaError) else None,
+        quota_daily=isinstance(error, QuotaError) and error.daily,
+        calls_wanted=error.calls_wanted if isinstance(error, CallRefused) else None,
     )
 
 

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from crawlfleet.core.errors import UsageError
 from crawlfleet.executors.contract import Executor
-from crawlfleet.model.task_spec import NAME_PATTERN, Task
+from crawlfleet.model.task_spec import NAME_PATTERN, Task, TaskSpec
+from crawlfleet.sources.base import Shape, Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,17 +25,22 @@ _fruitful: set[str] = set()  # modules that are known to register something
 
 
 def task_executor(
-    name: str, *, needs_account: bool = False, check: Callable[[Task], None] | None = None
+    name: str,
+    *,
+    needs_account: bool = False,
+    check: Callable[[Task], None] | None = None,
+    cost: Callable[[TaskSpec, Source], Shape] | None = None,
 ) -> Callable[[F], F]:
     """Decorator that makes a function, plain or `async def`, the executor of tasks of this type; it stays as it is.
 
-    `needs_account` and `check`: see `Executor`. Raises UsageError for a name that is taken or cannot be a task type.
+    `needs_account`, `check` and `cost`: see `Executor`. Raises UsageError for a name that is taken or cannot be a task
+    type.
     """
     if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
         raise UsageError(f"@task_executor needs a task type of 1 to 64 of A-Z a-z 0-9 _ . : - (got {name!r:.80})")
 
     def register(function: F) -> F:
-        _register(_registered, Executor(name, function, needs_account, check))
+        _register(_registered, Executor(name, function, needs_account, check, cost))
         return function
 
     return register

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 
 from crawlfleet.core.errors import PermanentError
-from crawlfleet.model.task_spec import Task
+from crawlfleet.model.task_spec import Task, TaskSpec
 
 MAX_RANGE_DAYS = 1000  # the longest range that vendors are known to answer in one call
 
@@ -29,6 +29,14 @@ def asked_range(task: Task, today: date | None = None) -> tuple[date, date] | No
         )
     _check(task.start_date, task.end_date, today)
     return task.start_date, task.end_date
+
+
+def count_days(spec: TaskSpec) -> int:
+    """How many days a task asks for; 1 where its parameters are wrong, which its run will tell."""
+    if spec.start_date and spec.end_date:
+        return (spec.end_date - spec.start_date).days + 1
+    days = (spec.task_data or {}).get("days", 1)
+    return days if isinstance(days, int) and days >= 1 else 1
 
 
 def _check(start: date, end: date, today: date) -> None:

@@ -10,7 +10,7 @@ from crawlfleet.core.figures import App, AppList
 from crawlfleet.executors.contract import Executor, TaskContext, TaskResult
 from crawlfleet.executors.task_dates import asked_range, only_known, required
 from crawlfleet.model.task_spec import Task, TaskSpec
-from crawlfleet.sources.base import AppListUnavailable
+from crawlfleet.sources.base import AppListUnavailable, Shape, Source
 
 
 def check_user_apps(task: Task) -> None:
@@ -18,6 +18,11 @@ def check_user_apps(task: Task) -> None:
     required(task, "source", "username")
     only_known(task, "days")
     asked_range(task)
+
+
+def user_apps_cost(_spec: TaskSpec, source: Source) -> Shape:
+    """One list of apps."""
+    return source.app_list
 
 
 def sync_user_apps(task: Task, context: TaskContext) -> TaskResult:
@@ -60,4 +65,4 @@ def tasks_per_app(task: Task, app_ids: Iterable[str], start: date, end: date) ->
     ]
 
 
-USER_APPS = Executor("user_apps", sync_user_apps, needs_account=True, check=check_user_apps)
+USER_APPS = Executor("user_apps", sync_user_apps, needs_account=True, check=check_user_apps, cost=user_apps_cost)

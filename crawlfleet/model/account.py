@@ -14,6 +14,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError
 from crawlfleet.core.sql import json_value, stamp, utc
 from crawlfleet.model import schema, signals
+from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import AccountStatus
 
 
@@ -54,7 +55,7 @@ class AccountDAO:
                     ),
                     {**key, **values},
                 )
-            signals.tasks_changed(self.db, connection)
+            self._refresh_lanes(connection, account.source, account.username)
             return not changed
 
         return self.db.write(work)
@@ -84,19 +85,30 @@ class AccountDAO:
 
     def park(self, source: str, username: str, reason: str) -> bool:
         """Let the account's tasks wait until `resume`; False when it was parked already."""
-        return bool(
-            self.db.write(lambda connection: park(connection, source, username, reason, self.db.now(connection)))
-        )
+
+        def work(connection: Connection) -> bool:
+            now = self.db.now(connection)
+            changed = _set_status(connection, source, username, AccountStatus.PARKED, reason, now)
+            self._refresh_lanes(connection, source, username)
+            return changed
+
+        return self.db.write(work)
 
     def resume(self, source: str, username: str) -> bool:
         """Let the account's tasks run again; False when it was not parked."""
 
         def work(connection: Connection) -> bool:
             changed = _set_status(connection, source, username, AccountStatus.HEALTHY, None, self.db.now(connection))
-            signals.tasks_changed(self.db, connection)
+            self._refresh_lanes(connection, source, username)
             return changed
 
         return self.db.write(work)
+
+    def _refresh_lanes(self, connection: Connection, source: str, username: str) -> None:
+        ledger = Ledger(self.db, connection, self.db.now(connection))
+        ledger.touch_account(source, username)
+        ledger.close()
+        signals.tasks_changed(self.db, connection)
 
     def remove(self, source: str, username: str) -> bool:
         """Forget the account; its data stays. Raises CrawlfleetError while it has open tasks."""
@@ -121,14 +133,19 @@ class AccountDAO:
 
 
 def park(connection: Connection, source: str | None, username: str | None, reason: str, now: datetime) -> bool | None:
-    """Park the account in the caller's transaction; True when it was not parked before, None: no such account."""
+    """The token was refused: let the account wait for a person, in the caller's transaction.
+
+    True when it did not wait before, None when there is no such account.
+    """
     if source is None or username is None:
         return None
-    if _set_status(connection, source, username, AccountStatus.PARKED, reason, now):
-        return True
-    known = sa.text("SELECT id FROM cl_account WHERE source = :source AND username = :username")
-    found = connection.execute(known, {"source": source, "username": username}).scalar()
-    return None if found is None else False
+    known = sa.text("SELECT status FROM cl_account WHERE source = :source AND username = :username")
+    status = connection.execute(known, {"source": source, "username": username}).scalar()
+    if status is None:
+        return None
+    if status != AccountStatus.HEALTHY:
+        return False
+    return _set_status(connection, source, username, AccountStatus.TOKEN_EXPIRED, reason, now)
 
 
 def _set_status(

@@ -9,9 +9,10 @@ to the other writers of a cluster (Galera).
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cache
 from typing import Any
@@ -22,11 +23,14 @@ from sqlalchemy.engine import Connection, RowMapping
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, stamp
+from crawlfleet.model.budget import Window
+from crawlfleet.model.ledger import LaneBudgets, Ledger
 from crawlfleet.model.lifecycle import AccountStatus, AssignmentStatus, TaskStatus, task_guard
 from crawlfleet.model.task_spec import Task
 
 EPOCH_SHIFT = 31  # assignment id = epoch x 2^31 + counter: below 2^53 (exact in JSON) for 4 million registrations
 MAX_LANES = 16  # lanes of one claim; the next turn takes the others' heads
+PROMOTE_BATCH = 1000  # tasks or lanes whose time has come, in one transaction
 
 
 class Strategy(StrEnum):
@@ -47,11 +51,15 @@ class AssignmentIds:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One assignment that this device now holds, with all its body needs."""
+    """One assignment that this device now holds, with all its body needs.
+
+    `calls` says when each call of its source may be sent; None: as many as it likes, at any time.
+    """
 
     assignment_id: int
     task: Task
     account: Account | None
+    calls: tuple[Window, ...] | None = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +91,20 @@ def probe_strategy(db: Database) -> Strategy:
 
 
 def open_heads(db: Database, connection: Connection, types: Collection[str]) -> list[Head]:
-    """The lanes that have a claimable task of these types, the most urgent head first. Locks nothing."""
+    """The most urgent lanes that have a claimable task of these types, the most urgent first. Locks nothing."""
+    known = f"{db.wording.rows(task_type='text')}"
     statement = sa.text(
-        "SELECT l.id, l.source, (SELECT t.ready_key FROM cl_crawl_task t WHERE t.lane_id = l.id"
+        # no source: nothing can close such a lane, and nobody keeps its head
+        "SELECT l.id, 0, (SELECT t.ready_key FROM cl_crawl_task t WHERE t.lane_id = l.id"
         " AND t.ready_key IS NOT NULL ORDER BY t.ready_key LIMIT 1) AS head FROM cl_lane l"
-        f" JOIN {db.wording.rows(task_type='text')} ON l.task_type = v.task_type"
-        " LEFT JOIN cl_account a ON a.source = l.source AND a.username = l.username"
-        f" WHERE a.status IS NULL OR a.status <> '{AccountStatus.PARKED}'"
+        f" JOIN {known} ON l.task_type = v.task_type WHERE l.source IS NULL"
+        " UNION ALL SELECT * FROM (SELECT l.id, 1, l.ready_key FROM cl_lane l"
+        f" WHERE l.ready_key IS NOT NULL AND l.task_type IN (SELECT v.task_type FROM {known})"
+        f" ORDER BY l.ready_key LIMIT {MAX_LANES}) AS open_lanes"
     )
     found = connection.execute(statement, {"rows": json_rows([name] for name in sorted(types))}).all()
-    return sorted(
-        (Head(lane, key, source is not None) for lane, source, key in found if key is not None), key=lambda h: h.key
-    )
+    heads = (Head(lane, key, bool(sourced)) for lane, sourced, key in found if key is not None)
+    return sorted(heads, key=lambda head: head.key)[:MAX_LANES]
 
 
 def claim(
@@ -106,25 +116,26 @@ def claim(
     types: Collection[str],
     slots: int,
     reserve: int,
-    now: datetime,
+    ledger: Ledger,
+    lead_seconds: float = 0.0,
 ) -> list[Claim]:
     """Take due tasks for one device, the most urgent first: up to `slots`, and `reserve` more.
 
-    The reserve holds tasks without a source only, since the others may have to wait for a vendor's budget.
-    The caller holds the lock of its device's row and has seen that the lease is its own.
+    Tasks of a source hold the calls that they need; those whose budget reopens within `lead_seconds` are claimed
+    ahead of it. The reserve holds tasks without a source only. The caller holds the lock of its device's row, has
+    seen that the lease is its own, and closes the ledger.
     Two callers never receive the same task. Within one claim of several lanes the most urgent task is always
     taken; a less urgent one may come before an equal of another lane.
     """
-    heads = open_heads(db, connection, types)[:MAX_LANES]
-    if not heads or slots + reserve <= 0:
+    heads = open_heads(db, connection, types)
+    if slots + reserve <= 0:
         return []
-    wanted = [(head, slots if head.sourced else slots + reserve) for head in heads]
-    wanted = [(head, count) for head, count in wanted if count > 0]
+    lanes, wanted = _open_lanes(heads, strategy, slots, reserve, ledger, ledger.now + timedelta(seconds=lead_seconds))
     if not wanted:  # only the reserve has room, and all that is due has a source
         return []
     parameters: dict[str, Any] = {}
-    for i, (head, count) in enumerate(wanted):
-        parameters |= {f"lane{i}": head.lane_id, f"count{i}": count}
+    for i, (lane_id, count) in enumerate(wanted):
+        parameters |= {f"lane{i}": lane_id, f"count{i}": count}
     query = _candidates(db.family, len(wanted), strategy is Strategy.SKIP_LOCKED)
     found = sorted(connection.execute(query, parameters).mappings(), key=lambda row: (row["ready_key"], row["id"]))
     picked: list[RowMapping] = []
@@ -133,19 +144,56 @@ def claim(
         if len(picked) == slots + reserve:
             break
         if row["source"] is not None:
+            if row["account_status"] not in (None, AccountStatus.HEALTHY):
+                ledger.touch([row["lane_id"]])  # parked while the task was added
+                continue
             if sourced == slots:
                 continue
             sourced += 1
         picked.append(row)
+    seen = {row["lane_id"] for row in found}
+    ledger.touch(lane_id for lane_id in lanes if lane_id not in seen)  # all its tasks were taken or cancelled
     assigned = dict(zip([row["id"] for row in picked], ids.take(len(picked)), strict=True))
     if not assigned:
         return []
-    _take(db, connection, device_id, picked, assigned, now)
+    _take(db, connection, device_id, picked, assigned, ledger.now)
     if strategy is Strategy.COMPARE_AND_SET and db.family != "sqlite":
         won = _won(db, connection, assigned)
         picked = [row for row in picked if row["id"] in won]
-    _open_runs(db, connection, device_id, [(row, assigned[row["id"]]) for row in picked], now)
-    return [_claim(row, assigned[row["id"]]) for row in picked]
+    _open_runs(db, connection, device_id, [(row, assigned[row["id"]]) for row in picked], ledger.now)
+    ledger.touch(row["lane_id"] for row in picked if row["lane_id"] in lanes)
+    return [
+        _claim(row, number, ledger.hold(lanes[row["lane_id"]], number) if row["lane_id"] in lanes else ())
+        for row, number in ((row, assigned[row["id"]]) for row in picked)
+    ]
+
+
+def _open_lanes(
+    heads: Sequence[Head], strategy: Strategy, slots: int, reserve: int, ledger: Ledger, horizon: datetime
+) -> tuple[dict[int, LaneBudgets], list[tuple[int, int]]]:
+    """The lanes of a source whose budgets are ours for this transaction, and (lane, tasks wanted) of all lanes.
+
+    Lanes that share a budget share its room. What looks open and is not gets closed with the ledger.
+    """
+    wanted = [(head.lane_id, slots + reserve) for head in heads if not head.sourced]
+    lanes: dict[int, LaneBudgets] = {}
+    if slots > 0:
+        sourced = [head.lane_id for head in heads if head.sourced]
+        loaded = ledger.load(sourced, skip_locked=strategy is Strategy.SKIP_LOCKED)
+        taken: Counter[int] = Counter()
+        for lane_id in sourced:
+            lane = loaded.get(lane_id)
+            if lane is None:
+                continue
+            room = lane.room(ledger.now, horizon, slots, taken)
+            if room == 0:
+                ledger.postpone(lane)
+                continue
+            for budget in lane.budgets:
+                taken[budget.id] += room * lane.need(ledger.now)
+            lanes[lane_id] = lane
+            wanted.append((lane_id, room))
+    return lanes, wanted
 
 
 @cache
@@ -155,7 +203,7 @@ def _candidates(family: str, lanes: int, skip_locked: bool) -> sa.TextClause:
     hint = " FORCE INDEX (ix_crawl_task_claim)" if family == "mysql" else ""
     lock = " FOR UPDATE SKIP LOCKED" if skip_locked else ""
     columns = (
-        "t.id, t.ready_key, t.task_type, t.source, t.username, t.app_id, t.report, t.start_date, t.end_date,"
+        "t.id, t.lane_id, t.ready_key, t.task_type, t.source, t.username, t.app_id, t.report, t.start_date, t.end_date,"
         " t.priority, t.task_data, t.execution_timeout, t.retry"
     )
     parts = [
@@ -164,11 +212,12 @@ def _candidates(family: str, lanes: int, skip_locked: bool) -> sa.TextClause:
         for i in range(lanes)
     ]
     if lanes == 1:
-        return sa.text(f"SELECT c.*, a.kind, a.token_env, a.token_file, a.app_ids FROM ({parts[0]}) AS c {_ACCOUNT}")
+        return sa.text(f"SELECT c.*, {_ACCOUNT_COLUMNS} FROM ({parts[0]}) AS c {_ACCOUNT}")
     union = " UNION ALL ".join(f"SELECT * FROM ({part}) AS lane{i}" for i, part in enumerate(parts))
-    return sa.text(f"SELECT c.*, a.kind, a.token_env, a.token_file, a.app_ids FROM ({union}) AS c {_ACCOUNT}")
+    return sa.text(f"SELECT c.*, {_ACCOUNT_COLUMNS} FROM ({union}) AS c {_ACCOUNT}")
 
 
+_ACCOUNT_COLUMNS = "a.kind, a.token_env, a.token_file, a.app_ids, a.status AS account_status"
 _ACCOUNT = "LEFT JOIN cl_account a ON a.source = c.source AND a.username = c.username"
 
 
@@ -226,7 +275,7 @@ def _open_runs(
     connection.execute(statement, parameters)
 
 
-def _claim(row: RowMapping, assignment_id: int) -> Claim:
+def _claim(row: RowMapping, assignment_id: int, calls: tuple[Window, ...] | None) -> Claim:
     task = Task(
         id=row["id"],
         task_type=row["task_type"],
@@ -251,13 +300,45 @@ def _claim(row: RowMapping, assignment_id: int) -> Claim:
             row["token_file"],
             tuple(json_value(row["app_ids"]) or ()),
         )
-    return Claim(assignment_id, task, account)
+    return Claim(assignment_id, task, account, calls)
 
 
-def promote(db: Database, connection: Connection, now: datetime) -> int:
-    """Make tasks ready whose time has come; how many."""
-    statement = sa.text(
-        "UPDATE cl_crawl_task SET ready_key = order_key, wake_at = NULL"
-        f" WHERE wake_at IS NOT NULL AND wake_at <= {db.wording.moment('now')}"
+def promote(db: Database, lead_seconds: float = 0.0, now: datetime | None = None) -> int:
+    """Make tasks ready that came due, then open the lanes whose budgets reopen within `lead_seconds`; how many.
+
+    Each in a short transaction of its own, which passes over what another device is promoting.
+    """
+
+    def make_ready(connection: Connection) -> int:
+        ledger = Ledger(db, connection, now or db.now(connection))
+        found = connection.execute(due, {"now": stamp(ledger.now)}).all()
+        if found:
+            statement = db.wording.update_from(
+                "cl_crawl_task", {"ready_key": "t.order_key", "wake_at": "NULL"}, source, "t.id = v.id"
+            )
+            connection.execute(sa.text(statement), {"rows": json_rows([task_id] for task_id, _, _ in found)})
+            ledger.touch(lane_id for _, lane_id, of_source in found if of_source is not None)
+            ledger.close()
+        return len(found)
+
+    def open_lanes(connection: Connection) -> int:
+        horizon = (now or db.now(connection)) + timedelta(seconds=lead_seconds)
+        found = connection.execute(opening, {"horizon": stamp(horizon)}).scalars().all()
+        if found:
+            statement = db.wording.update_from(
+                "cl_lane", {"ready_key": "t.head_key", "wake_at": "NULL"}, source, "t.id = v.id"
+            )
+            connection.execute(sa.text(statement), {"rows": json_rows([lane_id] for lane_id in found)})
+        return len(found)
+
+    lock = db.wording.for_update + db.wording.skip_locked
+    source = db.wording.rows(id="int")
+    due = sa.text(
+        f"SELECT id, lane_id, source FROM cl_crawl_task WHERE wake_at <= {db.wording.moment('now')}"
+        f" ORDER BY wake_at LIMIT {PROMOTE_BATCH}{lock}"
     )
-    return connection.execute(statement, {"now": stamp(now)}).rowcount
+    opening = sa.text(
+        f"SELECT id FROM cl_lane WHERE wake_at <= {db.wording.moment('horizon')}"
+        f" ORDER BY wake_at LIMIT {PROMOTE_BATCH}{lock}"
+    )
+    return db.write(make_ready) + db.write(open_lanes)

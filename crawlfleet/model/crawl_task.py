@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,6 +15,8 @@ from sqlalchemy.engine import Connection, RowMapping
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
 from crawlfleet.model import lanes, schema, signals
+from crawlfleet.model.budget import CostOf, no_cost
+from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import TaskStatus
 from crawlfleet.model.task_spec import TaskSpec
 
@@ -47,10 +49,11 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class TaskDefaults:
-    """What a task gets that does not say: seconds a body may run, and retries after its first attempt."""
+    """What a task gets that does not say: seconds a body may run, retries after its first attempt, and its cost."""
 
     execution_timeout: int = 3600
     max_retry_count: int = 3
+    cost_of: CostOf = no_cost
 
 
 def order_key(due: datetime, priority: int) -> int:
@@ -78,7 +81,9 @@ class CrawlTaskDAO:
         batch = list(specs)
 
         def work(connection: Connection) -> list[int]:
-            ids = self.add_in(connection, batch, defaults or TaskDefaults(), now or self.db.now(connection))
+            ledger = Ledger(self.db, connection, now or self.db.now(connection))
+            ids = self.add_in(connection, batch, defaults or TaskDefaults(), ledger)
+            ledger.close()
             signals.tasks_changed(self.db, connection)
             return ids
 
@@ -94,10 +99,10 @@ class CrawlTaskDAO:
         connection: Connection,
         specs: Sequence[TaskSpec],
         defaults: TaskDefaults,
-        now: datetime,
+        ledger: Ledger,
         parent_id: int | None = None,
     ) -> list[int]:
-        """Like `add`, in the caller's transaction and without waking anybody.
+        """Like `add`, in the transaction of this ledger and without waking anybody.
 
         Raises IntegrityError when another transaction opens one of the unique keys meanwhile.
         """
@@ -109,10 +114,14 @@ class CrawlTaskDAO:
             elif spec.unique_key not in held:
                 held[spec.unique_key] = -1
                 fresh.append(spec)
-        lane_ids = lanes.ensure(self.db, connection, {lanes.lane_of(spec) for spec in fresh}, now)
+        now = ledger.now
+        placed = [(spec, lanes.lane_of(spec, defaults.cost_of)) for spec in fresh]
+        lane_ids = lanes.ensure(self.db, connection, {lane for _, lane in placed}, now)
+        ledger.touch(lane_ids[lane] for lane in lane_ids if lane.source is not None)
         ids: list[int] = []
-        for first in range(0, len(fresh), ADD_BATCH):
-            rows = [self._row(spec, lane_ids, defaults, now, parent_id) for spec in fresh[first : first + ADD_BATCH]]
+        for first in range(0, len(placed), ADD_BATCH):
+            batch = placed[first : first + ADD_BATCH]
+            rows = [self._row(spec, lane_ids[lane], defaults, now, parent_id) for spec, lane in batch]
             ids += self._insert(connection, rows, now)
         new_ids = iter(ids)
         result = []
@@ -140,7 +149,7 @@ class CrawlTaskDAO:
     def _row(
         self,
         spec: TaskSpec,
-        lane_ids: Mapping[lanes.Lane, int],
+        lane_id: int,
         defaults: TaskDefaults,
         now: datetime,
         parent_id: int | None,
@@ -157,7 +166,7 @@ class CrawlTaskDAO:
             spec.start_date,
             spec.end_date,
             spec.priority,
-            lane_ids[lanes.lane_of(spec)],
+            lane_id,
             key,
             None if waits else key,
             due if waits else None,

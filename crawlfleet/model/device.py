@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -46,13 +47,17 @@ class DeviceInfo:
 class Standing:
     """What a scheduler must know before it claims.
 
-    `may_claim`: neither is the device draining nor the queue paused. `wake_at`: when the next task that is not due
-    yet becomes due, or None.
+    `may_claim`: neither is the device draining nor the queue paused. `due_at`: when the next task that is not due yet
+    becomes due, `opens_at`: when the next lane that waits for a budget opens, or None. The database's clock read `now`
+    between the moments `asked_at` and `answered_at` of the monotonic clock.
     """
 
     now: datetime
     may_claim: bool
-    wake_at: datetime | None
+    due_at: datetime | None
+    opens_at: datetime | None
+    asked_at: float
+    answered_at: float
 
 
 class DeviceDAO:
@@ -160,11 +165,13 @@ class DeviceDAO:
         return self._standing(connection, device_id, epoch, "")
 
     def _standing(self, connection: Connection, device_id: str, epoch: int, lock: str) -> Standing:
+        asked_at = time.monotonic()
         row = connection.execute(
             sa.text(
                 f"SELECT d.epoch, d.status, d.draining, {self.db.wording.now},"
                 " (SELECT p.value FROM cl_fleet_state p WHERE p.name = 'paused'),"
-                " (SELECT MIN(t.wake_at) FROM cl_crawl_task t WHERE t.wake_at IS NOT NULL)"
+                " (SELECT MIN(t.wake_at) FROM cl_crawl_task t WHERE t.wake_at IS NOT NULL),"
+                " (SELECT MIN(l.wake_at) FROM cl_lane l WHERE l.wake_at IS NOT NULL)"
                 f" FROM cl_device d WHERE d.device_id = :device_id{lock}"
             ),
             {"device_id": device_id},
@@ -173,7 +180,7 @@ class DeviceDAO:
             raise LeaseLost(device_id, epoch)
         now = utc(row[3])
         assert now is not None
-        return Standing(now, not row[2] and not row[4], utc(row[5]))
+        return Standing(now, not row[2] and not row[4], utc(row[5]), utc(row[6]), asked_at, time.monotonic())
 
     def set_offline(self, device_id: str, epoch: int) -> None:
         """The node has stopped: nothing of it is left to rescue. No effect when the id is someone else's by now."""

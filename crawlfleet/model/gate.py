@@ -21,10 +21,13 @@ from sqlalchemy.engine import Connection, RowMapping
 from crawlfleet.core.backoff import retry_delay
 from crawlfleet.core.db import Database
 from crawlfleet.core.figures import Scope
-from crawlfleet.core.sql import json_rows, stamp, utc
+from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
 from crawlfleet.model import results
 from crawlfleet.model.account import park
+from crawlfleet.model.budget import MAX_CALLS
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults, order_key
+from crawlfleet.model.lanes import Lane, ensure
+from crawlfleet.model.ledger import LaneBudgets, Ledger
 from crawlfleet.model.lifecycle import MOVES, run_guard, task_guard
 from crawlfleet.model.task_spec import TaskSpec
 
@@ -46,9 +49,12 @@ class Verdict(StrEnum):
 
 @dataclass
 class Ending:
-    """One run that ended. `kind`: ok, permanent, transient, quota, auth, crashed, released or expired.
+    """One run that ended. `kind`: ok, permanent, transient, quota, auth, unpaid, crashed, released or expired.
 
-    Moments are the database's clock; `retry_after` seconds is the earliest retry that the vendor named.
+    Moments are the database's clock; `retry_after` seconds is the earliest retry that the vendor named. `calls` are the
+    moments at which the run sent its calls, None when nobody can tell. `quota_scope` names the limit that was hit,
+    `quota_daily` says that it holds until the UTC day ends. An unpaid run lacked calls: its task needs `calls_wanted`
+    (None: as many as before, but later) and moves to the lane `lane_id`.
     """
 
     assignment_id: int
@@ -62,6 +68,11 @@ class Ending:
     rows: Any = ()
     replaces: Scope | None = None
     follow_ups: Sequence[TaskSpec] = field(default_factory=tuple)
+    calls: Sequence[datetime] | None = ()
+    quota_scope: str | None = None
+    quota_daily: bool = False
+    calls_wanted: int | None = None
+    lane_id: int | None = None
 
     @property
     def writes_data(self) -> bool:
@@ -92,44 +103,143 @@ def end_runs(
     db: Database,
     connection: Connection,
     endings: Sequence[Ending],
-    now: datetime,
+    ledger: Ledger,
     policy: RetryPolicy | None = None,
     defaults: TaskDefaults | None = None,
 ) -> list[Ended]:
-    """End these runs, in the caller's transaction, each with its rows, follow-ups and summary.
+    """End these runs, in the transaction of this ledger, each with its rows, follow-ups, summary and calls.
 
     The fence comes first; a savepoint for each run that stores something, so that one bad row fails one task.
-    Returns one `Ended` for each ending, in their order.
+    Returns one `Ended` for each ending, in their order. The caller closes the ledger.
     """
     if not endings:
         return []
+    policy, defaults = policy or RetryPolicy(), defaults or TaskDefaults()
     tasks = _lock_tasks(connection, db, {ending.task_id for ending in endings})
     live = {
         e.assignment_id for e in endings if e.task_id in tasks and tasks[e.task_id]["assignment_id"] == e.assignment_id
     }
     lost = [e for e in endings if e.assignment_id not in live]
     settled = {e.assignment_id: Ended(e, verdict) for e, verdict in _judge_lost(db, connection, lost)}
+    stored = [
+        _store(db, connection, asked, defaults, ledger) if asked.writes_data else asked
+        for asked in sorted((e for e in endings if e.assignment_id in live), key=_feed_order)
+    ]
+    lanes = ledger.load({tasks[e.task_id]["lane_id"] for e in stored if tasks[e.task_id]["source"] is not None})
     moves = []
-    for asked in sorted((e for e in endings if e.assignment_id in live), key=_feed_order):
-        ending = _store(db, connection, asked, defaults or TaskDefaults(), now) if asked.writes_data else asked
-        task, parked = tasks[ending.task_id], False
-        if ending.kind == "auth":
-            found = park(connection, task["source"], task["username"], ending.message or "token refused", now)
-            if found is None:  # nothing to park, so nothing would ever hold the task back
-                ending = replace(ending, kind="permanent")
-            parked = bool(found)
-        move = _decide(ending, task, now, policy or RetryPolicy())
+    for asked in stored:
+        task, parked = tasks[asked.task_id], False
+        lane = lanes.get(task["lane_id"])
+        if asked.kind == "auth":
+            ending, parked = _park(connection, asked, task, ledger)
+        elif asked.kind == "unpaid":
+            ending = _ask_for_more(db, connection, asked, lane, defaults, ledger)
+        else:
+            ending = asked
+        closed_until = None if lane is None else _settle_calls(ledger, lane, ending)
+        move = _decide(ending, task, ledger.now, policy, closed_until)
+        if task["source"] is not None and move.next_run_at is not None:
+            ledger.touch([ending.lane_id or task["lane_id"]])
         moves.append(move)
-        settled[ending.assignment_id] = Ended(ending, Verdict.WRITTEN, move.name, move.next_run_at, parked)
-    _write(db, connection, moves, now)
+        again_at = closed_until or move.next_run_at
+        settled[ending.assignment_id] = Ended(ending, Verdict.WRITTEN, move.name, again_at, parked)
+    _write(db, connection, moves, ledger.now)
+    book_calls(
+        db, connection, ledger, [RunCalls(e.assignment_id, e.task_id, e.calls) for e in lost if e.calls is not None]
+    )
     return [settled[ending.assignment_id] for ending in endings]
+
+
+def _park(connection: Connection, ending: Ending, task: RowMapping, ledger: Ledger) -> tuple[Ending, bool]:
+    """The account waits for a person; True when it did not before. Without one nothing would hold the task back."""
+    found = park(connection, task["source"], task["username"], ending.message or "token refused", ledger.now)
+    if found is None:
+        return replace(ending, kind="permanent"), False
+    ledger.touch_account(task["source"], task["username"])
+    return ending, found
+
+
+@dataclass(frozen=True, slots=True)
+class RunCalls:
+    """The moments at which a run sent its calls, None when nobody can tell; `is_over`: it sends no further one."""
+
+    assignment_id: int
+    task_id: int
+    calls: Sequence[datetime] | None
+    is_over: bool = True
+
+
+def book_calls(db: Database, connection: Connection, ledger: Ledger, runs: Sequence[RunCalls]) -> None:
+    """Book the calls of runs that go on, or that are no longer live; those of which nobody can tell as sent now."""
+    if not runs:
+        return
+    statement = sa.text(
+        f"SELECT t.id, t.lane_id FROM {db.wording.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
+        " WHERE t.source IS NOT NULL"
+    )
+    found = connection.execute(statement, {"rows": json_rows([each] for each in {run.task_id for run in runs})})
+    lane_of: dict[int, int] = dict(found.all())
+    lanes = ledger.load(set(lane_of.values()))
+    for run in runs:
+        lane = lanes.get(lane_of.get(run.task_id, 0))
+        if lane is None:
+            continue
+        if run.calls is None:
+            ledger.forfeit(lane, run.assignment_id)
+        else:
+            ledger.book(lane, run.assignment_id, run.calls, run.is_over)
+
+
+def _settle_calls(ledger: Ledger, lane: LaneBudgets, ending: Ending) -> datetime | None:
+    """Book the run's calls, and teach its budgets how the vendor took them; until when one is closed now."""
+    if ending.calls is None:
+        ledger.forfeit(lane, ending.assignment_id)
+    else:
+        ledger.book(lane, ending.assignment_id, ending.calls, is_over=True)
+    if ending.kind == "ok":
+        ledger.praise(lane)
+    if ending.kind != "quota":
+        return None
+    reason = (ending.message or "quota used up")[:MAX_MESSAGE]
+    return ledger.refuse(lane, ending.quota_scope, reason, ending.retry_after, ending.quota_daily)
+
+
+def _ask_for_more(
+    db: Database,
+    connection: Connection,
+    ending: Ending,
+    lane: LaneBudgets | None,
+    defaults: TaskDefaults,
+    ledger: Ledger,
+) -> Ending:
+    """The run needs more calls than its task held: queue it where tasks of so many calls wait, or fail it."""
+    wanted = ending.calls_wanted
+    if wanted is None:
+        return ending
+    columns = "task_type, source, username, app_id, report, start_date, end_date, task_data"
+    row = connection.execute(sa.text(f"SELECT {columns} FROM cl_crawl_task WHERE id = :id"), {"id": ending.task_id})
+    values = dict(row.mappings().one())
+    values |= {"start_date": day(values["start_date"]), "end_date": day(values["end_date"])}
+    spec = TaskSpec(**values | {"task_data": json_value(values["task_data"])})
+    cost = defaults.cost_of(spec)
+    message = None
+    if not cost.charges or not cost.calls:
+        message = f"task type {spec.task_type} may not call {spec.source}: its executor declares no cost"
+    elif wanted > MAX_CALLS or (lane is not None and wanted <= lane.calls):
+        held = 0 if lane is None else lane.need(ledger.now)
+        message = f"the task needs more than {held} calls at once, which is all that the quota of {spec.source} allows"
+    if message is not None:
+        return replace(ending, kind="permanent", message=message)
+    wider = Lane(spec.task_type, spec.source, spec.username, replace(cost, calls=max(wanted, cost.calls)))
+    return replace(ending, lane_id=ensure(db, connection, {wider}, ledger.now)[wider])
 
 
 def _lock_tasks(connection: Connection, db: Database, ids: set[int]) -> dict[int, Any]:
     guard = task_guard("finish", "COALESCE(t.status, '')")  # COALESCE: by primary key, not by the index on status
     statement = sa.text(
-        "SELECT t.id, t.assignment_id, t.source, t.username, t.priority, t.order_key, t.next_run_at, t.retry,"
-        f" t.max_retry_count, t.crash_count FROM {db.wording.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
+        "SELECT t.id, t.assignment_id, t.lane_id, t.source, t.username, t.priority, t.order_key, t.next_run_at,"
+        " t.retry, t.max_retry_count, t.crash_count"
+        f" FROM {db.wording.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
         f" WHERE {guard} ORDER BY t.id{db.wording.for_update_of_t}"
     )
     found = connection.execute(statement, {"rows": json_rows([task_id] for task_id in sorted(ids))})
@@ -159,6 +269,7 @@ _OWN_END = {
     "transient": (MOVES["fail"].run_to, MOVES["retry"].run_to),
     "quota": (MOVES["release"].run_to,),
     "auth": (MOVES["release"].run_to,),
+    "unpaid": (MOVES["release"].run_to, MOVES["fail"].run_to),
     "released": (MOVES["release"].run_to,),
 }
 
@@ -168,14 +279,14 @@ def _feed_order(ending: Ending) -> tuple[str, ...]:
     return tuple(str(part) for part in results.lock_key(ending.replaces)) if ending.replaces else ()
 
 
-def _store(db: Database, connection: Connection, ending: Ending, defaults: TaskDefaults, now: datetime) -> Ending:
+def _store(db: Database, connection: Connection, ending: Ending, defaults: TaskDefaults, ledger: Ledger) -> Ending:
     """Write rows and follow-ups within a savepoint; what the database refuses makes the ending a failure."""
     savepoint = connection.begin_nested()
     try:
         if ending.replaces is not None:
-            results.replace_range(db, connection, ending.replaces, ending.rows, ending.started_at or now)
+            results.replace_range(db, connection, ending.replaces, ending.rows, ending.started_at or ledger.now)
         if ending.follow_ups:
-            CrawlTaskDAO(db).add_in(connection, ending.follow_ups, defaults, now, parent_id=ending.task_id)
+            CrawlTaskDAO(db).add_in(connection, ending.follow_ups, defaults, ledger, parent_id=ending.task_id)
     except (sa.exc.DataError, sa.exc.IntegrityError, ValueError) as error:  # ValueError: text that is no UTF-8, too
         savepoint.rollback()
         log.warning("result refused by the database: task=%d assignment=%d", ending.task_id, ending.assignment_id)
@@ -195,8 +306,13 @@ class _Move:
     next_run_at: datetime | None  # None when the task is over
 
 
-def _decide(ending: Ending, task: RowMapping, now: datetime, policy: RetryPolicy) -> _Move:
-    """The move of `lifecycle.MOVES` for this ending, and when the task may run again."""
+def _decide(
+    ending: Ending, task: RowMapping, now: datetime, policy: RetryPolicy, closed_until: datetime | None
+) -> _Move:
+    """The move of `lifecycle.MOVES` for this ending, and when the task may run again.
+
+    A task whose budget was closed keeps its place in the queue: the budget holds it back.
+    """
     retry, crashes, kind = task["retry"], task["crash_count"], ending.kind
     wait: float | None = None
     if kind == "ok":
@@ -221,6 +337,7 @@ def _decide(ending: Ending, task: RowMapping, now: datetime, policy: RetryPolicy
         wait = None if name == "bury" else pause
     else:
         name, wait = "release", ending.retry_after or (QUOTA_PAUSE_SECONDS if kind == "quota" else 0)
+        wait = 0 if closed_until is not None else wait
     if not wait:  # over, or ready again at once, at its old place in the queue
         next_run_at = None if wait is None else utc(task["next_run_at"])
         return _Move(name, ending, retry, crashes, task["order_key"], next_run_at)
@@ -257,6 +374,7 @@ def _write(db: Database, connection: Connection, moves: Sequence[_Move], now: da
                 ending.summary,
                 kind,
                 message,
+                ending.lane_id,
             )
         )
     connection.execute(_runs_statement(db), {"rows": json_rows(runs), "now": stamp(now)})
@@ -312,6 +430,7 @@ def _tasks_statement(db: Database) -> sa.TextClause:
                 "task_ret": json_cast,
                 "error_kind": "v.error_kind",
                 "error_message": "v.error_message",
+                "lane_id": "COALESCE(v.lane_id, t.lane_id)",
                 "updated_at": db.wording.moment("now"),
             },
             db.wording.rows(
@@ -329,6 +448,7 @@ def _tasks_statement(db: Database) -> sa.TextClause:
                 summary="text",
                 error_kind="text",
                 error_message="text",
+                lane_id="int",
             ),
             "t.id = v.id AND t.assignment_id = v.assignment_id",
         )

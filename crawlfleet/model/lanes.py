@@ -1,62 +1,180 @@
 """cl_lane: the queues within the queue.
 
-A lane is the set of tasks that wait for the same things: a device that knows the type, and an account that is
-not parked. The claim looks at one head per lane, so a million tasks that cannot run cost the others nothing.
-Lanes are never deleted; there are as many as pairs of task type and account.
+A lane is the set of tasks that wait for the same things: a device that knows the type, an account that is not
+parked, and so many calls of the same budgets. The claim looks at one head per lane and only at open lanes, so a
+million tasks that cannot run cost the others nothing. Lanes are never deleted; there are as many as combinations.
+
+Lanes without a source are always open. The others have a row of state, which `refresh` computes anew from the
+queue, the account and the budgets whenever one of them changed; it is the last thing that a transaction does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import json_rows, stamp
+from crawlfleet.model.budget import NEVER, Charge, Cost, CostOf, digest
+from crawlfleet.model.lifecycle import AccountStatus
 from crawlfleet.model.task_spec import TaskSpec
 
+NO_COST = Cost()
+LONG_AGO = "2000-01-01 00:00:00.000000"
 
-class Lane(NamedTuple):
+
+@dataclass(frozen=True, slots=True)
+class Lane:
     """What tasks of one lane have in common; tasks without a source share one lane for each type."""
 
     task_type: str
     source: str | None = None
     username: str | None = None
+    cost: Cost = NO_COST
 
     @property
     def key(self) -> str:
-        return "|".join(part or "" for part in self)
+        return digest(self.task_type, self.source, self.username, self.cost.calls, *(c.key for c in self.cost.charges))
 
 
-def lane_of(spec: TaskSpec) -> Lane:
+def lane_of(spec: TaskSpec, cost_of: CostOf) -> Lane:
     """The lane of a task to be added."""
-    return Lane(spec.task_type, spec.source, spec.username) if spec.source else Lane(spec.task_type)
+    if spec.source is None:
+        return Lane(spec.task_type)
+    return Lane(spec.task_type, spec.source, spec.username, cost_of(spec))
 
 
 def ensure(db: Database, connection: Connection, wanted: set[Lane], now: datetime) -> Mapping[Lane, int]:
-    """The ids of these lanes, made where they are missing."""
+    """The ids of these lanes, made where they are missing, with their budgets."""
     if not wanted:
         return {}
     by_key = {lane.key: lane for lane in wanted}
-    found = _ids(db, connection, list(by_key))
+    found = _ids(db, connection, "cl_lane", "lane_key", by_key)
     missing = sorted(set(by_key) - set(found))  # sorted: two adders must not lock them crosswise
     if missing:
-        statement = (
-            "INSERT INTO cl_lane (lane_key, task_type, source, username, created_at)"
-            f" SELECT k, t, s, u, {db.wording.moment('now')}"
-            f" FROM {db.wording.rows(k='text', t='text', s='text', u='text')}"
-            + (" WHERE 1 = 1" if db.family == "sqlite" else "")  # or its parser takes ON CONFLICT for a join
-        )
-        rows = [(key, *by_key[key]) for key in missing]
-        statement = db.wording.insert_ignore(statement, "lane_key")
-        connection.execute(sa.text(statement), {"rows": json_rows(rows), "now": stamp(now)})
-        found |= _ids(db, connection, missing)
+        budgets = _ensure_budgets(db, connection, {c.key: c for key in missing for c in by_key[key].cost.charges}, now)
+        rows = [_lane_row(by_key[key]) for key in missing]
+        columns = {"lane_key": "text", "task_type": "text", "source": "text", "username": "text", "calls": "int"}
+        _insert(db, connection, "cl_lane", {**columns, "budget_count": "int"}, "lane_key", rows, now)
+        found |= _ids(db, connection, "cl_lane", "lane_key", missing)
+        links = [
+            (found[key], budgets[charge.key], position)
+            for key in missing
+            for position, charge in enumerate(by_key[key].cost.charges)
+        ]
+        if links:
+            columns = {"lane_id": "int", "budget_id": "int", "position": "int"}
+            _insert(db, connection, "cl_lane_budget", columns, "lane_id, budget_id", sorted(links), None)
     return {by_key[key]: lane_id for key, lane_id in found.items()}
 
 
-def _ids(db: Database, connection: Connection, keys: list[str]) -> dict[str, int]:
-    statement = f"SELECT l.lane_key, l.id FROM cl_lane l JOIN {db.wording.rows(k='text')} ON l.lane_key = v.k"
+def _lane_row(lane: Lane) -> tuple[object, ...]:
+    return (lane.key, lane.task_type, lane.source, lane.username, lane.cost.calls, len(lane.cost.charges))
+
+
+def _ensure_budgets(
+    db: Database, connection: Connection, charges: Mapping[str, Charge], now: datetime
+) -> dict[str, int]:
+    found = _ids(db, connection, "cl_budget", "budget_key", charges)
+    missing = sorted(set(charges) - set(found))
+    if missing:
+        columns = {
+            "budget_key": "text",
+            "source": "text",
+            "limit_name": "text",
+            "username": "text",
+            "app_id": "text",
+            "report": "text",
+            "calls": "int",
+            "seconds": "real",
+            "refusals": "int",
+            "open_at": "moment",
+            "updated_at": "moment",
+        }
+        rows = [
+            (key, c.source, c.limit_name, c.username, c.app_id, c.report, c.calls, c.seconds, 0, LONG_AGO, now)
+            for key, c in ((key, charges[key]) for key in missing)
+        ]
+        _insert(db, connection, "cl_budget", columns, "budget_key", rows, now)
+        found |= _ids(db, connection, "cl_budget", "budget_key", missing)
+    return found
+
+
+def _insert(
+    db: Database,
+    connection: Connection,
+    table: str,
+    columns: Mapping[str, str],
+    key: str,
+    rows: Iterable[tuple[object, ...]],
+    created_at: datetime | None,
+) -> None:
+    """Insert what is not there yet."""
+    names = ", ".join(columns)
+    created = ("", "") if created_at is None else (", created_at", f", {db.wording.moment('now')}")
+    statement = (
+        f"INSERT INTO {table} ({names}{created[0]}) SELECT {names}{created[1]} FROM {db.wording.rows(**columns)}"
+        + (" WHERE 1 = 1" if db.family == "sqlite" else "")  # or its parser takes ON CONFLICT for a join
+    )
+    parameters = {"rows": json_rows(rows)} | ({} if created_at is None else {"now": stamp(created_at)})
+    connection.execute(sa.text(db.wording.insert_ignore(statement, key)), parameters)
+
+
+def _ids(db: Database, connection: Connection, table: str, column: str, keys: Iterable[str]) -> dict[str, int]:
+    statement = f"SELECT t.{column}, t.id FROM {table} t JOIN {db.wording.rows(k='text')} ON t.{column} = v.k"
     return dict(connection.execute(sa.text(statement), {"rows": json_rows([key] for key in keys)}).all())
+
+
+def of_account(connection: Connection, source: str, username: str) -> list[int]:
+    """The lanes of an account."""
+    statement = sa.text("SELECT id FROM cl_lane WHERE source = :source AND username = :username ORDER BY id")
+    return list(connection.execute(statement, {"source": source, "username": username}).scalars())
+
+
+def refresh(
+    db: Database,
+    connection: Connection,
+    lane_ids: Collection[int],
+    now: datetime,
+    postponed: Mapping[int, datetime] | None = None,
+) -> None:
+    """Compute the state of lanes anew; those `postponed` open no earlier than that.
+
+    The lock comes first, in a statement of its own: what another transaction added to the lane is either committed
+    and seen by the second statement, or that transaction waits for the lock and then sees ours.
+    """
+    if not lane_ids:
+        return
+    rows = json_rows((each, (postponed or {}).get(each, LONG_AGO)) for each in sorted(lane_ids))
+    source = db.wording.rows(id="int", not_before="moment")
+    if db.family != "sqlite":
+        lock = f"SELECT t.id FROM {source} JOIN cl_lane t ON t.id = v.id ORDER BY t.id{db.wording.for_update_of_t}"
+        connection.execute(sa.text(lock), {"rows": rows}).all()
+    # MAX over what must be waited for; a lane whose account is parked waits for a person
+    state = (
+        "(SELECT l.id AS id, (SELECT k.ready_key FROM cl_crawl_task k WHERE k.lane_id = l.id"
+        " AND k.ready_key IS NOT NULL ORDER BY k.ready_key LIMIT 1) AS head,"
+        " (SELECT MAX(b.open_at) FROM cl_lane_budget lb JOIN cl_budget b ON b.id = lb.budget_id"
+        " WHERE lb.lane_id = l.id) AS budgets_open_at, v.not_before AS not_before,"
+        " (SELECT a.status FROM cl_account a WHERE a.source = l.source AND a.username = l.username) AS account_status"
+        f" FROM {source} JOIN cl_lane l ON l.id = v.id) AS s"
+    )
+    open_at = f"{db.wording.greatest}(COALESCE(s.budgets_open_at, s.not_before), s.not_before)"
+    moment, never = db.wording.moment("now"), db.wording.moment("never")
+    parked = f"COALESCE(s.account_status, '{AccountStatus.HEALTHY}') <> '{AccountStatus.HEALTHY}'"
+    statement = db.wording.update_from(
+        "cl_lane",
+        {
+            "head_key": "s.head",
+            "ready_key": f"CASE WHEN {parked} OR {open_at} > {moment} THEN NULL ELSE s.head END",
+            "wake_at": f"CASE WHEN {parked} OR s.head IS NULL OR {open_at} <= {moment} OR {open_at} >= {never}"
+            f" THEN NULL ELSE {open_at} END",
+        },
+        state,
+        "t.id = s.id",
+    )
+    connection.execute(sa.text(statement), {"rows": rows, "now": stamp(now), "never": stamp(NEVER)})

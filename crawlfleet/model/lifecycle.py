@@ -35,8 +35,11 @@ class DeviceStatus(StrEnum):
 
 
 class AccountStatus(StrEnum):
+    """Only what a person or a refusal decides; whether it is out of quota is asked of its budgets."""
+
     HEALTHY = "healthy"
-    PARKED = "parked"
+    TOKEN_EXPIRED = "token_expired"  # the vendor refused it, or a node lacks it: waits for a person
+    PARKED = "parked"  # a person parked it
 
 
 LIVE = (TaskStatus.ASSIGNED, TaskStatus.RUNNING)

@@ -17,7 +17,8 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.sql import json_rows, stamp, utc
 from crawlfleet.model import signals
 from crawlfleet.model.crawl_task import order_key
-from crawlfleet.model.gate import Ending, end_runs
+from crawlfleet.model.gate import Ending, RunCalls, book_calls, end_runs
+from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import LIVE_RUN, MOVES, quoted, run_guard, task_guard
 
 RESCUE_BATCH = 500  # runs or tasks of one statement
@@ -39,20 +40,25 @@ def live_runs(
 
 
 def expire_device(db: Database, connection: Connection, device_id: str, now: datetime) -> int:
-    """End all live runs of a device that is gone; how many. The caller holds the lock of the device's row."""
+    """End all live runs of a device that is gone; how many. The caller holds the lock of the device's row.
+
+    Its calls count as sent now: it may have sent them until the last moment of its lease.
+    """
     endings = [
-        Ending(assignment_id, task_id, "expired", started_at=started, message="the device is gone")
+        Ending(assignment_id, task_id, "expired", started_at=started, message="the device is gone", calls=None)
         for assignment_id, task_id, started in live_runs(connection, device_id)
     ]
+    ledger = Ledger(db, connection, now)
     for first in range(0, len(endings), RESCUE_BATCH):
-        end_runs(db, connection, endings[first : first + RESCUE_BATCH], now)
+        end_runs(db, connection, endings[first : first + RESCUE_BATCH], ledger)
     if endings:
+        ledger.close()
         signals.tasks_changed(db, connection)
     return len(endings)
 
 
 def release_unheld(
-    db: Database, connection: Connection, device_id: str, epoch: int, held: Collection[int], now: datetime
+    db: Database, connection: Connection, device_id: str, epoch: int, held: Collection[int], ledger: Ledger
 ) -> tuple[int, set[int]]:
     """Compare what the database says this process runs with what it holds in memory.
 
@@ -65,7 +71,7 @@ def release_unheld(
         for key, task_id in live.items()
         if key not in held
     ]
-    end_runs(db, connection, strays, now)
+    end_runs(db, connection, strays, ledger)
     return len(strays), set(held) - set(live)
 
 
@@ -105,6 +111,11 @@ def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
         )
         for statement in (tasks, runs):
             connection.execute(sa.text(statement), {"rows": rows, "now": stamp(now)})
+        ledger = Ledger(db, connection, now)
+        # Its node, if it lives, will tell which calls were really sent.
+        live = [RunCalls(run_id, task_id, None) for task_id, run_id in found.items() if run_id is not None]
+        book_calls(db, connection, ledger, live)
+        ledger.close()
         record_events(db, connection, list(found), "cancelled", actor, None, now)
         signals.tasks_changed(db, connection)
         return sorted(found)
@@ -149,6 +160,9 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
             ),
             {"rows": json_rows((key, order_key(now, priority)) for key, priority in found.items()), "now": stamp(now)},
         )
+        ledger = Ledger(db, connection, now)
+        ledger.touch(_lanes_of_sources(db, connection, list(found)))
+        ledger.close()
         record_events(db, connection, list(found), "revived", actor, None, now)
         signals.tasks_changed(db, connection)
         return sorted(found)
@@ -226,6 +240,14 @@ def record_events(
     )
     rows = json_rows((task_id, event, actor, detail) for task_id in task_ids)
     connection.execute(sa.text(statement), {"rows": rows, "now": stamp(now)})
+
+
+def _lanes_of_sources(db: Database, connection: Connection, task_ids: Sequence[int]) -> list[int]:
+    statement = sa.text(
+        f"SELECT DISTINCT t.lane_id FROM {db.wording.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
+        " WHERE t.source IS NOT NULL"
+    )
+    return list(connection.execute(statement, {"rows": json_rows([each] for each in task_ids)}).scalars())
 
 
 def _lock(db: Database, connection: Connection, task_ids: Sequence[int], column: str, condition: str) -> dict[int, Any]:

@@ -88,13 +88,61 @@ crawl_task = _table(
 )
 
 lane = _table(
-    "cl_lane",
+    "cl_lane",  # the queues within the queue, see lanes.py
     sa.Column("id", BIG, primary_key=True, autoincrement=True),
-    sa.Column("lane_key", sa.String(400), nullable=False, unique=True),
+    sa.Column("lane_key", sa.String(32), nullable=False, unique=True),  # hash of what the tasks have in common
     sa.Column("task_type", NAME, nullable=False),
     sa.Column("source", NAME),
     sa.Column("username", LABEL),
+    sa.Column("calls", sa.Integer, nullable=False),  # that each of its tasks may make
+    sa.Column("budget_count", sa.Integer, nullable=False),
+    # only kept for lanes of a source, whose budgets may close them
+    sa.Column("head_key", sa.BigInteger),  # ready_key of the first task
+    sa.Column("ready_key", sa.BigInteger),  # the same while the lane is open, else null
+    _moment("wake_at", nullable=True),  # closed, but with tasks: when it opens, where that is known
     _moment("created_at"),
+    sa.Index("ix_lane_ready", "ready_key", **_only("ready_key IS NOT NULL")),
+    sa.Index("ix_lane_wake", "wake_at", **_only("wake_at IS NOT NULL")),
+    sa.Index("ix_lane_account", "source", "username"),
+)
+
+lane_budget = _table(
+    "cl_lane_budget",  # the budgets that every task of the lane needs
+    sa.Column("lane_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("budget_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("position", sa.Integer, nullable=False),  # the narrowest comes first
+    sa.Index("ix_lane_budget_budget", "budget_id"),
+)
+
+budget = _table(
+    "cl_budget",  # what a vendor allows one account, app or report; shared by the fleet
+    sa.Column("id", BIG, primary_key=True, autoincrement=True),
+    sa.Column("budget_key", sa.String(32), nullable=False, unique=True),  # hash of the five names
+    sa.Column("source", NAME, nullable=False),
+    sa.Column("limit_name", NAME, nullable=False),
+    sa.Column("username", LABEL, nullable=False),  # empty where the limit does not count by it
+    sa.Column("app_id", LABEL, nullable=False),
+    sa.Column("report", NAME, nullable=False),
+    sa.Column("calls", sa.Integer),  # null: no number is known, only refusals close it
+    sa.Column("seconds", sa.Float, nullable=False),  # 86,400: the UTC day, else a sliding window
+    sa.Column("learned_calls", sa.Integer),  # fewer than `calls`, taught by a refusal
+    _moment("learned_until", nullable=True),
+    sa.Column("refusals", sa.Integer, nullable=False),  # in a row
+    _moment("closed_until", nullable=True),
+    sa.Column("closed_reason", sa.Text),
+    _moment("open_at"),  # from when one more call is allowed; the year 9999 while only the end of a run can tell
+    _moment("created_at"),
+    _moment("updated_at"),
+)
+
+budget_call = _table(
+    "cl_budget_call",  # one call that a run may make, or has made, against one budget
+    sa.Column("budget_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("assignment_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # of the run's calls, from 0
+    _moment("called_at", nullable=True),  # null: held, not made yet
+    _moment("free_at", nullable=True),  # when it no longer counts
+    sa.Index("ix_budget_call_assignment", "assignment_id"),
 )
 
 task_assignment = _table(
@@ -200,6 +248,10 @@ feed = _table(
     sa.Column("username", LABEL, nullable=False),
     sa.Column("app_id", LABEL, nullable=False),
     sa.Column("report", NAME, nullable=False),
+    # the vendor said that this account may not have it: asked again rarely
+    sa.Column("denials", sa.Integer, nullable=False),
+    _moment("denied_until", nullable=True),
+    sa.Column("denied_reason", sa.Text),
     _moment("created_at"),
     sa.UniqueConstraint("source", "username", "app_id", "report", name="uq_feed"),
 )
@@ -228,7 +280,24 @@ coverage = _table(
     sa.Column("feed_id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("day", DAY, primary_key=True),
     sa.Column("row_count", sa.Integer, nullable=False),
+    sa.Column("checksum", sa.String(32), nullable=False),  # of the day's rows, in whatever order they came
+    sa.Column("totals", sa.JSON, nullable=False),  # sum of each figure
+    sa.Column("settled_fetches", sa.Integer, nullable=False),  # that began when the vendor no longer changed the day
     _moment("fetched_at"),
+)
+
+restatement = _table(
+    "cl_restatement",  # a later fetch of a day brought other figures
+    sa.Column("id", BIG, primary_key=True, autoincrement=True),
+    sa.Column("feed_id", sa.BigInteger, nullable=False),
+    sa.Column("day", DAY, nullable=False),
+    sa.Column("rows_before", sa.Integer, nullable=False),
+    sa.Column("rows_after", sa.Integer, nullable=False),
+    sa.Column("totals_before", sa.JSON, nullable=False),
+    sa.Column("totals_after", sa.JSON, nullable=False),
+    _moment("fetched_before"),
+    _moment("fetched_at"),
+    sa.Index("ix_restatement_feed", "feed_id", "day"),
 )
 
 task_event = _table(

@@ -20,6 +20,8 @@ from crawlfleet.services.system_metrics import MachineUse, network_status
 
 log = logging.getLogger(__name__)
 
+LEASE_MARGIN_SECONDS = 0.1  # a call that is sent this long before the lease may end has arrived by then
+
 
 @dataclass(frozen=True)
 class DeviceOptions:
@@ -70,6 +72,11 @@ class DeviceManager:
         """Whether the fleet counts this device as online, as far as this process can know without asking."""
         arrived_at = self.heartbeat.arrived_at
         return arrived_at is not None and time.monotonic() - arrived_at < self.options.offline_timeout
+
+    @property
+    def trusted_until(self) -> float:
+        """Until when, on the monotonic clock, nobody can have declared this device offline."""
+        return self.heartbeat.sent_at + self.options.offline_timeout - LEASE_MARGIN_SECONDS
 
     def register(self, wait_seconds: float = 0) -> None:
         """Register and write the first heartbeat; raises DeviceRefused when the id is alive elsewhere.
@@ -161,6 +168,7 @@ class Heartbeat(Service):
         self._missed = False
         self.round_trip_seconds = 0.0  # of the latest beat that arrived
         self.latest: Beat | None = None  # the latest beat that arrived
+        self.sent_at = 0.0  # monotonic; when it was sent
         self.arrived_at: float | None = None  # monotonic; when it did, None once the lease is gone
         self.beating_since: float | None = None  # monotonic; since when every beat arrived
 
@@ -176,7 +184,7 @@ class Heartbeat(Service):
         began = time.monotonic()
         beat = self._manager.measure(delay_seconds, self.round_trip_seconds)
         self._dao.beat(self._manager.device_id, epoch, beat)
-        self.latest, self.arrived_at = beat, time.monotonic()
+        self.latest, self.sent_at, self.arrived_at = beat, began, time.monotonic()
         self.round_trip_seconds = self.arrived_at - began
         if self.beating_since is None:
             self.beating_since = time.monotonic()

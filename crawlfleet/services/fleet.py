@@ -9,12 +9,13 @@ from typing import Any
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, UsageError
-from crawlfleet.executors.registry import ALIASES
+from crawlfleet.executors.registry import ALIASES, executors
 from crawlfleet.model import migrations, rescue
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.lifecycle import MOVES
 from crawlfleet.model.task_spec import DEFAULT_REPORT, TaskSpec
+from crawlfleet.services.tariff import Tariff
 
 ACCOUNT_TYPES = frozenset({"user_apps", "app_data"})  # built-in types that run on behalf of an account
 
@@ -26,7 +27,7 @@ class Fleet:
         self.db = db
         self.accounts = AccountDAO(db)
         self.tasks = CrawlTaskDAO(db)
-        self._defaults = defaults or TaskDefaults()
+        self._defaults = defaults or TaskDefaults(cost_of=Tariff({}, executors).cost_of)
 
     def add_task(
         self,

@@ -49,7 +49,7 @@ def backlog(db: Database) -> Backlog:
         is_paused, note = connection.execute(paused).one()
     blocked, pending = [], 0
     for source, username, status, reason, count in rows:
-        if status == AccountStatus.PARKED:
+        if status not in (None, AccountStatus.HEALTHY):
             blocked.append(f"{count} tasks of account {username} at {source}, parked: {reason}")
         else:
             pending += count

@@ -7,7 +7,6 @@ import socket
 import threading
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 from crawlfleet import __version__
 from crawlfleet.core.db import Database
@@ -15,6 +14,7 @@ from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.core.process import own_identity
 from crawlfleet.engines.contract import Engine, Reports, Slots
 from crawlfleet.executors.contract import Executor, TaskContext
+from crawlfleet.executors.permit import Permit
 from crawlfleet.model.claims import Claim
 from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.device import DeviceInfo
@@ -23,6 +23,7 @@ from crawlfleet.services import insights
 from crawlfleet.services.device_manager import DeviceManager, DeviceOptions, Work
 from crawlfleet.services.queue_watcher import QueueWatcher
 from crawlfleet.services.system_metrics import capabilities, local_ip
+from crawlfleet.services.tariff import Tariff, all_source_settings
 from crawlfleet.services.task_scheduler import SchedulerOptions, TaskScheduler
 from crawlfleet.settings import Settings
 from crawlfleet.sources.base import SourceSettings
@@ -54,7 +55,9 @@ class Node:
         self.until_idle = until_idle
         self.listener = listener
         self._executors = executors
-        self._sources = {name: source_settings(table, settings.use_proxy) for name, table in settings.sources.items()}
+        self._sources = all_source_settings(settings)
+        tariff = Tariff(self._sources, lambda: executors)
+        tariff.check()
         self._ending = threading.Event()
         self._fatal: str | None = None
         self._started_at: datetime | None = None
@@ -65,7 +68,7 @@ class Node:
             executors=executors,
             engine_of=self._engine_of,
             make_context=self._make_context,
-            options=scheduler_options(settings),
+            options=scheduler_options(settings, tariff),
             on_fatal=self.end,
         )
         self.manager = DeviceManager(
@@ -115,11 +118,11 @@ class Node:
     def _engine_of(self, executor: Executor) -> Engine:
         return self._engines["async" if executor.asynchronous else "sync"]
 
-    def _make_context(self, claim: Claim) -> TaskContext:
+    def _make_context(self, claim: Claim, permit: Permit | None) -> TaskContext:
         name = claim.task.source
         if name is None:
             return TaskContext(claim.task)
-        return TaskContext(claim.task, claim.account, self._sources.get(name, SourceSettings()))
+        return TaskContext(claim.task, claim.account, self._sources.get(name, SourceSettings()), permit)
 
     def start(self) -> None:
         """Register and start everything; raises DeviceRefused when the id is alive elsewhere."""
@@ -205,24 +208,22 @@ class _LeaseLater:
     def epoch(self) -> int:
         return self._node.manager.epoch
 
+    @property
+    def trusted_until(self) -> float:
+        return self._node.manager.trusted_until
+
     def renew(self, lost_epoch: int) -> int:
         return self._node.manager.renew(lost_epoch)
 
 
-def scheduler_options(settings: Settings) -> SchedulerOptions:
+def scheduler_options(settings: Settings, tariff: Tariff) -> SchedulerOptions:
     """The scheduler's share of the settings."""
     return SchedulerOptions(
         concurrent_tasks=settings.slots,
         schedule_interval=settings.schedule_interval,
         dispatch_interval=settings.dispatch_interval,
         retry=RetryPolicy(settings.retry_delay_seconds),
-        defaults=TaskDefaults(settings.execution_timeout, settings.max_retry),
+        defaults=TaskDefaults(settings.execution_timeout, settings.max_retry, tariff.cost_of),
+        limit_of=tariff.limit_of,
         mode=settings.mode,
     )
-
-
-def source_settings(table: Mapping[str, Any], use_proxy: bool) -> SourceSettings:
-    """The `[sources.NAME]` table of the settings as its source reads it; its proxy only counts with `use_proxy`."""
-    names = ("base_url", "timeout_seconds", "limits", *(["proxy"] if use_proxy else []))
-    known = {name: table[name] for name in names if name in table}
-    return SourceSettings(**known)

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -28,14 +28,18 @@ from crawlfleet.core.service import Service
 from crawlfleet.engines.contract import Engine, Run
 from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.executors.outcome import SPOOL_ROWS, Outcome
+from crawlfleet.executors.permit import RunPermit
 from crawlfleet.model import claims, fleet_state, rescue
+from crawlfleet.model.budget import LimitOf, as_stored
 from crawlfleet.model.claims import AssignmentIds, Claim
 from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.device import DeviceDAO, Standing
-from crawlfleet.model.gate import Ended, Ending, RetryPolicy, Verdict, end_runs, mark_started
+from crawlfleet.model.gate import Ended, Ending, RetryPolicy, RunCalls, Verdict, book_calls, end_runs, mark_started
+from crawlfleet.model.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
+MAX_LEAD_SECONDS = 2.0  # a task is claimed at most so long before its budget reopens, and fills a slot meanwhile
 MAX_RESERVE = 1000  # tasks held ready beyond the slots, so that a far database does not starve them
 MAX_WRITING = 4  # large results on their way to the database before claiming stops
 RESERVE_PATIENCE_SECONDS = 1.0  # how long more than the reserve may wait for a slot before it goes back
@@ -62,6 +66,11 @@ class Lease(Protocol):
     @property
     def epoch(self) -> int: ...
 
+    @property
+    def trusted_until(self) -> float:
+        """Until when, on the monotonic clock, the lease surely holds."""
+        ...
+
     def renew(self, lost_epoch: int) -> int:
         """Register again after `lost_epoch` was lost; the new epoch.
 
@@ -79,6 +88,7 @@ class SchedulerOptions:
     dispatch_interval: float = 10
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     defaults: TaskDefaults = field(default_factory=TaskDefaults)
+    limit_of: LimitOf = as_stored
     mode: str = "standalone"
 
 
@@ -97,10 +107,30 @@ class Decided:
     ending: Ending
     began_at: float | None
     ended_at: float
+    calls: tuple[float, ...] = ()
 
-    def dated(self, now: datetime) -> Ending:
-        """The ending with its moments on the database's clock, which reads `now`."""
-        return replace(self.ending, started_at=_moment(self.began_at, now), completed_at=_moment(self.ended_at, now))
+    def dated(self, now: datetime, asked_at: float) -> Ending:
+        """The ending with its moments on the database's clock, which read `now` after `asked_at` of the monotonic."""
+        return replace(
+            self.ending,
+            started_at=_moment(self.began_at, now),
+            completed_at=_moment(self.ended_at, now),
+            calls=_latest(self.calls, now, asked_at),
+        )
+
+
+@dataclass
+class Sent:
+    """Calls of a run that are not booked yet, on the monotonic clock; `is_over`: there will be no further one."""
+
+    assignment_id: int
+    task_id: int
+    moments: tuple[float, ...]
+    is_over: bool = False
+
+    def dated(self, now: datetime, asked_at: float) -> RunCalls:
+        """The same on the database's clock."""
+        return RunCalls(self.assignment_id, self.task_id, _latest(self.moments, now, asked_at), self.is_over)
 
 
 @dataclass
@@ -123,7 +153,7 @@ class TaskScheduler(Service):
         lease: Lease,
         executors: Mapping[str, Executor],
         engine_of: Callable[[Executor], Engine],
-        make_context: Callable[[Claim], TaskContext],
+        make_context: Callable[[Claim, RunPermit | None], TaskContext],
         options: SchedulerOptions,
         on_fatal: Callable[[str], None],
     ) -> None:
@@ -147,6 +177,7 @@ class TaskScheduler(Service):
         self._stuck: set[int] = set()  # of those, the ones that timed out and cannot be ended
         self._started: list[Run] = []  # begun, not yet recorded
         self._decided: list[Decided] = []  # ended, not yet committed
+        self._sent: deque[Sent] = deque()  # calls that were sent, not yet booked
         self._writer = ResultWriter(db, options, self._wrote)
         self._written: deque[tuple[Decided, Ended]] = deque()
         self._claiming = True
@@ -154,6 +185,7 @@ class TaskScheduler(Service):
         self._reconcile = False
         self._one_by_one = False
         self._look_first = False  # the last turn claimed nothing: look without a transaction before the next
+        self._promote_at: float | None = None  # monotonic; when tasks come due or lanes open, as far as is known
         self._away_since: float | None = None
         self._wait = 0.0
         self._times_checked_at = 0.0
@@ -288,7 +320,8 @@ class TaskScheduler(Service):
                 close_rows(outcome.rows)
                 continue
             held.phase = "ended"
-            decided = Decided(_ending(run, outcome), run.began_at, run.ended_at or time.monotonic())
+            ended_at = run.ended_at or time.monotonic()
+            decided = Decided(_ending(run, outcome), run.began_at, ended_at, _final_calls(run))
             if len(outcome.rows) > SPOOL_ROWS:
                 self._writer.put(decided)
             else:
@@ -340,7 +373,7 @@ class TaskScheduler(Service):
         held.phase = "ended"
         self._waiting.pop(run.assignment_id, None)
         ending = Ending(run.assignment_id, run.task.id, kind, message=message)
-        self._decided.append(Decided(ending, run.began_at, time.monotonic()))
+        self._decided.append(Decided(ending, run.began_at, time.monotonic(), _final_calls(run)))
 
     def _room(self) -> tuple[int, int]:
         """How many tasks to claim: for free slots, and beyond them for the reserve."""
@@ -366,9 +399,12 @@ class TaskScheduler(Service):
         started = [
             run for run in self._started if (held := self._held.get(run.assignment_id)) and held.phase == "begun"
         ]
+        sent = list(self._sent)
         slots, reserve = self._room()
         reconcile, epoch = self._reconcile, self.lease.epoch
-        if not batch and not started and not reconcile and not self._may_claim(slots, reserve, epoch):
+        self._promote()
+        work_waits = batch or started or sent or reconcile
+        if not work_waits and not self._may_claim(slots, reserve, epoch):
             return None
         if self._ids.epoch != epoch:
             self._ids = AssignmentIds(epoch)
@@ -376,23 +412,32 @@ class TaskScheduler(Service):
 
         def work(connection: Connection) -> Turn:
             standing = self._devices.hold(connection, device_id, epoch)
-            now = standing.now
+            now, ledger = standing.now, Ledger(self.db, connection, standing.now, self.options.limit_of)
             turn = Turn(standing)
-            endings = [decided.dated(now) for decided in batch]
-            turn.ended = end_runs(self.db, connection, endings, now, self.options.retry, self.options.defaults)
             mark_started(
                 self.db, connection, [(r.assignment_id, r.task.id, _moment(r.began_at, now)) for r in started], now
             )
+            endings = [decided.dated(now, standing.asked_at) for decided in batch]
+            turn.ended = end_runs(self.db, connection, endings, ledger, self.options.retry, self.options.defaults)
+            book_calls(self.db, connection, ledger, [each.dated(now, standing.asked_at) for each in sent])
             if reconcile:
                 turn.strays, turn.lost = rescue.release_unheld(
-                    self.db, connection, device_id, epoch, self._held.keys(), now
+                    self.db, connection, device_id, epoch, self._held.keys(), ledger
                 )
-            if standing.wake_at is not None and standing.wake_at <= now:
-                claims.promote(self.db, connection, now)
             if slots + reserve > 0 and standing.may_claim:
                 turn.claimed = claims.claim(
-                    self.db, connection, self._strategy, device_id, ids, self.executors.keys(), slots, reserve, now
+                    self.db,
+                    connection,
+                    self._strategy,
+                    device_id,
+                    ids,
+                    self.executors.keys(),
+                    slots,
+                    reserve,
+                    ledger,
+                    self._lead_seconds,
                 )
+            ledger.close()
             return turn
 
         try:
@@ -402,11 +447,25 @@ class TaskScheduler(Service):
             return None
         del self._decided[: len(batch)]
         self._started.clear()
+        for _ in sent:
+            self._sent.popleft()
         self._one_by_one = self._one_by_one and bool(self._decided)
         if reconcile:
             self._reconcile = False
         self._after(turn, batch)
         return turn
+
+    @property
+    def _lead_seconds(self) -> float:
+        """How long before its budget reopens a task is claimed: as long as that may take; its permit waits the rest."""
+        return min(MAX_LEAD_SECONDS, 0.05 + 3 * median(self._turn_seconds))
+
+    def _promote(self) -> None:
+        """Let tasks come due and lanes open whose time has come."""
+        if self._promote_at is not None and self._promote_at <= time.monotonic() and self._claiming:
+            self._promote_at = None
+            if claims.promote(self.db, self._lead_seconds):
+                self._look_first = False
 
     def _may_claim(self, slots: int, reserve: int, epoch: int) -> bool:
         """Look, without a lock, whether a transaction could claim something; remembers when it can at the earliest."""
@@ -418,15 +477,21 @@ class TaskScheduler(Service):
             standing = self._devices.standing(connection, self.lease.device_id, epoch)
             heads = claims.open_heads(self.db, connection, self.executors.keys()) if standing.may_claim else []
         self._note_wake(standing)
-        due = standing.wake_at is not None and standing.wake_at <= standing.now
-        found = standing.may_claim and (due or any(slots or not head.sourced for head in heads))
-        if not found and not self._held:
+        found = standing.may_claim and any(slots or not head.sourced for head in heads)
+        if not found and not self._held and self._wait > 0:
             self.idle.set()
         return found
 
     def _note_wake(self, standing: Standing) -> None:
-        if standing.wake_at is not None:
-            self._wait = min(self._wait, max(0.0, (standing.wake_at - standing.now).total_seconds()))
+        """Remember the earliest moment at which something becomes possible."""
+        waits = []
+        if standing.due_at is not None:
+            waits.append((standing.due_at - standing.now).total_seconds())
+        if standing.opens_at is not None:
+            waits.append((standing.opens_at - standing.now).total_seconds() - self._lead_seconds)
+        if waits:
+            self._promote_at = standing.answered_at + max(0.0, min(waits))
+            self._wait = min(self._wait, max(0.0, self._promote_at - time.monotonic()))
 
     def _longest_wait(self) -> float:
         """Seconds until the next pass when nothing wakes it: an interval, or the next execution_timeout."""
@@ -455,7 +520,7 @@ class TaskScheduler(Service):
             self._drop(key)
         if turn.claimed:
             self.idle.clear()
-            self._submit(turn.claimed)
+            self._submit(turn.claimed, turn.standing)
         self._look_first = not turn.claimed
         self._note_wake(turn.standing)
         for ended in turn.ended:
@@ -464,11 +529,33 @@ class TaskScheduler(Service):
         if self._decided or (turn.claimed and sum(self._room()) > 0) or (batch and self._look_first and self._claiming):
             self._wait = 0.0
 
-    def _submit(self, claimed: list[Claim]) -> None:
+    def _permit(self, claim: Claim, standing: Standing) -> RunPermit | None:
+        """The calls of a run, its moments turned into those of the monotonic clock, on the safe side."""
+        if claim.task.source is None:
+            return None
+        calls: list[tuple[float, float]] | None = None
+        if claim.calls is not None:
+            calls = [
+                (
+                    standing.answered_at + (window.not_before - standing.now).total_seconds(),
+                    standing.asked_at + (window.not_after - standing.now).total_seconds(),
+                )
+                for window in claim.calls
+            ]
+        assignment_id, task_id = claim.assignment_id, claim.task.id
+
+        def on_call(permit: RunPermit) -> None:
+            self._sent.append(Sent(assignment_id, task_id, permit.sent))
+            self.wake()
+
+        return RunPermit(calls, lambda: self.lease.trusted_until, on_call)
+
+    def _submit(self, claimed: list[Claim], standing: Standing) -> None:
         by_engine: dict[int, tuple[Engine, list[Run]]] = {}
         for each in claimed:
             executor = self.executors[each.task.task_type]
-            held = Held(Run(each.assignment_id, each.task, executor, self._make_context(each)))
+            permit = self._permit(each, standing)
+            held = Held(Run(each.assignment_id, each.task, executor, self._make_context(each, permit)))
             self._held[each.assignment_id] = self._waiting[each.assignment_id] = held
             engine = self._engine_of(executor)
             by_engine.setdefault(id(engine), (engine, []))[1].append(held.run)
@@ -516,6 +603,9 @@ class TaskScheduler(Service):
             return
         del self._held[key]
         self._waiting.pop(key, None)
+        permit = held.run.context.permit
+        if isinstance(permit, RunPermit):
+            self._sent.append(Sent(key, held.run.task.id, permit.revoke(), is_over=True))
         if not held.run.withdraw():
             self._engine_of(held.run.executor).interrupt(held.run)
         log.warning("run cancelled or lost: task=%d assignment=%d", held.run.task.id, key)
@@ -600,9 +690,13 @@ class ResultWriter(Service):
 
     def _write(self, decided: Decided) -> Ended:
         def work(connection: Connection) -> Ended:
+            asked_at = time.monotonic()
             now = self.db.now(connection)
-            ending = decided.dated(now)
-            return end_runs(self.db, connection, [ending], now, self._options.retry, self._options.defaults)[0]
+            ledger = Ledger(self.db, connection, now, self._options.limit_of)
+            ending = decided.dated(now, asked_at)
+            [ended] = end_runs(self.db, connection, [ending], ledger, self._options.retry, self._options.defaults)
+            ledger.close()
+            return ended
 
         return self.db.write(work)
 
@@ -619,7 +713,16 @@ def _ending(run: Run, outcome: Outcome) -> Ending:
         rows=outcome.rows,
         replaces=outcome.replaces,
         follow_ups=outcome.follow_ups,
+        quota_scope=outcome.quota_scope,
+        quota_daily=outcome.quota_daily,
+        calls_wanted=outcome.calls_wanted,
     )
+
+
+def _final_calls(run: Run) -> tuple[float, ...]:
+    """When the run sent its calls; it sends none after this."""
+    permit = run.context.permit
+    return permit.revoke() if isinstance(permit, RunPermit) else ()
 
 
 def _deadline(run: Run) -> float:
@@ -629,6 +732,12 @@ def _deadline(run: Run) -> float:
 def _moment(monotonic: float | None, now: datetime) -> Any:
     """A moment of the monotonic clock on the database's clock, which reads `now`."""
     return None if monotonic is None else now - timedelta(seconds=time.monotonic() - monotonic)
+
+
+def _latest(moments: Sequence[float], now: datetime, asked_at: float) -> list[datetime]:
+    """Moments of the monotonic clock on the database's, which read `now` after `asked_at`: none is dated too early,
+    since a budget must not reopen before the vendor's does."""
+    return [now - timedelta(seconds=asked_at - moment) for moment in moments]
 
 
 def close_rows(rows: Any) -> None:

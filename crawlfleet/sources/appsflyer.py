@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from typing import Any
 from urllib.parse import quote
 
@@ -26,7 +26,6 @@ APPS_PER_PAGE = 1000  # the vendor's maximum
 MAX_PAGES = 100  # the vendor allows 100 calls a day
 APP_ID_PATTERN = re.compile(r"[a-zA-Z0-9._-]{1,190}")
 SHORT_RANGE_DAYS = 2  # up to here a call counts against the minute, beyond it against the day
-SHORT_RANGE_WAIT_SECONDS = 60.0
 DAILY_QUOTA_SIGNS = ("call limit has been reached", "calls limit has been reached", "reached your maximum number of")
 
 LIMITS = (
@@ -138,11 +137,10 @@ def _report_error(refusal: Refusal, is_short: bool) -> TaskError | None:
     """The meaning of a refused report: the body speaks before the status, since quota errors come as 400 and 403."""
     text = refusal.body.lower()
     if text.startswith("limit reached for"):
-        if is_short:
-            return QuotaError(str(refusal), refusal.retry_after or SHORT_RANGE_WAIT_SECONDS, "aggregate_short_range")
-        return QuotaError(str(refusal), refusal.retry_after or _seconds_to_utc_midnight(), "aggregate_long_range_app")
+        scope = "aggregate_short_range" if is_short else "aggregate_long_range_app"
+        return QuotaError(str(refusal), refusal.retry_after, scope)
     if any(sign in text for sign in DAILY_QUOTA_SIGNS):
-        return QuotaError(str(refusal), refusal.retry_after or _seconds_to_utc_midnight())
+        return QuotaError(str(refusal), refusal.retry_after, daily=True)
     if refusal.status == 200:
         return None
     if "account may be suspended" in text:
@@ -158,16 +156,11 @@ def _report_error(refusal: Refusal, is_short: bool) -> TaskError | None:
 def _app_list_error(refusal: Refusal) -> TaskError | None:
     if "account may be suspended" in refusal.body.lower():
         return AuthError(str(refusal))
+    if refusal.status == 429:
+        return QuotaError(str(refusal), refusal.retry_after, "app_list_minute")
     if refusal.status in (403, 404):
         return AppListUnavailable(str(refusal))
     return None
-
-
-def _seconds_to_utc_midnight() -> float:
-    """The vendor's day is the UTC calendar day; one second more, so that a clock that is ahead does no harm."""
-    now = datetime.now(UTC)
-    midnight = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-    return (midnight - now).total_seconds() + 1
 
 
 def _records(page: Any, session: Session) -> list[Any]:

@@ -70,9 +70,15 @@ class Report:
 
 
 class Cancellable(Protocol):
-    """The part of a task context that a source needs."""
+    """The part of a task context that a source needs.
+
+    `check` raises when nobody waits for the run any more. `before_call` is the transport's: it waits until the budgets
+    of the run allow one more request.
+    """
 
     def check(self) -> None: ...
+
+    def before_call(self) -> None: ...
 
 
 class AppListUnavailable(PermanentError):

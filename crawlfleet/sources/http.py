@@ -219,7 +219,8 @@ class Session:
         where = self._clean(f"GET {urlsplit(url).path}")
         try:
             headers = {"Authorization": f"Bearer {token}", "Accept": accept}
-            with self._transport.client().stream("GET", url, headers=headers) as response:
+            extensions = {"trace": self._before_sending}
+            with self._transport.client().stream("GET", url, headers=headers, extensions=extensions) as response:
                 if response.status_code != 200:
                     raise self._refused(response, where)
                 yield response, where
@@ -233,6 +234,13 @@ class Session:
         except httpx2.HTTPError as error:
             reason = self.quote(str(error)) or "connection lost"
             raise TransientError(f"{self._via(where)}: {type(error).__name__}: {reason}") from None
+
+    def _before_sending(self, event: str, details: Mapping[str, Any]) -> None:
+        """Called by the HTTP library at each step. The vendor counts what it is sent, so a call is counted when its
+        connection stands and the request is about to leave; to ask a proxy for a connection is no call.
+        """
+        if event == "http11.send_request_headers.started" and details["request"].method != b"CONNECT":
+            self._context.before_call()
 
     def _via(self, where: str) -> str:
         proxy = self._transport.proxy_name

@@ -91,10 +91,15 @@ def upgrade() -> None:
     op.create_table(
         "cl_lane",
         sa.Column("id", BIG, primary_key=True, autoincrement=True),
-        sa.Column("lane_key", sa.String(400), nullable=False, unique=True),
+        sa.Column("lane_key", sa.String(32), nullable=False, unique=True),
         sa.Column("task_type", NAME, nullable=False),
         sa.Column("source", NAME),
         sa.Column("username", LABEL),
+        sa.Column("calls", sa.Integer, nullable=False),
+        sa.Column("budget_count", sa.Integer, nullable=False),
+        sa.Column("head_key", sa.BigInteger),
+        sa.Column("ready_key", sa.BigInteger),
+        _moment("wake_at", nullable=True),
         _moment("created_at"),
         **OPTIONS,
         if_not_exists=True,
@@ -202,6 +207,9 @@ def upgrade() -> None:
         sa.Column("username", LABEL, nullable=False),
         sa.Column("app_id", LABEL, nullable=False),
         sa.Column("report", NAME, nullable=False),
+        sa.Column("denials", sa.Integer, nullable=False),
+        _moment("denied_until", nullable=True),
+        sa.Column("denied_reason", sa.Text),
         _moment("created_at"),
         sa.UniqueConstraint("source", "username", "app_id", "report", name="uq_feed"),
         **OPTIONS,
@@ -232,6 +240,63 @@ def upgrade() -> None:
         sa.Column("feed_id", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("day", DAY, primary_key=True),
         sa.Column("row_count", sa.Integer, nullable=False),
+        sa.Column("checksum", sa.String(32), nullable=False),
+        sa.Column("totals", sa.JSON, nullable=False),
+        sa.Column("settled_fetches", sa.Integer, nullable=False),
+        _moment("fetched_at"),
+        **OPTIONS,
+        if_not_exists=True,
+    )
+    op.create_table(
+        "cl_lane_budget",
+        sa.Column("lane_id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("budget_id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("position", sa.Integer, nullable=False),
+        **OPTIONS,
+        if_not_exists=True,
+    )
+    op.create_table(
+        "cl_budget",
+        sa.Column("id", BIG, primary_key=True, autoincrement=True),
+        sa.Column("budget_key", sa.String(32), nullable=False, unique=True),
+        sa.Column("source", NAME, nullable=False),
+        sa.Column("limit_name", NAME, nullable=False),
+        sa.Column("username", LABEL, nullable=False),
+        sa.Column("app_id", LABEL, nullable=False),
+        sa.Column("report", NAME, nullable=False),
+        sa.Column("calls", sa.Integer),
+        sa.Column("seconds", sa.Float, nullable=False),
+        sa.Column("learned_calls", sa.Integer),
+        _moment("learned_until", nullable=True),
+        sa.Column("refusals", sa.Integer, nullable=False),
+        _moment("closed_until", nullable=True),
+        sa.Column("closed_reason", sa.Text),
+        _moment("open_at"),
+        _moment("created_at"),
+        _moment("updated_at"),
+        **OPTIONS,
+        if_not_exists=True,
+    )
+    op.create_table(
+        "cl_budget_call",
+        sa.Column("budget_id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("assignment_id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+        _moment("called_at", nullable=True),
+        _moment("free_at", nullable=True),
+        **OPTIONS,
+        if_not_exists=True,
+    )
+    op.create_table(
+        "cl_restatement",
+        sa.Column("id", BIG, primary_key=True, autoincrement=True),
+        sa.Column("feed_id", sa.BigInteger, nullable=False),
+        sa.Column("day", DAY, nullable=False),
+        sa.Column("rows_before", sa.Integer, nullable=False),
+        sa.Column("rows_after", sa.Integer, nullable=False),
+        sa.Column("totals_before", sa.JSON, nullable=False),
+        sa.Column("totals_after", sa.JSON, nullable=False),
+        _moment("fetched_before"),
         _moment("fetched_at"),
         **OPTIONS,
         if_not_exists=True,
@@ -272,6 +337,12 @@ def upgrade() -> None:
     _create_index("ix_device_heartbeat_device", "cl_device_heartbeat", ["device_id", "heartbeat_time"])
     _create_index("ix_device_heartbeat_time", "cl_device_heartbeat", ["heartbeat_time"])
     _create_index("ix_task_event_task", "cl_task_event", ["task_id"])
+    _create_index("ix_lane_ready", "cl_lane", ["ready_key"], **_only("ready_key IS NOT NULL"))
+    _create_index("ix_lane_wake", "cl_lane", ["wake_at"], **_only("wake_at IS NOT NULL"))
+    _create_index("ix_lane_account", "cl_lane", ["source", "username"])
+    _create_index("ix_lane_budget_budget", "cl_lane_budget", ["budget_id"])
+    _create_index("ix_budget_call_assignment", "cl_budget_call", ["assignment_id"])
+    _create_index("ix_restatement_feed", "cl_restatement", ["feed_id", "day"])
     if "v_app_data" not in sa.inspect(op.get_bind()).get_view_names():
         op.execute(
             "CREATE VIEW v_app_data AS SELECT f.source, f.username, f.app_id, f.report, d.date, d.agency,"

@@ -1,0 +1,183 @@
+"""What a call costs: budgets that a vendor's quotas give an account, an app or a report, and the arithmetic of one.
+
+A budget allows so many calls in a sliding window, or in a UTC day. Each call that a run may make is *held* when its
+task is claimed, and counts from the moment at which it is sent until it is *free* again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from crawlfleet.model.task_spec import TaskSpec
+
+DAY_SECONDS = 86_400.0  # a limit of this length means the UTC calendar day
+# The vendor sees a call some time after it was sent: so much later, at most, than the one before it. 20 ms was too
+# little for two processes on one busy machine; 50 ms cost 2.4 % of a window of 2 s, and nothing of a minute.
+LEAST_MARGIN_SECONDS = 0.05
+MARGIN_SHARE = 0.005  # of the window, where that is more
+DAY_END_SECONDS = 2.0  # a day's call is not sent in its last seconds: it might arrive on the next day
+NEVER = datetime(9999, 1, 1, tzinfo=UTC)  # a moment that only an event can bring about
+LEARNED_FOR = timedelta(days=7)  # after which a limit that a refusal taught is put to the test again
+MAX_CALLS = 128  # that one run may make
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """A budget that each call of a task counts against; empty names are those that its limit does not count by."""
+
+    source: str
+    limit_name: str
+    calls: int | None
+    seconds: float
+    username: str = ""
+    app_id: str = ""
+    report: str = ""
+
+    @property
+    def key(self) -> str:
+        return digest(self.source, self.limit_name, self.username, self.app_id, self.report)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a task needs before it can be claimed: so many calls, each against all of these budgets, narrowest first.
+
+    With 0 calls a task may not call its source at all.
+    """
+
+    charges: tuple[Charge, ...] = ()
+    calls: int = 0
+
+
+CostOf = Callable[[TaskSpec], Cost]
+LimitOf = Callable[[str, str], "tuple[int | None, float] | None"]  # (source, limit) -> (calls, seconds)
+
+
+def no_cost(_spec: TaskSpec) -> Cost:
+    """The cost of tasks that call nobody."""
+    return Cost()
+
+
+def as_stored(_source: str, _limit_name: str) -> tuple[int | None, float] | None:
+    """A `LimitOf` for those who have no settings: the limits of the database hold."""
+    return None
+
+
+def digest(*parts: object) -> str:
+    """A key of 32 characters for what would be too long for an index."""
+    text = "\x1f".join("" if part is None else str(part) for part in parts)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+@dataclass
+class Call:
+    """One call of one run against one budget. Held until `called_at`, busy until `free_at`."""
+
+    assignment_id: int
+    number: int
+    called_at: datetime | None = None
+    free_at: datetime | None = None
+    is_new: bool = False
+
+    @property
+    def busy_until(self) -> datetime:
+        return self.free_at or NEVER
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """When a held call may be sent: not before, and not after."""
+
+    not_before: datetime
+    not_after: datetime = NEVER
+
+    def within(self, other: Window) -> Window:
+        """When both allow it."""
+        return Window(max(self.not_before, other.not_before), min(self.not_after, other.not_after))
+
+
+@dataclass
+class Budget:
+    """One budget as its transaction sees it, with all calls that still count."""
+
+    id: int
+    source: str
+    limit_name: str
+    calls: int | None
+    seconds: float
+    learned_calls: int | None
+    learned_until: datetime | None
+    refusals: int
+    closed_until: datetime | None
+    closed_reason: str | None
+    open_at: datetime
+    busy: list[Call] = field(default_factory=list)
+
+    @property
+    def is_daily(self) -> bool:
+        return self.seconds == DAY_SECONDS
+
+    def allowed(self, now: datetime) -> int | None:
+        """Calls in one window: the declared number, or a smaller one that was learned; None: no number is known."""
+        if self.learned_calls is None or self.learned_until is None or self.learned_until <= now:
+            return self.calls
+        return self.learned_calls if self.calls is None else min(self.calls, self.learned_calls)
+
+    def next_opening(self, now: datetime) -> datetime:
+        """From when one more call is allowed: `now`, later, or NEVER when only the end of a run can tell."""
+        moment = max(now, self.closed_until or now)
+        if self.is_daily and midnight_after(moment) - moment <= timedelta(seconds=DAY_END_SECONDS + 1):
+            moment = midnight_after(moment)
+        allowed = self.allowed(now)
+        if allowed is None or len(self.busy) < allowed:
+            return moment
+        in_the_way = sorted(call.busy_until for call in self.busy)[len(self.busy) - allowed]
+        return max(moment, in_the_way)
+
+    def room(self, now: datetime, horizon: datetime) -> int | None:
+        """How many calls could be held that open until `horizon`; None: any number."""
+        if self.next_opening(now) > horizon:
+            return 0
+        allowed = self.allowed(now)
+        return None if allowed is None else allowed - sum(call.busy_until > horizon for call in self.busy)
+
+    def hold(self, assignment_id: int, number: int, now: datetime) -> Window:
+        """Hold one call for a run; when it may be sent."""
+        opening = self.next_opening(now)
+        if self.allowed(now) is not None:
+            self.busy.append(Call(assignment_id, number, is_new=True))
+        if not self.is_daily:
+            return Window(opening)
+        return Window(opening, midnight_after(opening) - timedelta(seconds=DAY_END_SECONDS))
+
+    def free_after(self, called_at: datetime) -> datetime:
+        """When a call that was sent at this moment no longer counts at the vendor, to be sure."""
+        margin = timedelta(seconds=max(LEAST_MARGIN_SECONDS, MARGIN_SHARE * self.seconds))
+        if self.is_daily:
+            return midnight_after(called_at) + margin
+        return called_at + timedelta(seconds=self.seconds) + margin
+
+    def refuse(self, now: datetime, reason: str, retry_after: float | None, daily: bool) -> None:
+        """The vendor refused a call of ours: close, longer each time in a row, and learn how many it does allow."""
+        self.refusals += 1
+        made = sum(call.called_at is not None for call in self.busy) - 1  # all but the one that was refused
+        allowed = self.allowed(now)
+        if made >= 1 and (allowed is None or made < allowed):
+            self.learned_calls, self.learned_until = made, now + LEARNED_FOR
+        next_day = midnight_after(now) + timedelta(seconds=1)
+        if retry_after is not None:
+            closed_until = now + timedelta(seconds=retry_after)
+        elif daily or self.is_daily:
+            closed_until = next_day
+        else:
+            closed_until = min(next_day, now + timedelta(seconds=self.seconds * 2 ** min(self.refusals - 1, 20)))
+        self.closed_until = max(closed_until, self.closed_until or now)
+        self.closed_reason = reason
+
+
+def midnight_after(moment: datetime) -> datetime:
+    """The beginning of the next UTC day."""
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)

@@ -1,0 +1,273 @@
+"""The ledger of calls: what one transaction holds, books and gives back, and the lanes that open or close with it.
+
+A transaction makes one `Ledger`, uses it, and closes it as its last step. Budgets are locked when they are loaded:
+in one order, or, by a claim, only those that nobody else holds. Lanes are locked by `close`, after everything else,
+so transactions never wait for each other crosswise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.sql import json_rows, stamp, utc
+from crawlfleet.model import lanes
+from crawlfleet.model.budget import Budget, Call, LimitOf, Window, as_stored
+
+
+@dataclass
+class LaneBudgets:
+    """A lane whose budgets this transaction has locked, narrowest first; `calls` is what each of its tasks needs."""
+
+    id: int
+    calls: int
+    budgets: list[Budget] = field(default_factory=list)
+
+    def need(self, now: datetime) -> int:
+        """Calls that each of its tasks holds: no more than one window allows, or it could never be claimed."""
+        return min([self.calls, *(n for n in (each.allowed(now) for each in self.budgets) if n is not None)])
+
+    def room(self, now: datetime, horizon: datetime, most: int, taken: Mapping[int, int]) -> int:
+        """How many of its tasks could be claimed, up to `most`, whose calls open until `horizon`.
+
+        `taken` says how many calls of which budget other lanes are about to hold.
+        """
+        need, found = max(1, self.need(now)), most
+        for budget in self.budgets:
+            room = budget.room(now, horizon)
+            if room is not None:
+                found = min(found, (room - taken.get(budget.id, 0)) // need)
+        return max(0, found)
+
+    def opens_at(self, now: datetime) -> datetime:
+        """When one of its tasks can be claimed, as far as that is known."""
+        moment, need = now, self.need(now)
+        for budget in self.budgets:
+            moment = max(moment, budget.next_opening(now))
+            allowed = budget.allowed(now)
+            if allowed is not None and (in_the_way := len(budget.busy) - (allowed - need)) > 0:
+                moment = max(moment, sorted(call.busy_until for call in budget.busy)[in_the_way - 1])
+        return moment
+
+
+class Ledger:
+    """The budgets of one transaction. `limit_of` tells the settings of this node, which prevail over stored limits."""
+
+    def __init__(self, db: Database, connection: Connection, now: datetime, limit_of: LimitOf = as_stored) -> None:
+        self.db = db
+        self.now = now
+        self._connection = connection
+        self._limit_of = limit_of
+        self._budgets: dict[int, Budget] = {}
+        self._before: dict[int, tuple[Any, ...]] = {}
+        self._changed: dict[tuple[int, int, int], tuple[int, Call]] = {}
+        self._gone: list[tuple[int, int, int]] = []
+        self._booked: set[int] = set()
+        self._touched: set[int] = set()
+        self._postponed: dict[int, datetime] = {}
+
+    def touch(self, lane_ids: Iterable[int]) -> None:
+        """Something changed in the queue of these lanes of a source."""
+        self._touched.update(lane_ids)
+
+    def touch_account(self, source: str, username: str) -> None:
+        """The account was parked or resumed."""
+        self._touched.update(lanes.of_account(self._connection, source, username))
+
+    def postpone(self, lane: LaneBudgets) -> None:
+        """The lane looks open, but has too little room for a whole task."""
+        self._touched.add(lane.id)
+        self._postponed[lane.id] = lane.opens_at(self.now)
+
+    # -- loading
+
+    def load(self, lane_ids: Collection[int], skip_locked: bool = False) -> dict[int, LaneBudgets]:
+        """These lanes with their budgets, locked; `skip_locked` leaves out lanes of which another holds a budget."""
+        if not lane_ids:
+            return {}
+        statement = sa.text(
+            "SELECT l.id, l.calls, l.budget_count, lb.budget_id, lb.position FROM"
+            f" {self.db.wording.rows(id='int')} JOIN cl_lane l ON l.id = v.id"
+            " LEFT JOIN cl_lane_budget lb ON lb.lane_id = l.id ORDER BY l.id, lb.position"
+        )
+        found = self._connection.execute(statement, {"rows": json_rows([each] for each in sorted(lane_ids))}).all()
+        self._load_budgets({row[3] for row in found if row[3] is not None}, skip_locked)
+        loaded: dict[int, LaneBudgets] = {}
+        counts: dict[int, int] = {}
+        for lane_id, calls, count, budget_id, _ in found:
+            lane = loaded.setdefault(lane_id, LaneBudgets(lane_id, calls))
+            counts[lane_id] = count
+            if budget_id in self._budgets:
+                lane.budgets.append(self._budgets[budget_id])
+        return {key: lane for key, lane in loaded.items() if len(lane.budgets) == counts[key]}
+
+    def _load_budgets(self, ids: set[int], skip_locked: bool) -> None:
+        missing = sorted(ids - set(self._budgets))
+        if not missing:
+            return
+        lock = self.db.wording.for_update_of_t + (self.db.wording.skip_locked if skip_locked else "")
+        rows = json_rows([each] for each in missing)
+        source = self.db.wording.rows(id="int")
+        budgets = sa.text(
+            "SELECT t.id, t.source, t.limit_name, t.calls, t.seconds, t.learned_calls, t.learned_until, t.refusals,"
+            f" t.closed_until, t.closed_reason, t.open_at FROM {source} JOIN cl_budget t ON t.id = v.id"
+            f" ORDER BY t.id{lock}"
+        )
+        for row in self._connection.execute(budgets, {"rows": rows}).mappings():
+            values = dict(row)
+            for name in ("learned_until", "closed_until", "open_at"):
+                values[name] = utc(values[name])
+            self._before[row["id"]] = tuple(values[name] for name in _BUDGET_COLUMNS)
+            budget = self._budgets[row["id"]] = Budget(**values)
+            limit = self._limit_of(budget.source, budget.limit_name)
+            if limit is not None:
+                budget.calls, budget.seconds = limit
+        # A statement of its own: it sees what was committed before the lock was ours.
+        calls = sa.text(
+            "SELECT t.budget_id, t.assignment_id, t.number, t.called_at, t.free_at"
+            f" FROM {source} JOIN cl_budget_call t ON t.budget_id = v.id"
+        )
+        for budget_id, assignment_id, number, called_at, free_at in self._connection.execute(calls, {"rows": rows}):
+            if budget_id not in self._budgets:
+                continue
+            call = Call(assignment_id, number, utc(called_at), utc(free_at))
+            if call.busy_until > self.now:
+                self._budgets[budget_id].busy.append(call)
+            else:
+                self._gone.append((budget_id, assignment_id, number))
+
+    # -- changing
+
+    def hold(self, lane: LaneBudgets, assignment_id: int) -> tuple[Window, ...] | None:
+        """Hold the calls of one task; when each may be sent. None where any number may be sent at any time."""
+        counted = [each for each in lane.budgets if each.allowed(self.now) is not None]
+        if not counted and lane.calls:
+            return None
+        windows = []
+        for number in range(lane.need(self.now)):
+            window = Window(self.now)
+            for budget in counted:
+                window = window.within(budget.hold(assignment_id, number, self.now))
+                self._note(budget, budget.busy[-1])
+            windows.append(window)
+        return tuple(windows)
+
+    def book(self, lane: LaneBudgets, assignment_id: int, calls: Sequence[datetime], is_over: bool) -> None:
+        """These calls of a run were sent, the first at `calls[0]`; when it is over, the others never will be."""
+        for budget in lane.budgets:
+            for call in [each for each in budget.busy if each.assignment_id == assignment_id]:
+                if call.number < len(calls):
+                    self._mark_sent(budget, call, calls[call.number])
+                elif is_over:
+                    budget.busy.remove(call)
+                    self._booked.add(budget.id)
+                    self._changed.pop((budget.id, assignment_id, call.number), None)
+                    if not call.is_new:
+                        self._gone.append((budget.id, assignment_id, call.number))
+
+    def forfeit(self, lane: LaneBudgets, assignment_id: int) -> None:
+        """Nobody can tell whether the run sent its calls: count them as sent now, the latest that it may have."""
+        for budget in lane.budgets:
+            for call in budget.busy:
+                if call.assignment_id == assignment_id and call.called_at is None:
+                    self._mark_sent(budget, call, self.now)
+
+    def _mark_sent(self, budget: Budget, call: Call, moment: datetime) -> None:
+        call.called_at, call.free_at = moment, budget.free_after(moment)
+        self._booked.add(budget.id)
+        self._note(budget, call)
+
+    def _note(self, budget: Budget, call: Call) -> None:
+        self._changed[budget.id, call.assignment_id, call.number] = (budget.id, call)
+
+    def refuse(
+        self, lane: LaneBudgets, limit_name: str | None, reason: str, retry_after: float | None, daily: bool
+    ) -> datetime | None:
+        """The vendor refused a call: teach the budget of that limit, or the narrowest. Until when it is closed.
+
+        None when the lane has no budget to close.
+        """
+        named = [each for each in lane.budgets if each.limit_name == limit_name] or lane.budgets
+        if not named:
+            return None
+        named[0].refuse(self.now, reason, retry_after, daily)
+        return named[0].closed_until
+
+    def praise(self, lane: LaneBudgets) -> None:
+        """The vendor answered: its refusals no longer stand in a row."""
+        for budget in lane.budgets:
+            budget.refusals = 0
+
+    # -- writing back
+
+    def close(self) -> None:
+        """Write what changed and compute the state of all lanes that it concerns. The transaction's last step."""
+        moved = self._write_budgets()
+        self._write_calls()
+        if moved:
+            statement = sa.text(
+                f"SELECT DISTINCT lb.lane_id FROM {self.db.wording.rows(id='int')}"
+                " JOIN cl_lane_budget lb ON lb.budget_id = v.id"
+            )
+            found = self._connection.execute(statement, {"rows": json_rows([each] for each in sorted(moved))})
+            self._touched.update(found.scalars())
+        lanes.refresh(self.db, self._connection, self._touched, self.now, self._postponed)
+
+    def _write_budgets(self) -> set[int]:
+        """Store changed budgets; the ids of those that opened, closed or have more room than before."""
+        rows, moved = [], set(self._booked)
+        for budget in self._budgets.values():
+            opens_at = budget.next_opening(self.now)
+            if opens_at > self.now or budget.open_at > self.now:  # open before and after is no news
+                if opens_at != budget.open_at:
+                    moved.add(budget.id)
+                budget.open_at = opens_at
+            values = tuple(getattr(budget, name) for name in _BUDGET_COLUMNS)
+            if values != self._before[budget.id]:
+                rows.append((budget.id, *values))
+        if rows:
+            moment = self.db.wording.moment("now")
+            statement = self.db.wording.update_from(
+                "cl_budget",
+                {**{name: f"v.{name}" for name in _BUDGET_COLUMNS}, "updated_at": moment},
+                self.db.wording.rows(id="int", **_BUDGET_COLUMNS),
+                "t.id = v.id",
+            )
+            self._connection.execute(sa.text(statement), {"rows": json_rows(rows), "now": stamp(self.now)})
+        return moved
+
+    def _write_calls(self) -> None:
+        columns = {"called_at": "moment", "free_at": "moment"}
+        key = {"budget_id": "int", "assignment_id": "int", "number": "int"}
+        if self._changed:
+            names = ", ".join((*key, *columns))
+            insert = (
+                f"INSERT INTO cl_budget_call ({names}) SELECT {names} FROM {self.db.wording.rows(**key, **columns)}"
+            )
+            if self.db.family == "sqlite":
+                insert += " WHERE 1 = 1"
+            statement = self.db.wording.upsert(insert, ", ".join(key), list(columns))
+            rows = [(*key_of, call.called_at, call.free_at) for key_of, (_, call) in sorted(self._changed.items())]
+            self._connection.execute(sa.text(statement), {"rows": json_rows(rows)})
+        if self._gone:
+            match = " AND ".join(f"t.{name} = v.{name}" for name in key)
+            statement = self.db.wording.delete_from("cl_budget_call", self.db.wording.rows(**key), match)
+            self._connection.execute(sa.text(statement), {"rows": json_rows(sorted(self._gone))})
+
+
+_BUDGET_COLUMNS = {
+    "calls": "int",
+    "seconds": "real",
+    "learned_calls": "int",
+    "learned_until": "moment",
+    "refusals": "int",
+    "closed_until": "moment",
+    "closed_reason": "text",
+    "open_at": "moment",
+}
