@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.process import own_identity
-from crawlfleet.model import claims, migrations
+from crawlfleet.model import claims, migrations, rescue
 from crawlfleet.model.claims import AssignmentIds, Claim, Strategy
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.device import DeviceDAO, DeviceInfo
@@ -94,6 +94,17 @@ class Device:
             mark_started(self.db, connection, [(c.assignment_id, c.task.id, now) for c in claimed], now)
 
         self.db.write(work)
+
+    def reconcile(self, held: Collection[int], now: datetime | None = None) -> tuple[int, set[int]]:
+        """Give back what is not among these assignments; how many, and which of these are lost."""
+
+        def work(connection: Connection) -> tuple[int, set[int]]:
+            ledger = Ledger(self.db, connection, now or self.db.now(connection))
+            found = rescue.release_unheld(self.db, connection, self.device_id, self.epoch, held, ledger)
+            ledger.close()
+            return found
+
+        return self.db.write(work)
 
     def end(self, *endings: Ending, now: datetime | None = None) -> list[Ended]:
         def work(connection: Connection) -> list[Ended]:

@@ -56,7 +56,10 @@ class AppList:
 
 @dataclass(frozen=True, slots=True)
 class ReportRange:
-    """Scope of an `app_data` result: the rows are all the figures of these days, both ends included."""
+    """Scope of an `app_data` result: the rows are all the figures of these days, both ends included.
+
+    A day's figures are final once it is fetched `settle_days` after its end (UTC).
+    """
 
     source: str
     username: str
@@ -64,6 +67,7 @@ class ReportRange:
     report: str
     start: date
     end: date
+    settle_days: int = 2
 
 
 Scope = AppList | ReportRange

@@ -59,6 +59,14 @@ class Wording:
         """A bound moment in a place where PostgreSQL cannot guess its type."""
         return f"CAST(:{parameter} AS timestamptz)" if self.family == "postgresql" else f":{parameter}"
 
+    def day(self, parameter: str) -> str:
+        """The same for a bound day."""
+        return f"CAST(:{parameter} AS date)" if self.family == "postgresql" else f":{parameter}"
+
+    def integer(self, parameter: str) -> str:
+        """The same for a bound number."""
+        return f"CAST(:{parameter} AS bigint)" if self.family == "postgresql" else f":{parameter}"
+
     def binary(self, column: str) -> str:
         """A column of kind bytes of `rows`, as the database stores it (hex text on SQLite)."""
         return f"UNHEX({column})" if self.family == "mysql" else column

@@ -44,7 +44,8 @@ def fetch_app_data(task: Task, context: TaskContext) -> TaskResult:
         follow_ups = tasks_per_app(task, (app.app_id for app in visible_apps(context)), start, end)
         return TaskResult(summary={**summary, "app_tasks": len(follow_ups)}, follow_ups=follow_ups)
     rows = context.source.fetch_app_data(context.account, task.app_id, report, start, end, context)
-    scope = ReportRange(source, username, task.app_id, report, start, end)
+    settle_days = context.source.reports[report].settle_days
+    scope = ReportRange(source, username, task.app_id, report, start, end, settle_days)
     return TaskResult(rows=rows, replaces=scope, summary={**summary, "app_id": task.app_id})
 
 

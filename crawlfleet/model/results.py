@@ -20,7 +20,8 @@ from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.figures import App, AppList, Figures, ReportRange, Scope
-from crawlfleet.core.sql import day, json_rows, stamp, utc
+from crawlfleet.core.sql import json_rows, stamp, utc
+from crawlfleet.model import coverage
 
 STORE_BATCH = 1000  # rows of one INSERT
 AMOUNT_LIMIT = Decimal(10) ** 18  # revenue and cost are stored with 18 digits before the point and 6 after
@@ -83,8 +84,8 @@ def _lock_feed(db: Database, connection: Connection, key: tuple[str, str, str, s
     found = connection.execute(find, parameters).scalar()
     if found is None:
         insert = db.wording.insert_ignore(
-            "INSERT INTO cl_feed (source, username, app_id, report, created_at)"
-            " VALUES (:source, :username, :app_id, :report, :now)",
+            "INSERT INTO cl_feed (source, username, app_id, report, denials, created_at)"
+            " VALUES (:source, :username, :app_id, :report, 0, :now)",
             "source, username, app_id, report",
         )
         connection.execute(sa.text(insert), {**parameters, "now": stamp(now)})
@@ -132,51 +133,29 @@ def _replace_figures(
     rows: Iterable[Figures],
     fetched_at: datetime,
 ) -> None:
-    span = {"feed": feed_id, "start": scope.start.isoformat(), "end": scope.end.isoformat(), "at": stamp(fetched_at)}
-    later = {
-        day(found)
-        for found in connection.execute(
-            sa.text(
-                "SELECT day FROM cl_coverage WHERE feed_id = :feed AND day BETWEEN :start AND :end"
-                f" AND fetched_at > {db.wording.moment('at')}"
-            ),
-            span,
-        ).scalars()
-    }
+    former = coverage.of_days(db, connection, feed_id, scope.start, scope.end)
+    later = {each for each, known in former.items() if known.fetched_at > fetched_at}
     days = [each for each in _days(scope) if each not in later]
     delete = sa.text(
-        f"DELETE FROM cl_app_data WHERE feed_id = :feed AND date BETWEEN {_day(db, 'start')} AND {_day(db, 'end')}"
+        "DELETE FROM cl_app_data WHERE feed_id = :feed"
+        f" AND date BETWEEN {db.wording.day('start')} AND {db.wording.day('end')}"
     )
     for first, last in _stretches(days):
         connection.execute(delete, {"feed": feed_id, "start": first.isoformat(), "end": last.isoformat()})
-    counts: Counter[date] = Counter()
+    found = {each: coverage.DayTotals() for each in days}
     seen: Counter[bytes] = Counter()
     names = ", ".join(_FIGURES)
-    values = names.replace("row_hash", db.wording.binary("row_hash"))
+    columns = names.replace("row_hash", db.wording.binary("row_hash"))
     insert = sa.text(
-        f"INSERT INTO cl_app_data (feed_id, {names}) SELECT {_integer(db, 'feed')}, {values}"
+        f"INSERT INTO cl_app_data (feed_id, {names}) SELECT {db.wording.integer('feed')}, {columns}"
         f" FROM {db.wording.rows(**_FIGURES)}"
     )
     for batch in _batches(row for row in rows if row.day not in later):
-        counts.update(row.day for row in batch)
-        connection.execute(insert, {"feed": feed_id, "rows": json_rows(_figures_row(row, seen) for row in batch)})
-    ledger = db.wording.upsert(
-        f"INSERT INTO cl_coverage (feed_id, day, row_count, fetched_at) SELECT {_integer(db, 'feed')}, day, row_count,"
-        f" {db.wording.moment('at')} FROM {db.wording.rows(day='day', row_count='int')}"
-        + (" WHERE 1 = 1" if db.family == "sqlite" else ""),
-        "feed_id, day",
-        ["row_count", "fetched_at"],
-    )
-    written = json_rows((each, counts[each]) for each in days)
-    connection.execute(sa.text(ledger), {"feed": feed_id, "at": stamp(fetched_at), "rows": written})
-
-
-def _day(db: Database, name: str) -> str:
-    return f"CAST(:{name} AS date)" if db.family == "postgresql" else f":{name}"
-
-
-def _integer(db: Database, name: str) -> str:
-    return f"CAST(:{name} AS bigint)" if db.family == "postgresql" else f":{name}"
+        values = [_figures_row(row, seen) for row in batch]
+        for row, stored in zip(batch, values, strict=True):
+            found[row.day].add(row, stored)
+        connection.execute(insert, {"feed": feed_id, "rows": json_rows(values)})
+    coverage.write(db, connection, feed_id, found, former, fetched_at, scope.settle_days)
 
 
 class ValueRefused(ValueError):

@@ -79,7 +79,7 @@ def test_a_task_is_not_claimed_before_its_time(device: Device, db: Database) -> 
     assert device.claim() == []
     with db.read() as connection:
         standing = DeviceDAO(db).standing(connection, "d1", device.epoch)
-    assert standing.wake_at == now + timedelta(hours=1)
+    assert standing.due_at == now + timedelta(hours=1)
     assert [claim.task.id for claim in device.claim(now=now + timedelta(hours=2))] == [task_id]
 
 

@@ -138,9 +138,7 @@ def test_claims_whose_reply_was_lost_go_back_and_cancelled_runs_are_told(db: Dat
     claims = device.claim()
     rescue.cancel(db, [cancelled])
     keys = [claim.assignment_id for claim in claims if claim.task.id != stray]
-    released, lost = db.write(
-        lambda connection: rescue.release_unheld(db, connection, "d1", device.epoch, keys, db.now(connection))
-    )
+    released, lost = device.reconcile(keys)
     assert released == 1
     assert lost == {claim.assignment_id for claim in claims if claim.task.id == cancelled}
     assert (task(db, stray)["status"], task(db, stray)["retry"]) == ("pending", 0)

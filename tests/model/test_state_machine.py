@@ -162,8 +162,7 @@ class FleetLife(RuleBasedStateMachine):
     @rule(name=DEVICES, held=st.lists(claims, max_size=3))
     def release_what_is_not_held(self, name: str, held: list[Claim]) -> None:
         ids = {claim.assignment_id for claim in held}
-        epoch = self.devices[name].epoch
-        self.db.write(lambda connection: rescue.release_unheld(self.db, connection, name, epoch, ids, self.now))
+        self.devices[name].reconcile(ids, self.now)
 
     @rule(task_id=tasks)
     def cancel(self, task_id: int) -> None:

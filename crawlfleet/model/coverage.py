@@ -1,0 +1,145 @@
+"""cl_coverage: what is known of each day of each feed, written in the transaction that stores its rows.
+
+A day that is fetched again with other figures leaves a restatement: what it was, and what it is now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.figures import Figures
+from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
+
+FIGURES = ("impressions", "clicks", "installs", "sessions", "loyal_users", "revenue", "cost")
+_BITS = 2**128
+
+
+@dataclass
+class DayTotals:
+    """The rows of one day as they are stored: how many, the sum of each figure, and a sum of their hashes, which does
+    not depend on the order in which the vendor sent them. A figure that no row has is missing."""
+
+    row_count: int = 0
+    totals: dict[str, int | Decimal] = field(default_factory=dict)
+    _sum: int = 0
+
+    def add(self, row: Figures, stored: tuple[Any, ...]) -> None:
+        """Count one row; `stored` is all of it, as it goes into the table."""
+        self.row_count += 1
+        for name in FIGURES:
+            value = getattr(row, name)
+            if value is not None:
+                self.totals[name] = self.totals.get(name, 0) + value
+        content = json.dumps(stored[2:], default=str, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        self._sum += int.from_bytes(hashlib.blake2b(content, digest_size=16).digest(), "big")
+
+    @property
+    def checksum(self) -> str:
+        return f"{self._sum % _BITS:032x}"
+
+    @property
+    def totals_json(self) -> str:
+        return json.dumps({name: as_number(value) for name, value in self.totals.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """One row of cl_coverage."""
+
+    row_count: int
+    checksum: str
+    totals: Mapping[str, Any]
+    settled_fetches: int
+    fetched_at: datetime
+
+
+def as_number(value: int | Decimal) -> int | float:
+    """A total as JSON holds it."""
+    return value if isinstance(value, int) else float(round(value, 6))
+
+
+def is_settled(which: date, fetched_at: datetime, settle_days: int) -> bool:
+    """Whether a fetch that began at this moment saw the final figures of the day."""
+    return fetched_at >= datetime.combine(which, time(), UTC) + timedelta(days=1 + settle_days)
+
+
+def of_days(db: Database, connection: Connection, feed_id: int, start: date, end: date) -> dict[date, Covered]:
+    """What is known of these days of a feed; days that were never fetched are missing."""
+    statement = sa.text(
+        "SELECT day, row_count, checksum, totals, settled_fetches, fetched_at FROM cl_coverage"
+        f" WHERE feed_id = :feed AND day BETWEEN {db.wording.day('first')} AND {db.wording.day('last')}"
+    )
+    parameters = {"feed": feed_id, "first": start.isoformat(), "last": end.isoformat()}
+    found = {}
+    for which, row_count, checksum, totals, settled_fetches, fetched_at in connection.execute(statement, parameters):
+        moment, known = utc(fetched_at), day(which)
+        assert moment is not None
+        assert known is not None
+        found[known] = Covered(row_count, checksum, json_value(totals), settled_fetches, moment)
+    return found
+
+
+def write(
+    db: Database,
+    connection: Connection,
+    feed_id: int,
+    found: Mapping[date, DayTotals],
+    former: Mapping[date, Covered],
+    fetched_at: datetime,
+    settle_days: int,
+) -> None:
+    """Note what a fetch found for these days, and what it changed."""
+    if not found:
+        return
+    rows, changes = [], []
+    for which, totals in sorted(found.items()):
+        before = former.get(which)
+        settled = (before.settled_fetches if before else 0) + is_settled(which, fetched_at, settle_days)
+        rows.append((which, totals.row_count, totals.checksum, totals.totals_json, settled))
+        if before is not None and before.checksum != totals.checksum:
+            changes.append(
+                (
+                    which,
+                    before.row_count,
+                    totals.row_count,
+                    json.dumps(before.totals),
+                    totals.totals_json,
+                    before.fetched_at,
+                )
+            )
+    feed, at = db.wording.integer("feed"), db.wording.moment("at")
+    columns = {"day": "day", "row_count": "int", "checksum": "text", "totals": "json", "settled_fetches": "int"}
+    names = ", ".join(columns)
+    statement = db.wording.upsert(
+        f"INSERT INTO cl_coverage (feed_id, {names}, fetched_at) SELECT {feed}, {names}, {at}"
+        f" FROM {db.wording.rows(**columns)}" + (" WHERE 1 = 1" if db.family == "sqlite" else ""),
+        "feed_id, day",
+        ["row_count", "checksum", "totals", "settled_fetches", "fetched_at"],
+    )
+    parameters = {"feed": feed_id, "at": stamp(fetched_at)}
+    connection.execute(sa.text(statement), {**parameters, "rows": json_rows(rows)})
+    if changes:
+        columns = {
+            "day": "day",
+            "rows_before": "int",
+            "rows_after": "int",
+            "totals_before": "json",
+            "totals_after": "json",
+            "fetched_before": "moment",
+        }
+        names = ", ".join(columns)
+        statement = (
+            f"INSERT INTO cl_restatement (feed_id, {names}, fetched_at) SELECT {feed}, {names}, {at}"
+            f" FROM {db.wording.rows(**columns)}"
+        )
+        connection.execute(sa.text(statement), {**parameters, "rows": json_rows(changes)})
