@@ -11,10 +11,11 @@ from sqlalchemy.engine import Connection
 from crawlfleet.core.db import Database
 from crawlfleet.core.process import own_identity
 from crawlfleet.model import claims, migrations, rescue
+from crawlfleet.model.budget import LimitOf, as_stored
 from crawlfleet.model.claims import AssignmentIds, Claim, Strategy
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.device import DeviceDAO, DeviceInfo
-from crawlfleet.model.gate import Ended, Ending, RetryPolicy, end_runs, mark_started
+from crawlfleet.model.gate import Ended, Ending, RetryPolicy, RunCalls, book_calls, end_runs, mark_started
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
 from crawlfleet.model.task_spec import TaskSpec
@@ -38,6 +39,7 @@ class Device:
     policy: RetryPolicy = field(default_factory=lambda: RetryPolicy(300, 3600, lambda: 0.5))
     process: dict[str, object] = field(default_factory=dict)
     defaults: TaskDefaults = field(default_factory=TaskDefaults)
+    limit_of: LimitOf = as_stored
 
     def register(
         self, offline_timeout: float = 300, takeover: bool = True, again: bool = False, now: datetime | None = None
@@ -67,7 +69,7 @@ class Device:
     ) -> list[Claim]:
         def work(connection: Connection) -> list[Claim]:
             standing = DeviceDAO(self.db).hold(connection, self.device_id, self.epoch)
-            ledger = Ledger(self.db, connection, now or standing.now)
+            ledger = Ledger(self.db, connection, now or standing.now, self.limit_of)
             if not standing.may_claim:
                 return []
             claimed = claims.claim(
@@ -92,6 +94,16 @@ class Device:
         def work(connection: Connection) -> None:
             now = self.db.now(connection)
             mark_started(self.db, connection, [(c.assignment_id, c.task.id, now) for c in claimed], now)
+
+        self.db.write(work)
+
+    def book(self, claim: Claim, calls: Sequence[datetime], now: datetime | None = None, is_over: bool = False) -> None:
+        """Tell that the run of this claim has sent these calls."""
+
+        def work(connection: Connection) -> None:
+            ledger = Ledger(self.db, connection, now or self.db.now(connection))
+            book_calls(self.db, connection, ledger, [RunCalls(claim.assignment_id, claim.task.id, calls, is_over)])
+            ledger.close()
 
         self.db.write(work)
 
