@@ -63,18 +63,24 @@ def reply(body: bytes, status: str = "200 OK", headers: str = "", content_type: 
 
 
 class Context:
-    """A task context that counts its checks and may be cancelled at one of them."""
+    """A task context that counts its checks and calls, and may be cancelled at a check or before a call."""
 
     class Cancelled(Exception):
         pass
 
-    def __init__(self, cancel_at: int | None = None) -> None:
+    def __init__(self, cancel_at: int | None = None, most_calls: int | None = None) -> None:
         self.checks, self.cancel_at = 0, cancel_at
+        self.calls, self.most_calls = 0, most_calls
 
     def check(self) -> None:
         self.checks += 1
         if self.cancel_at is not None and self.checks >= self.cancel_at:
             raise self.Cancelled
+
+    def before_call(self) -> None:
+        if self.calls == self.most_calls:
+            raise self.Cancelled
+        self.calls += 1
 
 
 @pytest.fixture

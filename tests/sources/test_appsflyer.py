@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
@@ -173,7 +173,6 @@ def test_fewer_apps_than_announced_are_not_taken_for_the_whole_list(httpserver, 
         (404, '"Not found"', AppListUnavailable),
         (403, "Account may be suspended", AuthError),
         (400, '"Bad request"', PermanentError),
-        (429, '"Too many requests"', TransientError),
         (503, "", TransientError),
     ],
 )
@@ -318,37 +317,37 @@ def test_a_report_that_breaks_off_raises_after_the_rows_that_came(raw_server, ac
     source.close()
 
 
-def until_midnight():
-    now = datetime.now(UTC)
-    return 86_400 - (now.hour * 3600 + now.minute * 60 + now.second)
-
-
 AGGREGATE_403 = (FIXTURES / "appsflyer_quota_aggregate_403.txt").read_text()
 DOCUMENTED_400 = (FIXTURES / "appsflyer_quota_documented_400.json").read_text()
 RAW_400 = (FIXTURES / "appsflyer_quota_raw_400.txt").read_text()
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "days", "scope", "is_until_midnight"),
+    ("status", "body", "days", "scope", "daily"),
     [
         (403, AGGREGATE_403, 1, "aggregate_short_range", False),
         (403, "Limit reached for daily-report", 2, "aggregate_short_range", False),
-        (403, AGGREGATE_403, 3, "aggregate_long_range_app", True),
+        (403, AGGREGATE_403, 3, "aggregate_long_range_app", False),
         (400, DOCUMENTED_400, 1, None, True),
         (400, RAW_400, 1, None, True),
         (400, "Your API calls limit has been reached for report type", 5, None, True),
         (200, AGGREGATE_403, 1, "aggregate_short_range", False),
     ],
 )
-def test_a_quota_error_says_how_long_and_which_limit(httpserver, fetch, status, body, days, scope, is_until_midnight):
+def test_a_quota_error_says_which_limit_it_was_and_whether_for_the_day(
+    httpserver, fetch, status, body, days, scope, daily
+):
     httpserver.expect_request(PATH).respond_with_data(body, status=status)
     with pytest.raises(QuotaError) as caught:
         fetch(end=date(2026, 11, 19 + days))
-    assert caught.value.scope == scope
-    if is_until_midnight:
-        assert -5 <= (caught.value.retry_after - until_midnight()) % 86_400 <= 10
-    else:
-        assert caught.value.retry_after == 60
+    assert (caught.value.scope, caught.value.daily, caught.value.retry_after) == (scope, daily, None)
+
+
+def test_too_many_app_lists_are_a_quota_error(httpserver, source, account, context):
+    httpserver.expect_request("/api/mng/apps").respond_with_json("Too many requests", status=429)
+    with pytest.raises(QuotaError) as caught:
+        source.list_apps(account, context)
+    assert caught.value.scope == "app_list_minute"
 
 
 @pytest.mark.parametrize(

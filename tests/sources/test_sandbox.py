@@ -151,9 +151,8 @@ def test_a_short_range_is_allowed_once_a_minute_for_each_app(fetch, clock):
     fetch(first)
     fetch(second, date(2026, 3, 2))
     clock.now += 59.9
-    with pytest.raises(QuotaError, match="Limit reached for partners-daily-report") as caught:
+    with pytest.raises(QuotaError, match="Limit reached for partners-daily-report"):
         fetch(first, date(2026, 3, 2))
-    assert caught.value.retry_after == 60
     clock.now += 0.1
     fetch(first)
 
@@ -191,11 +190,11 @@ def test_the_app_list_is_allowed_20_times_a_minute_and_100_times_a_day(source, d
     for _ in range(5):
         for _ in range(20):
             source.list_apps(demo, context)
-        with pytest.raises(TransientError, match="Too many requests") as caught:
+        with pytest.raises(QuotaError, match="Too many requests") as caught:
             source.list_apps(demo, context)
         clock.now += 60
     assert caught.value.retry_after == pytest.approx(60, abs=0.1)
-    with pytest.raises(TransientError) as caught:
+    with pytest.raises(QuotaError) as caught:
         source.list_apps(demo, context)
     assert caught.value.retry_after == pytest.approx(23 * 3600 - 300, abs=0.1)
 

@@ -204,6 +204,7 @@ def test_a_server_that_is_not_there_is_a_transient_error(context, token):
         port = listener.getsockname()[1]
     with pytest.raises(TransientError, match="GET /x"):
         read_lines(f"http://127.0.0.1:{port}", context, token)
+    assert context.calls == 0  # nothing was sent that the vendor could count
 
 
 def test_a_proxy_that_is_down_is_named_without_its_password(raw_server, make_reply, context, token):
@@ -379,3 +380,19 @@ def test_a_closed_transport_opens_again(raw_server, make_reply, context, token):
         assert transport.session(lambda: token, context).get_json("/x") == 1
         transport.close()
         transport.close()
+
+
+def test_each_request_asks_for_leave_right_before_it_is_sent_and_nothing_is_sent_without(
+    raw_server, make_reply, make_context, token
+):
+    server = raw_server(make_reply(b"{}"))
+    context = make_context(most_calls=2)
+    transport = Transport(server.address)
+    session = transport.session(lambda: token, context)
+    for _ in range(2):
+        assert session.get_json("/x") == {}
+    seen = len(server.requests)
+    with pytest.raises(context.Cancelled):
+        session.get_json("/x")
+    transport.close()
+    assert (seen, len(server.requests), context.calls) == (2, 2, 2)
