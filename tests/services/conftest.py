@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,27 @@ from tests.services.pump import Pump
 from tests.tcp_proxy import TcpProxy
 
 MakePump = Callable[..., Pump]
+
+
+class Log:
+    """What the services said from INFO on."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, logger="crawlfleet")
+        self._caplog = caplog
+
+    @property
+    def lines(self) -> list[str]:
+        """`LEVEL text` of each line."""
+        records = [record for record in self._caplog.records if record.name.startswith("crawlfleet.")]
+        return [f"{record.levelname} {record.getMessage()}" for record in records]
+
+    def count(self, part: str) -> int:
+        """How many lines hold this."""
+        return sum(part in line for line in self.lines)
+
+    def clear(self) -> None:
+        self._caplog.clear()
 
 
 class Clock:
@@ -40,6 +62,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     for module in (contract, device_manager, monitoring, task_scheduler):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made.monotonic, sleep=time.sleep))
     return made
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Log:
+    return Log(caplog)
 
 
 @pytest.fixture

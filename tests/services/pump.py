@@ -28,7 +28,8 @@ from tests.fleets import fresh, runs, task
 from tests.waiting import wait_until
 
 MODULES = ("tests.services.bodies",)
-ENGINES: dict[str, Callable[[Slots, Reports], Engine]] = {
+MakeEngine = Callable[[Slots, Reports], Engine]
+ENGINES: dict[str, MakeEngine] = {
     "threads": lambda slots, reports: ThreadsEngine(slots, reports, slots.count),
     "asyncio": AsyncioEngine,
     "processes": lambda slots, reports: ProcessesEngine(slots, reports, slots.count, MODULES),
@@ -44,7 +45,7 @@ class Pump:
     def __init__(
         self,
         url: str,
-        engine: str = "threads",
+        engine: str | MakeEngine = "threads",
         slots: int = 2,
         device_id: str = "d1",
         device: DeviceOptions | None = None,
@@ -58,7 +59,8 @@ class Pump:
         self.fatal: list[str] = []
         self.executors = executors(MODULES)
         self._news = threading.Event()
-        self.engine = ENGINES[engine](Slots(slots), Reports(self._began, self._ended))
+        make_engine = ENGINES[engine] if isinstance(engine, str) else engine
+        self.engine = make_engine(Slots(slots), Reports(self._began, self._ended))
         self.engine.start()
         info = DeviceInfo(
             device_id,

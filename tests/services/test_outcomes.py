@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
-import pytest
-
 from crawlfleet.core.account import Account
 from tests.conftest import Backend
 from tests.fleets import task
-from tests.services.conftest import MakePump
+from tests.services.conftest import Log, MakePump
 from tests.services.poison import poison
 
 
@@ -23,9 +19,7 @@ def test_a_quota_costs_no_attempt_and_is_no_reason_to_park(url: str, make_pump: 
     assert pump.run_states(task_id) == ["released"]
 
 
-def test_a_refused_token_parks_the_account_with_one_alert(
-    url: str, make_pump: MakePump, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_refused_token_parks_the_account_with_one_alert(url: str, make_pump: MakePump, log: Log) -> None:
     pump = make_pump(url)
     pump.fleet.accounts.add(Account("appsflyer", "alice", token_env="T"))
     theirs = pump.add("raising", 3, username="alice", source="appsflyer", task_data={"kind": "auth"})
@@ -34,7 +28,7 @@ def test_a_refused_token_parks_the_account_with_one_alert(
     assert [(task(pump.db, each)["status"], task(pump.db, each)["retry"]) for each in theirs] == [("pending", 0)] * 3
     [account] = pump.fleet.accounts.find("alice")
     assert (account["status"], account["status_reason"]) == ("parked", "refused")
-    assert sum("account parked until a person resumes it" in line for line in caplog.messages) == 1
+    assert log.count("account parked until a person resumes it") == 1
     pump.fleet.accounts.resume("appsflyer", "alice")
     before = pump.claimed
     pump.until(lambda: pump.claimed > before, "its tasks to be claimed again")
@@ -64,7 +58,7 @@ def test_attempts_and_errors_are_counted(url: str, make_pump: MakePump) -> None:
 
 
 def test_a_result_that_the_database_refuses_fails_its_own_task_only(
-    backend: Backend, make_pump: MakePump, caplog: pytest.LogCaptureFixture
+    backend: Backend, make_pump: MakePump, log: Log
 ) -> None:
     """The refusal spoils the whole turn, so its endings are tried one by one."""
     pump = make_pump(backend.url, slots=5)
@@ -80,7 +74,5 @@ def test_a_result_that_the_database_refuses_fails_its_own_task_only(
     found = task(pump.db, bad)
     assert "the database refused the result" in str(found["error_message"])
     assert [pump.run_states(each) for each in good] == [["completed"]] * 4
-    assert [each.levelno for each in caplog.records if "turn refused by the database" in each.message] == [
-        logging.ERROR
-    ]
+    assert log.count("ERROR turn refused by the database") == log.count("turn refused by the database") == 1
     pump.until_status("completed", *pump.add("quick", 7))

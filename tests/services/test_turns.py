@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import Backend
 from tests.fleets import runs
 from tests.services.conftest import Clock, MakePump
-from tests.services.pump import Pump, statements
+from tests.services.pump import statements
 from tests.tcp_proxy import TcpProxy
 
 FAR_ROUND_TRIPS = 4  # of one turn, so that a database 100 ms away does not starve a node
