@@ -15,6 +15,7 @@ from crawlfleet.services.queue_watcher import QueueWatcher
 from tests.conftest import Backend
 from tests.fleets import add, fresh
 from tests.tcp_proxy import TcpProxy
+from tests.waiting import wait_until
 
 
 class Watched:
@@ -61,7 +62,7 @@ def watch(db: Database) -> Iterator[Callable[[str], Watched]]:
 
     yield make
     for watched in made:
-        watched.watcher._close()
+        watched.watcher.finish()
         watched.db.close()
 
 
@@ -154,3 +155,16 @@ def test_a_watcher_comes_back_after_an_outage_and_finds_what_it_missed(
     watched.watcher.run_once()
     assert watched.woken > before
     assert watched.watcher.next_wait() < 1.0 or backend.name == "mariadb"
+
+
+@pytest.mark.parametrize("backend", ["mariadb", "postgresql"], indirect=True)
+def test_a_stopped_watcher_keeps_no_connection(
+    backend: Backend, db: Database, watch: Callable[[str], Watched], proxy: TcpProxy
+) -> None:
+    watched = watch(backend.url_at(proxy.port))
+    kept = proxy.connections
+    watched.watcher.start()
+    wait_until(lambda: proxy.connections == kept + 1, what="the connection of the watcher")
+    watched.watcher.stop()
+    assert watched.watcher.join(10)
+    wait_until(lambda: proxy.connections == kept, what="the end of the connection")
