@@ -64,8 +64,8 @@ def test_a_beat_tells_of_running_tasks_errors_and_counts(url: str, make_pump: Ma
     gate.touch()
 
 
-def test_a_monitoring_node_also_tells_what_it_uses(backend: Backend, make_pump: MakePump) -> None:
-    pump = make_pump(backend.url, device=DeviceOptions(enable_monitoring=True))
+def test_a_monitoring_node_also_tells_what_it_uses(url: str, make_pump: MakePump) -> None:
+    pump = make_pump(url, device=DeviceOptions(enable_monitoring=True))
     status = latest(pump)["status_info"]
     assert isinstance(status, dict)
     assert set(status) == {"round_trip_seconds", *METRICS}

@@ -79,8 +79,8 @@ def test_a_device_id_that_another_process_took_ends_the_node(backend: Backend, m
     assert pump.status(task_id) == "pending"
 
 
-def test_a_device_that_was_declared_offline_registers_again(backend: Backend, make_pump: MakePump) -> None:
-    pump = make_pump(backend.url)
+def test_a_device_that_was_declared_offline_registers_again(url: str, make_pump: MakePump) -> None:
+    pump = make_pump(url)
     with pump.db.read() as connection:
         now = pump.db.now(connection)
     assert DeviceDAO(pump.db).mark_silent_offline(0, now) == [("d1", 0)]

@@ -42,8 +42,8 @@ def test_a_pause_holds_for_every_device(url: str, make_pump: MakePump) -> None:
     second.until_status("completed", task_id)
 
 
-def test_a_draining_device_leaves_the_queue_to_the_others(backend: Backend, make_pump: MakePump) -> None:
-    drained, other = make_pump(backend.url), make_pump(backend.url, device_id="d2")
+def test_a_draining_device_leaves_the_queue_to_the_others(url: str, make_pump: MakePump) -> None:
+    drained, other = make_pump(url), make_pump(url, device_id="d2")
     DeviceDAO(drained.db).set_draining("d1", True)
     [task_id] = drained.add("quick")
     for _ in range(3):
@@ -54,10 +54,8 @@ def test_a_draining_device_leaves_the_queue_to_the_others(backend: Backend, make
     drained.until_status("completed", *drained.add("quick"))
 
 
-def test_a_stopping_node_waits_for_its_bodies_and_claims_no_more(
-    backend: Backend, make_pump: MakePump, gate: Path
-) -> None:
-    pump = make_pump(backend.url, slots=1)
+def test_a_stopping_node_waits_for_its_bodies_and_claims_no_more(url: str, make_pump: MakePump, gate: Path) -> None:
+    pump = make_pump(url, slots=1)
     [running] = pump.add("held", task_data={"gate": str(gate)})
     pump.scheduler.start()
     wait_until(lambda: pump.began, what="the body to begin")
