@@ -49,6 +49,7 @@ class Pump:
         slots: int = 2,
         device_id: str = "d1",
         device: DeviceOptions | None = None,
+        registered: bool = True,
         **options: Any,
     ) -> None:
         self.db = fresh(url)
@@ -83,7 +84,8 @@ class Pump:
             SchedulerOptions(concurrent_tasks=slots, **options),
             self.fatal.append,
         )
-        self.manager.register()
+        if registered:
+            self.manager.register()
 
     def _began(self, run: Run) -> None:
         self.scheduler.run_began(run)

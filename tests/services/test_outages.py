@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from crawlfleet.core.errors import DatabaseUnreachable
 from tests.conftest import Backend
 from tests.fleets import task
 from tests.services.conftest import Clock, Log, MakePump
@@ -69,6 +70,26 @@ def test_an_end_whose_reply_is_lost_counts_once(backend: Backend, make_pump: Mak
     pump.turn()
     assert dict(pump.scheduler.counters) == {"finish": 1}
     assert pump.run_states(task_id) == ["completed"]
+
+
+def test_a_registration_whose_reply_is_lost_takes_the_next_epoch(
+    backend: Backend, make_pump: MakePump, proxy: TcpProxy, log: Log
+) -> None:
+    pump = make_pump(backend.url_at(proxy.port), registered=False)
+    cut = proxy.cut_after_request(backend.commit_request)
+    pump.manager.register(wait_seconds=10)
+    assert cut.happened.is_set()
+    assert pump.manager.epoch == 2
+    assert log.count("registration did not reach the database, trying again") == 1
+    pump.until_status("completed", *pump.add("quick"))
+
+
+def test_a_registration_waits_no_longer_than_it_may(backend: Backend, make_pump: MakePump, proxy: TcpProxy) -> None:
+    pump = make_pump(backend.url_at(proxy.port), registered=False)
+    cut_off(proxy)
+    with pytest.raises(DatabaseUnreachable, match="check address, user, password and network"):
+        pump.manager.register()
+    assert not pump.manager.online
 
 
 def test_beats_that_do_not_arrive_are_told_once_and_the_lease_is_as_before(
