@@ -32,19 +32,19 @@ def parent() -> dict[str, object]:
 def test_a_lost_lease_drops_everything_and_the_device_registers_again(
     backend: Backend, make_pump: MakePump, gate: Path, log: Log
 ) -> None:
-    pump = make_pump(backend.url)
+    pump = make_pump(backend.url, slots=3)
     [looking] = pump.add("held", task_data={"gate": str(gate)})
     [stubborn] = pump.add("stubborn", task_data={"gate": str(gate)})
     pump.until_status("running", looking, stubborn)
     lost = pump.manager.epoch
     newer = take_lease(pump).epoch
-    pump.scheduler.request_reconcile()  # as every beat does
+    [new] = pump.add("quick")
     assert pump.turn() is None
     assert pump.manager.epoch > newer > lost
     assert [pump.run_states(each) for each in (looking, stubborn)] == [["expired"]] * 2
-    pump.until(lambda: pump.scheduler.bodies == 1, "the body that looks to end")
+    wait_until(lambda: len(pump.ended) == 1, what="the body that looks to end")
     gate.touch()
-    pump.until_status("completed", looking, stubborn)
+    pump.until_status("completed", looking, stubborn, new)
     assert [pump.run_states(each) for each in (looking, stubborn)] == [["expired", "completed"]] * 2
     assert pump.scheduler.counters["stale results rejected"] == 1
     assert log.count("lease lost: device=d1") == 1
