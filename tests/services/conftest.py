@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from crawlfleet.engines import contract
+from crawlfleet.executors import permit
+from crawlfleet.model import device
 from crawlfleet.services import device_manager, monitoring, task_scheduler
 from tests.conftest import Backend
 from tests.services.pump import Pump
@@ -59,7 +61,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (contract, device_manager, monitoring, task_scheduler):
+    for module in (contract, permit, device, device_manager, monitoring, task_scheduler):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made.monotonic, sleep=time.sleep))
     return made
 

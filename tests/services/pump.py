@@ -80,7 +80,7 @@ class Pump:
             self.manager,
             self.executors,
             lambda executor: self.engine,
-            lambda claim: TaskContext(claim.task, claim.account),
+            lambda claim, permit: TaskContext(claim.task, claim.account, permit=permit),
             SchedulerOptions(concurrent_tasks=slots, **options),
             self.fatal.append,
         )

@@ -36,8 +36,8 @@ def test_connecting_makes_the_tables_once(backend: Backend) -> None:
 def test_the_only_source_and_the_usual_report_are_filled_in(fleet: Fleet) -> None:
     found = task(fleet.db, fleet.add_task("app_data", username="alice", app_id="com.a"))
     assert (found["source"], found["report"]) == ("appsflyer", DEFAULT_REPORT)
-    found = task(fleet.db, fleet.add_task("app_data", username="both", source="apple", report="r"))
-    assert (found["source"], found["report"]) == ("apple", "r")
+    found = task(fleet.db, fleet.add_task("app_data", username="both", source="appsflyer", report="r"))
+    assert (found["source"], found["report"]) == ("appsflyer", "r")
     found = task(fleet.db, fleet.add_task("quick", username="nobody"))
     assert (found["source"], found["report"]) == (None, None)
 

@@ -120,7 +120,7 @@ def test_it_is_filled_up_and_never_beyond_its_size(pump: Pump) -> None:
 
 def test_tasks_of_a_source_are_claimed_for_free_slots_only(pump: Pump) -> None:
     learn(pump, BODY_SECONDS)
-    pump.add("quick", 50, username="u", source="s")
+    pump.add("quick", 50, username="u", source="appsflyer")
     assert claimed(pump) == SLOTS
     pump.add("quick", 50)
     turn = pump.turn()
