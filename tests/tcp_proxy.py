@@ -43,6 +43,7 @@ class TcpProxy:
     def __init__(self, target_host: str, target_port: int, delay_seconds: float = 0.0) -> None:
         self.port = free_port()
         self.delay_seconds = delay_seconds  # one way; may be changed at any time, holds for bytes that arrive later
+        self.round_trips = 0  # requests of all clients so far; what is sent before an answer came counts once
         self._target = (target_host, target_port)
         self._links: set[_Link] = set()
         self._cuts: list[Cut] = []
@@ -174,6 +175,7 @@ class _Link:
         self._client = (reader, writer)
         self._writers = [writer]
         self._answer_cut: Cut | None = None  # the next bytes from the server are not passed on
+        self._asking = False  # a request is on its way, and no answer has come yet
         self._task = asyncio.current_task()
 
     def reset(self) -> None:
@@ -206,6 +208,9 @@ class _Link:
                 if not is_request and self._answer_cut is not None:
                     self.reset()
                     return
+                if is_request and not self._asking:
+                    self._proxy.round_trips += 1
+                self._asking = is_request
                 on_the_way.put_nowait((asyncio.get_running_loop().time() + self._proxy.delay_seconds, chunk))
             on_the_way.put_nowait((asyncio.get_running_loop().time() + self._proxy.delay_seconds, b""))
 

@@ -100,6 +100,13 @@ def test_delay_is_a_round_trip_for_each_exchange(proxy: TcpProxy) -> None:
         assert 0.3 <= time.monotonic() - began < 2
 
 
+def test_requests_that_wait_for_their_answer_are_counted(proxy: TcpProxy) -> None:
+    with connect(proxy) as line:
+        for _ in range(3):
+            exchange(line, b"x")
+        assert proxy.round_trips == 3
+
+
 def test_delay_does_not_limit_how_much_is_on_the_way(proxy: TcpProxy) -> None:
     proxy.delay_seconds = 0.1
     with connect(proxy) as line:

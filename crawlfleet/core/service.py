@@ -39,6 +39,9 @@ class Service(ABC):
         """Seconds until the next pass when nobody wakes the service; asked after each pass that did not raise."""
         return self.interval
 
+    def finish(self) -> None:  # noqa: B027  (most services keep nothing)
+        """Give up what the passes kept; called in the thread, after the last one. Must not raise."""
+
     @property
     def stopping(self) -> bool:
         """True once `stop` was called; a long pass looks at it."""
@@ -91,6 +94,7 @@ class Service(ABC):
             else:
                 self._note_success()
                 self._awake.wait(max(wait_seconds, 0))
+        self.finish()
 
     def _note_failure(self, error: Exception) -> None:
         if self._backoff.failures == 0:

@@ -236,12 +236,18 @@ class DeviceDAO:
         return self.db.write(work)
 
     def known_types(self, offline_timeout: float, now: datetime | None = None) -> set[str]:
-        """The task types that some device seen within `offline_timeout` seconds can run."""
+        """The task types that some device can run: one seen within `offline_timeout` seconds, or still online.
+
+        After an outage of the database all beats are old, and the devices that nobody declared offline come back.
+        """
         with self.db.read() as connection:
             moment = now or self.db.now(connection)
             rows = (
                 connection.execute(
-                    sa.text("SELECT capabilities FROM cl_device WHERE last_heartbeat > :limit"),
+                    sa.text(
+                        "SELECT capabilities FROM cl_device WHERE last_heartbeat > :limit"
+                        f" OR status = '{DeviceStatus.ONLINE}'"
+                    ),
                     {"limit": stamp(moment - timedelta(seconds=offline_timeout))},
                 )
                 .scalars()

@@ -69,7 +69,7 @@ class Monitoring(Service):
         return len(found)
 
     def fail_unknown_types(self) -> int:
-        """Fail the due tasks of types that no device seen within offline_timeout knows; how many."""
+        """Fail the due tasks of types that no device knows that is online or was within offline_timeout; how many."""
         rejected = rescue.reject_unknown_types(self.db, self._devices.known_types(self.options.offline_timeout))
         for task_type, count in rejected.items():
             log.error("missing executor: type=%s tasks=%d failed", task_type, count)

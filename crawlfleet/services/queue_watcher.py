@@ -60,6 +60,10 @@ class QueueWatcher(Service):
             self._changed()
         return news
 
+    def finish(self) -> None:
+        """Close the connection."""
+        self._close()
+
     def _open(self) -> sa.Connection:
         if self._connection is None:
             self._connection = self.db.connect()

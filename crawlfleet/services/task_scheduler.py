@@ -335,6 +335,7 @@ class TaskScheduler(Service):
         if here - self._times_checked_at < TIMEOUT_CHECK_SECONDS:
             return
         self._times_checked_at = here
+        still_stuck = len(self._stuck)  # those found now first get a moment to look at their context and end
         for key, run in self._busy.items():
             held = self._held.get(key)
             if held is None or held.phase != "begun" or here < _deadline(run):
@@ -343,8 +344,8 @@ class TaskScheduler(Service):
             self._decide(held, "transient", message)
             if not self._engine_of(run.executor).interrupt(run):
                 self._stuck.add(key)
-                log.warning("a thread cannot be ended and keeps its slot: task=%d assignment=%d", run.task.id, key)
-        if len(self._stuck) >= self.options.concurrent_tasks and self._claiming:
+                log.warning("a thread keeps its slot until it ends by itself: task=%d assignment=%d", run.task.id, key)
+        if still_stuck >= self.options.concurrent_tasks and self._claiming:
             self._claiming = False
             self._on_fatal("all slots are held by bodies that passed their execution_timeout and cannot be ended")
 
@@ -499,6 +500,8 @@ class TaskScheduler(Service):
         wait = min(wait, self.options.schedule_interval)
         if self._waiting:
             wait = min(wait, RESERVE_PATIENCE_SECONDS)
+        if len(self._stuck) >= self.options.concurrent_tasks:
+            wait = min(wait, TIMEOUT_CHECK_SECONDS)
         if self._busy:
             deadlines = [_deadline(run) for key, run in self._busy.items() if key not in self._stuck]
             if deadlines:

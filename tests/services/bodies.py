@@ -1,0 +1,80 @@
+"""Executors of the service tests; worker processes and nodes in child processes import this module, too.
+
+A body that is held waits until the file `gate` appears. `stubborn` ones look at no cancel, as many bodies do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from datetime import date
+from typing import Any
+
+from crawlfleet.core.errors import AuthError, PermanentError, QuotaError, TransientError
+from crawlfleet.core.figures import Figures, ReportRange
+from crawlfleet.executors.contract import TaskContext, TaskResult
+from crawlfleet.executors.registry import task_executor
+from crawlfleet.model.task_spec import Task
+
+DAY = date(2026, 1, 31)
+POLL_SECONDS = 0.005
+ERRORS = {
+    "permanent": PermanentError("never"),
+    "transient": TransientError("later"),
+    "quota": QuotaError("used up", retry_after=3600),
+    "auth": AuthError("refused"),
+}
+
+
+@task_executor("quick")
+def quick(task: Task, context: TaskContext) -> dict[str, Any]:
+    return dict(task.task_data)
+
+
+@task_executor("async_quick")
+async def async_quick(task: Task, context: TaskContext) -> dict[str, Any]:
+    return dict(task.task_data)
+
+
+@task_executor("raising")
+def raising(task: Task, context: TaskContext) -> None:
+    raise ERRORS[task.task_data["kind"]]
+
+
+@task_executor("held")
+def held(task: Task, context: TaskContext) -> dict[str, Any]:
+    while not os.path.exists(task.task_data["gate"]):
+        context.sleep(POLL_SECONDS)
+    return {"passed": True}
+
+
+@task_executor("async_held")
+async def async_held(task: Task, context: TaskContext) -> dict[str, Any]:
+    while not os.path.exists(task.task_data["gate"]):
+        await asyncio.sleep(POLL_SECONDS)
+    return {"passed": True}
+
+
+@task_executor("stubborn")
+def stubborn(task: Task, context: TaskContext) -> dict[str, Any]:
+    while not os.path.exists(task.task_data["gate"]):
+        time.sleep(POLL_SECONDS)
+    return {"passed": True}
+
+
+@task_executor("dying")
+def dying(task: Task, context: TaskContext) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task_executor("fetch")
+def fetch(task: Task, context: TaskContext) -> TaskResult:
+    """`rows` rows of `app`; with `poison` the last one's campaign is called so."""
+    count = task.task_data["rows"]
+    poisoned = task.task_data.get("poison")
+    figures = (
+        Figures(DAY, campaign="poison" if poisoned and n == count - 1 else f"c{n}", clicks=n) for n in range(count)
+    )
+    return TaskResult(rows=figures, replaces=ReportRange("s", "u", task.task_data["app"], "r", DAY, DAY))

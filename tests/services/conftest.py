@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from crawlfleet.engines import contract
+from crawlfleet.executors import permit
+from crawlfleet.model import device
+from crawlfleet.services import device_manager, monitoring, task_scheduler
+from tests.conftest import Backend
+from tests.services.pump import Pump
+from tests.tcp_proxy import TcpProxy
+
+MakePump = Callable[..., Pump]
+
+
+class Log:
+    """What the services said from INFO on."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, logger="crawlfleet")
+        self._caplog = caplog
+
+    @property
+    def lines(self) -> list[str]:
+        """`LEVEL text` of each line."""
+        records = [record for record in self._caplog.records if record.name.startswith("crawlfleet.")]
+        return [f"{record.levelname} {record.getMessage()}" for record in records]
+
+    def count(self, part: str) -> int:
+        """How many lines hold this."""
+        return sum(part in line for line in self.lines)
+
+    def clear(self) -> None:
+        self._caplog.clear()
+
+
+class Clock:
+    """The monotonic clock as the services read it. It runs like the real one, or not at all once it is frozen."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+        self._frozen_at: float | None = None
+
+    def monotonic(self) -> float:
+        return self._ahead + (time.monotonic() if self._frozen_at is None else self._frozen_at)
+
+    def freeze(self) -> None:
+        self._frozen_at = time.monotonic()
+
+    def advance(self, seconds: float) -> None:
+        self._ahead += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    for module in (contract, permit, device, device_manager, monitoring, task_scheduler):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made.monotonic, sleep=time.sleep))
+    return made
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Log:
+    return Log(caplog)
+
+
+@pytest.fixture
+def make_pump() -> Iterator[MakePump]:
+    """Makes devices that are driven by hand; they are given up after the test."""
+    pumps: list[Pump] = []
+
+    def make(url: str, **options: Any) -> Pump:
+        pumps.append(Pump(url, **options))
+        return pumps[-1]
+
+    yield make
+    for pump in pumps:
+        pump.close()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """A file, for what does not depend on the database."""
+    return f"sqlite:///{tmp_path}/crawlfleet.db"
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A file that does not exist yet: held bodies wait for it. It comes into being with `touch`."""
+    return tmp_path / "gate"
+
+
+@pytest.fixture
+def proxy(backend: Backend) -> Iterator[TcpProxy]:
+    """The network in front of the backend's server."""
+    assert backend.server is not None
+    with TcpProxy("127.0.0.1", backend.server.port) as made:
+        yield made

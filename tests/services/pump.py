@@ -1,0 +1,171 @@
+"""A device that is driven by hand: real database, real engine, one pass of its scheduler at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.process import own_identity
+from crawlfleet.engines.asyncio_loop import AsyncioEngine
+from crawlfleet.engines.contract import Engine, Reports, Run, Slots
+from crawlfleet.engines.processes import ProcessesEngine
+from crawlfleet.engines.threads import ThreadsEngine
+from crawlfleet.executors.contract import TaskContext
+from crawlfleet.executors.outcome import Outcome
+from crawlfleet.executors.registry import executors
+from crawlfleet.model.device import DeviceInfo
+from crawlfleet.model.task_spec import TaskSpec
+from crawlfleet.services.device_manager import DeviceManager, DeviceOptions, Work
+from crawlfleet.services.fleet import Fleet
+from crawlfleet.services.task_scheduler import SchedulerOptions, TaskScheduler, Turn
+from tests.fleets import fresh, runs, task
+from tests.waiting import wait_until
+
+MODULES = ("tests.services.bodies",)
+MakeEngine = Callable[[Slots, Reports], Engine]
+ENGINES: dict[str, MakeEngine] = {
+    "threads": lambda slots, reports: ThreadsEngine(slots, reports, slots.count),
+    "asyncio": AsyncioEngine,
+    "processes": lambda slots, reports: ProcessesEngine(slots, reports, slots.count, MODULES),
+}
+
+
+class Pump:
+    """A registered device with a scheduler and one engine; nothing of it moves unless a test says so.
+
+    `began` and `ended` hold the assignment ids that the engine reported, `fatal` why the node would end.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        engine: str | MakeEngine = "threads",
+        slots: int = 2,
+        device_id: str = "d1",
+        device: DeviceOptions | None = None,
+        registered: bool = True,
+        **options: Any,
+    ) -> None:
+        self.db = fresh(url)
+        self.fleet = Fleet(self.db)
+        self.claimed = 0
+        self.began: list[int] = []
+        self.ended: list[int] = []
+        self.fatal: list[str] = []
+        self.executors = executors(MODULES)
+        self._news = threading.Event()
+        make_engine = ENGINES[engine] if isinstance(engine, str) else engine
+        self.engine = make_engine(Slots(slots), Reports(self._began, self._ended))
+        self.engine.start()
+        info = DeviceInfo(
+            device_id,
+            "a device",
+            "standalone",
+            "127.0.0.1",
+            8080,
+            slots,
+            own_identity(),
+            "0",
+            {"supported_tasks": sorted(self.executors)},
+        )
+        self.manager = DeviceManager(self.db, info, device or DeviceOptions(), self.fatal.append)
+        self.scheduler = TaskScheduler(
+            self.db,
+            self.manager,
+            self.executors,
+            lambda executor: self.engine,
+            lambda claim, permit: TaskContext(claim.task, claim.account, permit=permit),
+            SchedulerOptions(concurrent_tasks=slots, **options),
+            self.fatal.append,
+        )
+        if registered:
+            self.manager.register()
+
+    def _began(self, run: Run) -> None:
+        self.scheduler.run_began(run)
+        self.began.append(run.assignment_id)
+        self._news.set()
+
+    def _ended(self, run: Run, outcome: Outcome) -> None:
+        self.scheduler.run_ended(run, outcome)
+        self.ended.append(run.assignment_id)
+        self._news.set()
+
+    def add(self, task_type: str, count: int = 1, **more: Any) -> list[int]:
+        """Queue so many tasks; their ids."""
+        return self.fleet.add_tasks([TaskSpec(task_type, **more)] * count)
+
+    def turn(self) -> Turn | None:
+        """One pass."""
+        turn = self.scheduler.run_once()
+        self.claimed += len(turn.claimed) if turn is not None else 0
+        return turn
+
+    def wait_began(self, count: int) -> None:
+        """Until so many bodies began so far; makes no pass."""
+        wait_until(lambda: len(self.began) >= count, what=f"{count} bodies to begin")
+
+    def wait_ended(self, count: int | None = None) -> None:
+        """Until so many bodies ended so far, or all that were claimed; makes no pass."""
+        wait_until(lambda: len(self.ended) >= (self.claimed if count is None else count), what="bodies to end")
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        """Passes, one after each report of the engine, until the condition holds."""
+
+        def passed() -> bool:
+            self._news.clear()
+            self.turn()
+            return bool(condition()) or (self._news.wait(0.01) and False)
+
+        wait_until(passed, 20, what)
+
+    def until_status(self, status: str, *task_ids: int) -> None:
+        """Passes until all these tasks are in that state."""
+        self.until(lambda: {self.status(each) for each in task_ids} == {status}, f"{task_ids} to be {status}")
+
+    def status(self, task_id: int) -> str:
+        return str(task(self.db, task_id)["status"])
+
+    def run_states(self, task_id: int) -> list[object]:
+        """The states of the task's runs, the oldest first."""
+        return [run["status"] for run in runs(self.db, task_id)]
+
+    def beat(self) -> None:
+        """Write a beat now, with what the scheduler tells for it."""
+        self.manager.heartbeat.send(self.manager.epoch, delay_seconds=0.0)
+
+    def work(self) -> Work:
+        """What the scheduler tells for a beat."""
+        return Work(self.scheduler.bodies, dict(self.scheduler.counters))
+
+    def close(self) -> None:
+        self.scheduler.stop()
+        self.engine.stop()
+        self.db.close()
+
+
+@contextmanager
+def statements(db: Database) -> Iterator[list[str]]:
+    """Every statement sent inside the block by the pool of `db`, and COMMIT."""
+    sent: list[str] = []
+
+    def executed(_connection: object, _cursor: object, text: str, *_: object) -> None:
+        sent.append(text)
+
+    def committed(connection: sa.Connection) -> None:
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            sent.append("COMMIT")
+
+    event.listen(db.engine, "before_cursor_execute", executed)
+    event.listen(db.engine, "commit", committed)
+    try:
+        yield sent
+    finally:
+        event.remove(db.engine, "before_cursor_execute", executed)
+        event.remove(db.engine, "commit", committed)

@@ -1,0 +1,67 @@
+"""What one can ask a fleet to do from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crawlfleet.core.account import Account
+from crawlfleet.core.errors import CrawlfleetError, UsageError
+from crawlfleet.model.crawl_task import TaskDefaults
+from crawlfleet.model.task_spec import DEFAULT_REPORT, TaskSpec
+from crawlfleet.services.fleet import Fleet, connect
+from tests.conftest import Backend
+from tests.fleets import task
+
+
+@pytest.fixture
+def fleet(url: str) -> Iterator[Fleet]:
+    made = connect(url)
+    for source, username in (("appsflyer", "alice"), ("appsflyer", "both"), ("apple", "both")):
+        made.accounts.add(Account(source, username, token_env="T"))
+    yield made
+    made.close()
+
+
+def test_connecting_makes_the_tables_once(backend: Backend) -> None:
+    for _ in range(2):
+        fleet = connect(backend.url, TaskDefaults(execution_timeout=7, max_retry_count=1))
+        found = task(fleet.db, fleet.add_task("quick", task_data={"n": 1}))
+        assert (found["execution_timeout"], found["max_retry_count"], found["task_data"]) == (7, 1, {"n": 1})
+        fleet.close()
+
+
+def test_the_only_source_and_the_usual_report_are_filled_in(fleet: Fleet) -> None:
+    found = task(fleet.db, fleet.add_task("app_data", username="alice", app_id="com.a"))
+    assert (found["source"], found["report"]) == ("appsflyer", DEFAULT_REPORT)
+    found = task(fleet.db, fleet.add_task("app_data", username="both", source="appsflyer", report="r"))
+    assert (found["source"], found["report"]) == ("appsflyer", "r")
+    found = task(fleet.db, fleet.add_task("quick", username="nobody"))
+    assert (found["source"], found["report"]) == (None, None)
+
+
+def test_names_of_older_documents_mean_the_same_types(fleet: Fleet) -> None:
+    ids = fleet.add_tasks([TaskSpec("app_sync", username="alice"), TaskSpec("data_sync", username="alice")])
+    assert [task(fleet.db, each)["task_type"] for each in ids] == ["user_apps", "app_data"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"username": "carol"}, "username 'carol' has no account: add it first with"),
+        ({"username": "both"}, "username 'both' has accounts at apple, appsflyer: name one with source"),
+    ],
+)
+def test_a_task_whose_account_is_unclear_is_refused_and_nothing_is_queued(
+    fleet: Fleet, values: dict[str, str], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        fleet.add_tasks([TaskSpec("quick"), TaskSpec("user_apps", **values)])
+    assert fleet.tasks.stats()["total"] == 0
+
+
+def test_a_database_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CrawlfleetError, match="cannot use the database"):
+        connect(f"sqlite:///{tmp_path}/missing/crawlfleet.db")

@@ -1,0 +1,78 @@
+"""What the scheduler does with the ways a body may end, and what it tells of them."""
+
+from __future__ import annotations
+
+from crawlfleet.core.account import Account
+from tests.conftest import Backend
+from tests.fleets import task
+from tests.services.conftest import Log, MakePump
+from tests.services.poison import poison
+
+
+def test_a_quota_costs_no_attempt_and_is_no_reason_to_park(url: str, make_pump: MakePump) -> None:
+    pump = make_pump(url)
+    [task_id] = pump.add("raising", task_data={"kind": "quota"})
+    pump.until(lambda: pump.scheduler.counters["release"], "the end of the run")
+    found = task(pump.db, task_id)
+    assert (found["status"], found["retry"], found["crash_count"], found["error_kind"]) == ("pending", 0, 0, "quota")
+    assert found["next_run_at"] is not None
+    assert pump.run_states(task_id) == ["released"]
+
+
+def test_a_refused_token_parks_the_account_with_one_alert(url: str, make_pump: MakePump, log: Log) -> None:
+    pump = make_pump(url)
+    pump.fleet.accounts.add(Account("appsflyer", "alice", token_env="T"))
+    theirs = pump.add("raising", 3, username="alice", source="appsflyer", task_data={"kind": "auth"})
+    [other] = pump.add("quick", username="bob", source="appsflyer")
+    pump.until_status("completed", other)
+    assert [(task(pump.db, each)["status"], task(pump.db, each)["retry"]) for each in theirs] == [("pending", 0)] * 3
+    [account] = pump.fleet.accounts.find("alice")
+    assert (account["status"], account["status_reason"]) == ("token_expired", "refused")
+    assert log.count("account parked until a person resumes it") == 1
+    pump.fleet.accounts.resume("appsflyer", "alice")
+    before = pump.claimed
+    pump.until(lambda: pump.claimed > before, "its tasks to be claimed again")
+
+
+def test_a_worker_process_that_dies_gives_its_task_back_and_costs_no_attempt(url: str, make_pump: MakePump) -> None:
+    pump = make_pump(url, engine="processes")
+    dying, other = [*pump.add("dying"), *pump.add("quick")]
+    pump.until(lambda: pump.run_states(dying)[:1] == ["expired"] and pump.status(other) == "completed", "both ends")
+    found = task(pump.db, dying)
+    assert found["crash_count"] >= 1
+    assert found["retry"] == 0
+    assert found["status"] in {"pending", "assigned", "running"}
+    assert "signal 9" in str(found["error_message"])
+
+
+def test_attempts_and_errors_are_counted(url: str, make_pump: MakePump) -> None:
+    pump = make_pump(url)
+    [permanent] = pump.add("raising", task_data={"kind": "permanent"})
+    [last] = pump.add("raising", task_data={"kind": "transient"}, max_retry_count=0)
+    [again] = pump.add("raising", task_data={"kind": "transient"}, max_retry_count=1)
+    [well] = pump.add("quick")
+    pump.until(lambda: pump.scheduler.counters.total() >= 7, "four ends")
+    assert dict(pump.scheduler.counters) == {"fail": 2, "retry": 1, "finish": 1, "errors": 3}
+    states = [(task(pump.db, each)["status"], task(pump.db, each)["retry"]) for each in (permanent, last, again, well)]
+    assert states == [("failed", 1), ("failed", 1), ("pending", 1), ("completed", 0)]
+
+
+def test_a_result_that_the_database_refuses_fails_its_own_task_only(
+    backend: Backend, make_pump: MakePump, log: Log
+) -> None:
+    """The refusal spoils the whole turn, so its endings are tried one by one."""
+    pump = make_pump(backend.url, slots=5)
+    poison(pump.db, "cl_task_assignment", "result_data")
+    good = pump.add("quick", 2, task_data={"word": "fine"})
+    [bad] = pump.add("quick", task_data={"word": "poison"})
+    good += pump.add("quick", 2, task_data={"word": "fine"})
+    pump.turn()
+    pump.wait_ended(5)
+    assert pump.turn() is None
+    pump.until_status("completed", *good)
+    pump.until_status("failed", bad)
+    found = task(pump.db, bad)
+    assert "the database refused the result" in str(found["error_message"])
+    assert [pump.run_states(each) for each in good] == [["completed"]] * 4
+    assert log.count("ERROR turn refused by the database") == log.count("turn refused by the database") == 1
+    pump.until_status("completed", *pump.add("quick", 7))

@@ -1,0 +1,47 @@
+"""The lines of a node's start, as the specification spells them, from a real process on each database."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.conftest import Backend
+from tests.nodes import NodeProcess
+
+MOMENT = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+PRODUCTS = {"sqlite": "SQLite", "mariadb": "MariaDB", "postgresql": "PostgreSQL"}
+
+
+def expected(product: str) -> list[tuple[str, str]]:
+    return [
+        ("__main__", "启动配置信息:"),
+        ("__main__", "代理状态: 关闭"),
+        ("__main__", "进程数: 1"),
+        ("__main__", "每进程线程数: 5"),
+        ("__main__", "最大重试次数: 3"),
+        ("__main__", "重试延迟: 300秒"),
+        ("core.db", f"{product} connection pool created"),
+        ("model.device", "Table cl_device initialized"),
+        ("model.task_assignment", "Table cl_task_assignment initialized"),
+        ("model.device_heartbeat", "Table cl_device_heartbeat initialized"),
+        ("model.crawl_task", "Table cl_crawl_task initialized"),
+        ("services.task_scheduler", "TaskScheduler initialized in standalone mode"),
+        ("services.device_manager", "DeviceManager initialized"),
+        ("model.device", "Device registered: master-stand-01"),
+        ("services.device_manager", "DeviceManager started"),
+        ("services.task_scheduler", "TaskScheduler started in standalone mode"),
+        ("api.distribution_api", "Distribution services started"),
+        ("cli.distribution_cli", "Standalone node started"),
+    ]
+
+
+def test_a_node_starts_with_the_lines_of_the_specification_in_their_order(backend: Backend, tmp_path: Path) -> None:
+    with NodeProcess(tmp_path, backend.url, "--until-idle", device_id="master-stand-01") as node:
+        assert node.wait(30) == 0, node.log
+    lines = node.log.splitlines()
+    found = [re.fullmatch(rf"{MOMENT} \[INFO\] (\S+) - (.*)", line) for line in lines]
+    assert all(found), node.log
+    said = [match.groups() for match in found if match is not None]
+    assert [each for each in said if not each[0].startswith("model.migrations")][: len(expected(""))] == expected(
+        PRODUCTS[backend.name]
+    )
