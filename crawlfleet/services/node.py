@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import socket
-import threading
 from collections.abc import Mapping
 from datetime import datetime
+from queue import Empty, SimpleQueue
 
 from crawlfleet import __version__
 from crawlfleet.core.db import Database
@@ -58,7 +58,10 @@ class Node:
         self._sources = all_source_settings(settings)
         tariff = Tariff(self._sources, lambda: executors)
         tariff.check()
-        self._ending = threading.Event()
+        self._ending = False
+        # An Event would not do: a signal handler that sets it while this thread is about to wait for it, and so holds
+        # its lock, would wait for ever. SimpleQueue.put may be called at any moment.
+        self._told_to_end: SimpleQueue[None] = SimpleQueue()
         self._fatal: str | None = None
         self._started_at: datetime | None = None
         self._engines = self._make_engines()
@@ -142,28 +145,34 @@ class Node:
         if reason is not None and self._fatal is None:
             self._fatal = reason
             log.error("node ends: %s", reason)
-        self._ending.set()
+        self._ending = True
+        self._told_to_end.put(None)
 
     @property
     def ending(self) -> bool:
         """True once the node was told to end."""
-        return self._ending.is_set()
+        return self._ending
 
     def wait(self) -> int:
         """Wait for the end, stop gracefully, and return the exit code."""
         code = 0
-        while not self._ending.is_set():
+        while not self._ending:
             if not self.until_idle:
-                self._ending.wait()
-            elif self.scheduler.idle.wait(IDLE_LOOK_SECONDS) and not self._ending.is_set():
+                self._told_to_end.get()
+            elif self.scheduler.idle.wait(IDLE_LOOK_SECONDS) and not self._ending:
                 finished = self._idle_exit_code()
                 if finished is not None:
-                    code = finished
-                    self._ending.set()
+                    code, self._ending = finished, True
                 else:
-                    self._ending.wait(IDLE_LOOK_SECONDS)
+                    self._wait_a_little()
         self.stop()
         return 1 if self._fatal is not None else code
+
+    def _wait_a_little(self) -> None:
+        try:
+            self._told_to_end.get(timeout=IDLE_LOOK_SECONDS)
+        except Empty:
+            pass
 
     def stop(self) -> None:
         """The graceful stop: no new tasks, running ones end or go back, then the device leaves the fleet."""

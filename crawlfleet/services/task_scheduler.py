@@ -241,6 +241,7 @@ class TaskScheduler(Service):
         Returns when all of that is committed, at the latest a few seconds after the grace.
         """
         self._claiming = False
+        log.info("TaskScheduler stopping: no new tasks, up to %g s for %d running ones", grace_seconds, self.bodies)
         self._wait_until_empty(grace_seconds)
         if self._held:
             self._hand_back = True

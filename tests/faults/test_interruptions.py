@@ -181,6 +181,7 @@ def test_a_graceful_stop_waits_hands_back_and_leaves(
     with NodeProcess(tmp_path, backend.url, *BODIES, *config(shutdown_grace=2)) as node:
         wait_until(lambda: fleet.tasks.stats()["running"] == 5, 30, "five running tasks")
         node.signal(signal.SIGTERM)
+        node.wait_for("TaskScheduler stopping")
         gate.unlink()
         assert node.wait(20) == 0, node.log[-4000:]
     assert [status(fleet, task_id) for task_id in short] == ["completed"] * 2
