@@ -525,6 +525,8 @@ class TaskScheduler(Service):
         if turn.claimed:
             self.idle.clear()
             self._submit(turn.claimed, turn.standing)
+        elif not self._held:
+            self.idle.set()
         self._look_first = not turn.claimed
         self._note_wake(turn.standing)
         for ended in turn.ended:
