@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from crawlfleet.core.database_url import CONNECT_SECONDS, read_url
-from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable
+from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable, UsageError
 from crawlfleet.core.sql import Wording, utc
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,10 @@ class Database:
         self._singles = self._make_engine(isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
 
     def _make_engine(self, **options: Any) -> Engine:
-        engine = sa.create_engine(self.url, connect_args=self.address.arguments, **options)
+        try:
+            engine = sa.create_engine(self.url, connect_args=self.address.arguments, **options)
+        except ValueError as error:
+            raise UsageError(f"database URL {self.name} has an option with a wrong value: {error}") from None
         event.listen(engine, "connect", self._on_connect)
         if self.family == "postgresql":
             event.listen(engine, "do_connect", _connect_patiently)
