@@ -52,7 +52,7 @@ AWAY: dict[str, set[object]] = {
     # the same, refused at the door, and PyMySQL's 0: its connection was closed before
     "mysql": {0, 1040, 1044, 1045, 1049, 1053, 1129, 1130, 1203, 1226, 1290, 1698, 1836, 1927, 4031},
 }
-NOT_A_DATABASE = 26  # SQLite's code
+MALFORMED, NOT_A_DATABASE = 11, 26  # SQLite's codes
 UNKNOWN_DATABASE = 1049  # MySQL's
 
 
@@ -290,7 +290,9 @@ class Database:
         cause = self.address.hide_password(" ".join(cause.split()))
         if self.family == "sqlite":
             advice = "check that the folder exists, is writable and has free space"
-            if code == NOT_A_DATABASE:
+            if code == MALFORMED:
+                advice = "restore the file from a backup, or save what `sqlite3 FILE .recover` still reads of it"
+            elif code == NOT_A_DATABASE:
                 advice = "name another file, or remove this one when it is not needed"
             elif code in AGAIN["sqlite"]:
                 advice = "look for another program that keeps the file locked"
