@@ -275,6 +275,13 @@ def test_the_list_for_people_has_local_times_and_says_when_it_is_cut(
     assert "--limit" in said.err
 
 
+def test_the_list_calls_an_attempt_that_failed_a_failure_not_a_retry(ready: Console) -> None:
+    fail(ready, ready.add("--type", "noop"))
+    header, line = ready("tasks", "list").out.splitlines()
+    assert "retries" not in header
+    assert line[header.index("failures") :].split()[0] == "1"
+
+
 def test_show_tells_the_runs_and_what_people_did(any_console: Console) -> None:
     task_id = any_console.add("--type", "noop")
     fail(any_console, task_id)
