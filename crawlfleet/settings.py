@@ -203,7 +203,7 @@ class Settings:
     )
     host: str = _text("127.0.0.1", "Address on which the API listens", "a host name or an IP address")
     port: int = _whole(8080, "Port on which the API listens; 0 takes any free one", 0, 65_535)
-    api: bool = _flag(True, "Serve the API and the dashboard", option="--no-api")
+    api: bool = _flag(True, "Serve the API", option="--no-api")
     api_token: str | None = _text(
         None,
         "Token that the API demands; required off loopback",

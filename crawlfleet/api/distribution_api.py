@@ -14,6 +14,7 @@ from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
 from crawlfleet.services.node import Node
+from crawlfleet.services.tariff import Tariff, all_source_settings
 from crawlfleet.settings import Settings, load_settings, require_device_id
 
 log = logging.getLogger(__name__)
@@ -29,14 +30,15 @@ def init_distribution_services(
     """A node with its tables, a TaskScheduler and a DeviceManager for the device id; not started yet.
 
     Without `settings` they come from the environment; `mode` and `device_id` only count then.
-    Raises UsageError for a broken executor module and for an address on which the API may not or cannot listen,
-    before anything is touched; DatabaseUnreachable after `settings.database_wait` seconds, DatabaseRefused for a
-    database that this program must not use.
+    Raises UsageError for a broken executor module, for settings that a source cannot use and for an address on which
+    the API may not or cannot listen, before anything is touched; DatabaseUnreachable after `settings.database_wait`
+    seconds, DatabaseRefused for a database that this program must not use.
     """
     if settings is None:
         settings = load_settings(overrides={"mode": mode, "device_id": device_id})
         require_device_id(settings)
     executors = all_executors(settings.executors)
+    Tariff(all_source_settings(settings), lambda: executors).check()
     listener = open_listener(settings)
     try:
         db = Database(settings.database_url).open(settings.database_wait)

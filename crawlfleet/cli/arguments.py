@@ -41,7 +41,13 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]  # the overloads of the stubs say no more than Any
         self, args: Any = None, namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """As argparse, but an option that this parser does not know is an error of this parser, with a suggestion."""
+        """As argparse, but an option that this parser does not know is an error of this parser, with a suggestion.
+
+        So is an argument with bytes that are no UTF-8: no database stores it, no output shows it.
+        """
+        for word in args or ():
+            if any("\ud800" <= mark <= "\udfff" for mark in word):
+                self.error(f"the argument {word!r:.80} is not UTF-8")
         if args is not None and self._rewrite is not None:
             args = self._rewrite(list(args))
         found, rest = super().parse_known_args(args, namespace)
@@ -53,6 +59,12 @@ class Parser(argparse.ArgumentParser):
         if rest:
             self.error(f"unexpected argument {rest[0]!r}")
         return found, rest
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """As argparse, but `--option=--` is a value that is missing: Python 3.11 would hand on an empty list."""
+        if action.option_strings and arg_strings == ["--"]:
+            raise argparse.ArgumentError(action, "expected one argument")
+        return super()._get_values(action, arg_strings)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

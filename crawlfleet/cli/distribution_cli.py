@@ -90,6 +90,8 @@ class DistributionCLI:
 
     def run_status(self, args: argparse.Namespace) -> int:
         """Print the state of the fleet."""
+        for notice in load_settings(None, given_settings(args) | {"database_url": None}, environ={}).notices:
+            log.warning("%s", notice)
         from crawlfleet.cli.database import existing_database
         from crawlfleet.services.insights import fleet_status
 

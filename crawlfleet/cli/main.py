@@ -26,6 +26,7 @@ GROUPS = {
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 READER_GONE = 141  # 128 + SIGPIPE
+MAX_MESSAGE_CHARS = 1000  # a value may be as long as a file; how a message begins and ends says what to do
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,8 +80,11 @@ def _report(text: str, code: int, debug: bool) -> int:
 
         print(redact(traceback.format_exc()), end="", file=sys.stderr)
     _settle_stdout()
+    line = redact(" ".join(text.split()))
+    if len(line) > MAX_MESSAGE_CHARS:
+        line = f"{line[: MAX_MESSAGE_CHARS - 200]} ... {line[-195:]}"
     try:
-        print(f"error: {redact(' '.join(text.split()))}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
     except OSError:
         pass  # nobody reads; the exit code still tells
     return code

@@ -30,7 +30,7 @@ def run_list(args: argparse.Namespace) -> int:
     if args.json:
         print_json(found)
         return 0
-    columns = ("id", "type", "status", "source", "username", "app", "days", "retries", "due", "ended", "error")
+    columns = ("id", "type", "status", "source", "username", "app", "days", "failures", "due", "ended", "error")
     print_table(columns, map(_line, found))
     if len(found) == args.limit:
         say(f"these are the newest {args.limit}; --limit shows more")

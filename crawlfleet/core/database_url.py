@@ -8,6 +8,7 @@ TLS: `?sslrootcert=ca.pem` (PostgreSQL) and `?ssl_ca=ca.pem` (MySQL, MariaDB) ve
 from __future__ import annotations
 
 import inspect
+import re
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -77,6 +78,8 @@ def read_url(text: str) -> Address:
             raise UsageError(f"database URL {shown(url)} has the option {name}: write user:password before the host")
     if family == "sqlite":
         return _sqlite(url)
+    if re.match("[^@]*@[^?]*@", text):  # then a part of the password is taken for the host, and would be shown
+        raise UsageError("database URL has more than one '@': inside user, password and name write %40 for it")
     if not url.database:
         raise UsageError(f"database URL {shown(url)} names no database: add /NAME at its end")
     return _mysql(url) if family == "mysql" else _postgresql(url)

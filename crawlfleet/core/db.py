@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from crawlfleet.core.database_url import CONNECT_SECONDS, read_url
-from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable
+from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable, UsageError
 from crawlfleet.core.sql import Wording, utc
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ AWAY: dict[str, set[object]] = {
     # the same, refused at the door, and PyMySQL's 0: its connection was closed before
     "mysql": {0, 1040, 1044, 1045, 1049, 1053, 1129, 1130, 1203, 1226, 1290, 1698, 1836, 1927, 4031},
 }
-NOT_A_DATABASE = 26  # SQLite's code
+MALFORMED, NOT_A_DATABASE = 11, 26  # SQLite's codes
 UNKNOWN_DATABASE = 1049  # MySQL's
 
 
@@ -91,7 +91,10 @@ class Database:
         self._singles = self._make_engine(isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
 
     def _make_engine(self, **options: Any) -> Engine:
-        engine = sa.create_engine(self.url, connect_args=self.address.arguments, **options)
+        try:
+            engine = sa.create_engine(self.url, connect_args=self.address.arguments, **options)
+        except ValueError as error:
+            raise UsageError(f"database URL {self.name} has an option with a wrong value: {error}") from None
         event.listen(engine, "connect", self._on_connect)
         if self.family == "postgresql":
             event.listen(engine, "do_connect", _connect_patiently)
@@ -287,7 +290,9 @@ class Database:
         cause = self.address.hide_password(" ".join(cause.split()))
         if self.family == "sqlite":
             advice = "check that the folder exists, is writable and has free space"
-            if code == NOT_A_DATABASE:
+            if code == MALFORMED:
+                advice = "restore the file from a backup, or save what `sqlite3 FILE .recover` still reads of it"
+            elif code == NOT_A_DATABASE:
                 advice = "name another file, or remove this one when it is not needed"
             elif code in AGAIN["sqlite"]:
                 advice = "look for another program that keeps the file locked"

@@ -110,6 +110,8 @@ def _registers(module: str) -> bool:
 
 
 def _import(module: str) -> None:
+    if module.startswith("."):
+        raise UsageError(f"executors module {module} is a path or a relative name: give its whole name, like my_tasks")
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -48,12 +48,12 @@ class TaskSpec:
         set_field = object.__setattr__
         if not isinstance(self.task_type, str) or not NAME_PATTERN.fullmatch(self.task_type):
             raise UsageError(
-                f"task_type must be 1 to 64 of letters, digits, '_', '-', '.', ':' (got {self.task_type!r})"
+                f"task_type must be 1 to 64 of letters, digits, '_', '-', '.', ':' (got {self.task_type!r:.80})"
             )
         for name in ("source", "report"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not NAME_PATTERN.fullmatch(value)):
-                raise UsageError(f"{name} must be 1 to 64 of letters, digits, '_', '-', '.', ':' (got {value!r})")
+                raise UsageError(f"{name} must be 1 to 64 of letters, digits, '_', '-', '.', ':' (got {value!r:.80})")
         for name, limit in TEXT_LIMITS.items():
             value = getattr(self, name)
             if value is None:
@@ -96,7 +96,7 @@ class TaskSpec:
         known = {item.name for item in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise UsageError(f"unknown key {unknown[0]!r} in a task: allowed are {', '.join(sorted(known))}")
+            raise UsageError(f"unknown key {unknown[0]!r:.80} in a task: allowed are {', '.join(sorted(known))}")
         if "task_type" not in values:
             raise UsageError("a task needs the key 'task_type'")
         return cls(**values)
@@ -143,10 +143,9 @@ def parse_moment(value: object, name: str) -> datetime | None:
             raise UsageError(f"{name} must be a moment like 2026-01-31T08:00:00+08:00 (got {value!r:.80})") from None
     if not isinstance(value, datetime):
         raise UsageError(f"{name} must be a moment like 2026-01-31T08:00:00+08:00 (got {value!r:.80})")
-    moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-    if not 2000 <= moment.year <= 2200:
+    if not 2000 <= value.year <= 2200:  # before the zone is taken off, which fails at both ends of the calendar
         raise UsageError(f"{name} must lie between the years 2000 and 2200 (got {value.isoformat()})")
-    return moment
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def _check_integer(name: str, value: object, low: int, high: int) -> None:

@@ -57,7 +57,6 @@ class Node:
         self._executors = executors
         self._sources = all_source_settings(settings)
         tariff = Tariff(self._sources, lambda: executors)
-        tariff.check()
         self._ending = False
         # An Event would not do: a signal handler that sets it while this thread is about to wait for it, and so holds
         # its lock, would wait for ever. SimpleQueue.put may be called at any moment.

@@ -34,11 +34,12 @@ class Tariff:
         return shared_source(name, self._settings.get(name, SourceSettings()))
 
     def check(self) -> None:
-        """Raise UsageError for a limit in the settings that its source does not declare, or that makes no sense."""
+        """Raise UsageError for settings that their source cannot use, rather than fail each of its tasks."""
         for name, settings in self._settings.items():
-            if not settings.limits:
-                continue
-            declared = {limit.name for limit in self.source(name).limits}
+            try:
+                declared = {limit.name for limit in self.source(name).limits}
+            except UsageError as error:
+                raise UsageError(f"sources.{name}: {error}") from None
             for limit, values in settings.limits.items():
                 if limit not in declared:
                     raise UsageError(

@@ -80,6 +80,25 @@ def test_a_taken_port_that_was_asked_for_is_wrong_usage(
     assert not database_file(settings).exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "table", "message"),
+    [
+        ("appsfyler", {}, "unknown source 'appsfyler': known are .*appsflyer"),
+        ("appsflyer", {"base_url": "http://gateway.example"}, "https://, .*'http://gateway.example'"),
+        ("appsflyer", {"base_url": "https://u:geheim@gateway.example"}, "must not hold a user name or password"),
+        ("appsflyer", {"limits": {"hourly": {"calls": 1}}}, "hourly is unknown: known are .*aggregate_short_range"),
+    ],
+)
+def test_a_source_that_cannot_work_is_wrong_usage(
+    settings_of: SettingsOf, name: str, table: dict[str, object], message: str
+) -> None:
+    settings = settings_of(sources={name: table})
+    with pytest.raises(UsageError, match=rf"^sources\.{name}\b.*{message}") as caught:
+        init_distribution_services(settings=settings)
+    assert "geheim" not in str(caught.value)
+    assert not database_file(settings).exists()
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "::ffff:192.0.2.1"])
 def test_a_node_without_a_token_refuses_to_listen_off_loopback(settings_of: SettingsOf, host: str) -> None:
     settings = settings_of(host=host, port=0)

@@ -85,3 +85,12 @@ def test_status_shows_devices_tasks_and_a_verdict(any_console: Console) -> None:
     found = any_console("distribute", "status", "--json").json
     assert list(found) == ["devices", "tasks", "success_rate", "blocked", "verdict"]
     assert (found["devices"][0]["device_id"], found["tasks"]["pending"], found["blocked"]) == ("d1", 1, [])
+
+
+def test_status_takes_options_of_older_scripts_with_a_notice(ready: Console) -> None:
+    said = ready(
+        "distribute", "status", "--master-host", "10.0.0.1", "--master-port", "7989", "--api-key", "longenough"
+    )
+    assert said.code == 0
+    assert "--master-host, --master-port have no effect: devices meet in the database" in said.err
+    assert "longenough" not in said.err

@@ -107,6 +107,8 @@ def test_what_was_not_given_is_none(group: Callable[[Run], None]) -> None:
         (["tasks", "list", "--limit", "many"], "--limit: invalid int value: 'many'"),
         (["tasks", "list", "extra"], "unexpected argument 'extra'"),
         (["tasks", "list", "--database"], "--database: expected one argument"),
+        (["tasks", "list", "--config=--"], "--config/-c: expected one argument"),
+        (["tasks", "list", "--database=sqlite:///\udcff.db"], "'--database=sqlite:///\\udcff.db' is not UTF-8"),
     ],
 )
 def test_wrong_usage_is_one_line_that_says_what_is_allowed(
@@ -130,6 +132,17 @@ def test_a_failure_is_one_line_on_stderr_with_its_exit_code(
     assert capsys.readouterr().err == "error: cannot use the database mysql://u:***@h/d: no route\n"
     group(failing(CrawlfleetError("no")))
     assert main(["tasks", "list"]) == 1
+
+
+def test_a_message_with_a_huge_value_keeps_its_begin_and_its_end(
+    group: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    group(lambda _args: 0)
+    assert main(["tasks", "list", "--json=" + "x" * 100_000]) == 2
+    err = capsys.readouterr().err
+    assert len(err) < 1100
+    assert err.startswith("error: --json: ignored explicit argument 'xxx")
+    assert err.endswith("xxx'; see crawlfleet tasks list --help\n")
 
 
 def test_an_unexpected_failure_shows_its_traceback_only_with_debug(

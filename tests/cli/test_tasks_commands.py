@@ -120,6 +120,8 @@ def test_a_unique_key_that_is_open_gives_the_same_task(ready: Console) -> None:
         (["--type", "noop", "--priority", "1" * 5000], ["--priority", "'1111"]),
         (["--type", "noop", "--run-at", "soon"], ["run_at", "'soon'"]),
         (["--type", "noop", "--run-at", "1999-01-01"], ["run_at", "2000 and 2200"]),
+        (["--type", "noop", "--run-at", "0001-01-01T00:00:00+14:00"], ["run_at", "2000 and 2200", "+14:00"]),
+        (["--type", "noop", "--run-at", "9999-12-31T23:00:00-02:00"], ["run_at", "2000 and 2200", "-02:00"]),
         (["--type", "noop", "--data", "{"], ["--data", "not JSON", "'{'"]),
         (["--type", "noop", "--data", "[1]"], ["task_data", "object", "list"]),
         (["--type", "noop", "--data", '{"n": NaN}'], ["--data", "NaN"]),
@@ -271,6 +273,13 @@ def test_the_list_for_people_has_local_times_and_says_when_it_is_cut(
     assert "2026-01-01" in line
     assert "2030-01-02 04:00:00" in line
     assert "--limit" in said.err
+
+
+def test_the_list_calls_an_attempt_that_failed_a_failure_not_a_retry(ready: Console) -> None:
+    fail(ready, ready.add("--type", "noop"))
+    header, line = ready("tasks", "list").out.splitlines()
+    assert "retries" not in header
+    assert line[header.index("failures") :].split()[0] == "1"
 
 
 def test_show_tells_the_runs_and_what_people_did(any_console: Console) -> None:

@@ -62,6 +62,8 @@ def test_a_missing_driver_names_its_install_line(
         f"mysql://u:{QUOTED}@h/d?ssl_ca=/no/such/file",
         f"sqlite://u:{QUOTED}@h/d",
         "sqlite:///a.db?colour=blue",
+        "sqlite:///a.db?timeout=long",
+        f"mysql://u:{QUOTED}@h/d?connect_timeout=long",
     ],
 )
 def test_a_bad_url_is_wrong_usage_and_shows_no_password(url: str) -> None:
@@ -71,6 +73,16 @@ def test_a_bad_url_is_wrong_usage_and_shows_no_password(url: str) -> None:
     assert PASSWORD not in shown
     assert QUOTED not in shown
     assert len(str(caught.value)) > 20
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "postgresql"])
+@pytest.mark.parametrize("password", ["geh@eim", "geh@eim/x", "geh?@eim", "@geheim"])
+def test_a_password_with_a_plain_at_sign_is_refused_and_not_shown(scheme: str, password: str) -> None:
+    with pytest.raises(UsageError, match=r"more than one '@': .* write %40") as caught:
+        read_url(f"{scheme}://u:{password}@h/d?connect_timeout=1")
+    assert "eim" not in str(caught.value)
+    address = read_url(f"{scheme}://u%40v:geh%40eim@h/d%40e?connect_timeout=1@2")
+    assert (address.url.username, address.url.password, address.url.database) == ("u@v", "geh@eim", "d@e")
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,10 @@ def test_a_damaged_file_says_so(tmp_path: Path, open_database: OpenDatabase) -> 
     found.close()
     content = path.read_bytes()
     path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
-    with pytest.raises(DatabaseUnreachable, match="malformed"), found.read() as connection:
+    with (
+        pytest.raises(DatabaseUnreachable, match="malformed: restore the file from a backup"),
+        found.read() as connection,
+    ):
         connection.exec_driver_sql("SELECT * FROM t").all()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,6 +136,13 @@ def test_a_file_name_is_answered_with_the_module_name(write_module: WriteModule)
     write_module("my_tasks", NOOP)
     with pytest.raises(UsageError, match="give its module name, like my_tasks"):
         load_executor_modules(["my_tasks.py"])
+
+
+@pytest.mark.parametrize("name", ["../my_tasks", ".my_tasks", "."])
+def test_a_relative_name_is_refused(write_module: WriteModule, name: str) -> None:
+    write_module("my_tasks", NOOP)
+    with pytest.raises(UsageError, match=f"module {re.escape(name)} is a path or a relative name: .* like my_tasks"):
+        load_executor_modules([name])
 
 
 def entry_point(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
