@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,10 +32,10 @@ class Place:
     url: str
     folder: Path
 
-    def node(self, *options: str, api: bool = False, **environ: str) -> NodeProcess:
+    def node(self, *options: str, api: bool = False, environ: Mapping[str, str] | None = None) -> NodeProcess:
         """A node that starts now, with the bodies of the benchmarks; killed with its `with` block."""
         options = ("--executors", "benchmarks.bodies", *options)
-        return NodeProcess(self.folder, self.url, *options, api=api, **environ)
+        return NodeProcess(self.folder, self.url, *options, api=api, **environ or {})
 
     def watch(self, node: NodeProcess, done: Callable[[], bool]) -> list[float]:
         """The node's resident memory in MB, every 0.1 s until `done`.

@@ -30,7 +30,7 @@ def store(place: Place, rows: int) -> dict[str, float]:
     place.fleet.accounts.add(Account("appsflyer", "large", "agency", token_env="TOKEN_LARGE"))
     with serve(report(rows)) as address:
         environ = {"TOKEN_LARGE": "any", "CRAWLFLEET_APPSFLYER_BASE_URL": address}
-        with place.node(**environ) as node:
+        with place.node(environ=environ) as node:
             node.wait_started()
             samples = place.watch(node, lambda: True)
             seconds = []
