@@ -72,20 +72,20 @@ def start_server(park: ServerPark, name: str) -> SharedServer:
 
 
 def run(size: str, names: Sequence[str], servers: Mapping[str, SharedServer | None], folder: Path) -> None:
-    """Measure, then print the table and write the JSON file."""
+    """Measure, print the table; the JSON file grows with each benchmark, so that an interrupted run is not lost."""
     began_at = datetime.now(UTC)
+    path = folder / f"{began_at:%Y-%m-%dT%H-%M-%S}.json"
     load = [os.getloadavg()[0]]
     found: list[Measured] = []
     for benchmark in SUITE:
-        for database, server in servers.items():
-            if benchmark.name in names:
+        if benchmark.name in names:
+            for database, server in servers.items():
                 print(f"{benchmark.name} on {database} ...", file=sys.stderr)
                 found += measure(benchmark, size, database, partial(fresh_place, folder, server))
-    load.append(os.getloadavg()[0])
-    path = folder / f"{began_at:%Y-%m-%dT%H-%M-%S}.json"
-    path.write_text(json.dumps(as_json(size, began_at, load, found), indent=2) + "\n", encoding="utf-8")
+            load.append(os.getloadavg()[0])
+            path.write_text(json.dumps(as_json(size, began_at, load, found), indent=2) + "\n", encoding="utf-8")
     Console().print(as_table(size, list(servers), found))
-    print(f"load of the machine: {load[0]:.1f} before, {load[1]:.1f} after; every value: {path}", file=sys.stderr)
+    print(f"load of the machine: {min(load):.1f} to {max(load):.1f}; every value: {path}", file=sys.stderr)
 
 
 def as_table(size: str, databases: Sequence[str], found: Sequence[Measured]) -> Table:
@@ -115,7 +115,7 @@ def as_json(size: str, began_at: datetime, load: Sequence[float], found: Sequenc
             "python": platform.python_version(),
             "cores": os.cpu_count(),
             "memory_bytes": psutil.virtual_memory().total,
-            "load_before_and_after": list(load),
+            "load_before_and_after_each_benchmark": list(load),
         },
         "figures": [
             {
