@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -131,4 +132,5 @@ def as_json(size: str, began_at: datetime, load: Sequence[float], found: Sequenc
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # nodes, servers and files go, too
     sys.exit(main())

@@ -15,7 +15,7 @@ def latency(place: Place, tasks: int) -> dict[str, float]:
     """Milliseconds from calling `add_task` to the beginning of the body, on a node that waits for work.
 
     Size: tasks, one at a time. Includes the commit of the adding transaction, and the node's noticing: SQLite looks
-    every 40 ms, PostgreSQL is told, MariaDB looks every 100 ms. Both clocks are this machine's.
+    every 40 ms, PostgreSQL is told, MariaDB looks every 150 ms. Both clocks are this machine's.
     """
     dice = random.Random(1)
     with place.node() as node:

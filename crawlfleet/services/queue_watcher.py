@@ -22,7 +22,7 @@ from crawlfleet.model.claims import open_heads
 from crawlfleet.model.signals import CHANNEL
 
 SQLITE_LOOK_SECONDS = 0.04  # each wake-up of a thread costs 0.2 ms: more often would take 1 % of a core
-PROBE_SECONDS = 0.1  # MySQL and MariaDB; never more often than the round trip allows
+PROBE_SECONDS = 0.15  # MySQL and MariaDB; a probe takes up to 1 ms of CPU: more often would take 1 % of a core
 PROBE_SHARE = 0.02  # of the time may go into probing: a far database is asked less often
 PACE_PROBES = 8  # the last so many tell how far the database is
 LISTEN_SECONDS = 1.0  # one wait for a notification, so that stop is quick
