@@ -36,8 +36,8 @@ format: setup ## Put the code into the common format
 
 check: lint test ## Run lint, then test: all that a change must pass
 
-bench: setup ## Measure; each benchmark states its caveats
-	$(BIN)/python -m benchmarks
+bench: setup ## Measure; each benchmark states its caveats (ARGS="--size full --database all")
+	$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove .venv, caches and build results
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -15,12 +15,24 @@ ROOT = Path(__file__).parent.parent
 
 
 class NodeProcess:
-    """`main.py distribute standalone` in a process of its own; ended, at the latest, with its `with` block."""
+    """`main.py distribute standalone` in a process of its own; ended, at the latest, with its `with` block.
 
-    def __init__(self, folder: Path, database: str, *options: str, device_id: str = "node-1", **environ: str) -> None:
+    With `api` it serves its API on a free port.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        database: str,
+        *options: str,
+        device_id: str = "node-1",
+        api: bool = False,
+        **environ: str,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log_path = folder / f"{device_id}-{len(list(folder.glob('*.out')))}.out"
-        arguments = ["--device-id", device_id, "--database", database, "--no-api", *options]
+        serving = ("--port", "0") if api else ("--no-api",)
+        arguments = ["--device-id", device_id, "--database", database, *serving, *options]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, str(ROOT / "main.py"), "distribute", "standalone", *arguments],

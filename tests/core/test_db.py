@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +239,12 @@ def test_moments_keep_their_microseconds(db: Database) -> None:
         ).scalar_one()
     assert [utc(value) for value in found] == [moment, moment, None]
     assert before == 2
+
+
+def test_moments_travel_as_utc_text_of_one_width_so_that_sqlite_can_compare_them() -> None:
+    whole = datetime(2026, 1, 31, 8, 0, tzinfo=timezone(timedelta(hours=8)))
+    assert stamp(whole) == "2026-01-31 00:00:00.000000"
+    assert stamp(whole.replace(microsecond=5)) == "2026-01-31 00:00:00.000005"
 
 
 def test_text_compares_exactly_and_may_hold_any_character(db: Database) -> None:

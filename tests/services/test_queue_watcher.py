@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -134,8 +135,21 @@ def test_a_far_database_is_probed_less_often(
     watched = watch(backend.url_at(proxy.port))
     watched.begin()
     proxy.delay_seconds = 0.02
-    watched.news()
+    for _ in range(queue_watcher.PACE_PROBES):
+        watched.news()
     assert watched.watcher.next_wait() >= 0.04 / queue_watcher.PROBE_SHARE
+
+
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
+def test_a_probe_that_was_held_up_does_not_delay_the_next_ones(
+    backend: Backend, db: Database, watch: Callable[[str], Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = watch(backend.url)
+    readings = iter([0.0, 0.001, 10.0, 13.0])  # before and after each of two probes
+    monkeypatch.setattr(queue_watcher, "time", SimpleNamespace(monotonic=readings.__next__))
+    watched.begin()
+    watched.news()
+    assert watched.watcher.next_wait() == queue_watcher.PROBE_SECONDS
 
 
 @pytest.mark.parametrize("backend", ["mariadb", "postgresql"], indirect=True)

@@ -1,0 +1,109 @@
+"""Where one repetition happens: an empty database, a folder, and nodes at work on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+import sqlalchemy as sa
+
+from crawlfleet.core.sql import utc
+from crawlfleet.services.fleet import Fleet, connect
+from tests.nodes import NodeProcess
+from tests.servers import SharedServer
+
+SAMPLE_SECONDS = 0.1  # asking more often would itself take a share of the machine
+PATIENCE_SECONDS = 1800  # a benchmark that takes longer has failed
+LAST_TASKS = 1000  # a node holds at most so many beyond its slots: when these have ended, all have
+MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class Place:
+    """A fresh database with tables, seen through `fleet`, and an empty folder."""
+
+    fleet: Fleet
+    url: str
+    folder: Path
+
+    def node(self, *options: str, api: bool = False, environ: Mapping[str, str] | None = None) -> NodeProcess:
+        """A node that starts now, with the bodies of the benchmarks; killed with its `with` block."""
+        options = ("--executors", "benchmarks.bodies", *options)
+        return NodeProcess(self.folder, self.url, *options, api=api, **environ or {})
+
+    def watch(self, node: NodeProcess, done: Callable[[], bool]) -> list[float]:
+        """The node's resident memory in MB, every 0.1 s until `done`.
+
+        Raises RuntimeError with the end of its log when the node ends or takes forever.
+        """
+        process, samples = psutil.Process(node.process.pid), []
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not done():
+            if node.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the node did not do its work:\n{node.log[-3000:]}")
+            samples.append(process.memory_info().rss / MB)
+            time.sleep(SAMPLE_SECONDS)
+        return [*samples, process.memory_info().rss / MB]
+
+    def completed(self, task_ids: Sequence[int]) -> bool:
+        """True when the last of these tasks have completed; RuntimeError when one has failed."""
+        states = set(self.fleet.tasks.states(task_ids[-LAST_TASKS:]).values())
+        if "failed" in states:
+            raise RuntimeError("a task of the benchmark failed")
+        return states == {"completed"}
+
+    def drain_seconds(self, tasks: int) -> float:
+        """From the first claim to the end of the last body, by the database's clock; all must have completed once."""
+        query = (
+            "SELECT MIN(assigned_at), MAX(completed_at), COUNT(*), COUNT(DISTINCT task_id) FROM cl_task_assignment"
+            " WHERE status = 'completed'"
+        )
+        with self.fleet.db.read() as connection:
+            first, last, runs, done = connection.execute(sa.text(query)).one()
+        if not runs == done == tasks:
+            raise RuntimeError(f"{tasks} tasks should have completed once each: {done} did, in {runs} runs")
+        return (moment(last) - moment(first)).total_seconds()
+
+    def newest_epoch(self) -> int:
+        """The registration of the node that claimed last."""
+        with self.fleet.db.read() as connection:
+            return int(connection.execute(sa.text("SELECT MAX(device_epoch) FROM cl_task_assignment")).scalar_one())
+
+    def first_claim(self, epoch: int) -> datetime:
+        """When the node of this registration claimed for the first time, by the database's clock."""
+        query = sa.text("SELECT MIN(assigned_at) FROM cl_task_assignment WHERE device_epoch = :epoch")
+        with self.fleet.db.read() as connection:
+            return moment(connection.execute(query, {"epoch": epoch}).scalar_one())
+
+    def runs(self) -> int:
+        """How many runs there were, of any outcome."""
+        with self.fleet.db.read() as connection:
+            return int(connection.execute(sa.text("SELECT COUNT(*) FROM cl_task_assignment")).scalar_one())
+
+
+def moment(value: object) -> datetime:
+    """A moment as the database gave it, which must be one."""
+    found = utc(value)
+    assert found is not None, "the database holds no such moment"
+    return found
+
+
+@contextmanager
+def fresh_place(folder: Path, server: SharedServer | None) -> Iterator[Place]:
+    """A place on this server, or on a SQLite file below `folder`; both are thrown away with the `with` block."""
+    with TemporaryDirectory(prefix="work-", dir=folder) as work:
+        name = Path(work).name.replace("-", "_").lower()
+        url = f"sqlite:///{work}/crawlfleet.db" if server is None else server.url(server.create_database(name))
+        fleet = connect(url)
+        try:
+            yield Place(fleet, url, Path(work))
+        finally:
+            fleet.close()
+            if server is not None:
+                server.drop_database(name)

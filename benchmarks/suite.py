@@ -1,0 +1,30 @@
+"""All benchmarks and their sizes, in the order in which they run."""
+
+from __future__ import annotations
+
+from benchmarks.backlog import backlog
+from benchmarks.crash import crash
+from benchmarks.drain import drain_5, drain_50, drain_async_500
+from benchmarks.enqueue import enqueue
+from benchmarks.frame import Benchmark, Size
+from benchmarks.idle import idle
+from benchmarks.latency import latency
+from benchmarks.memory import memory
+from benchmarks.start import start
+from benchmarks.store import store
+
+SUITE = (
+    Benchmark("enqueue", enqueue, {"tiny": Size(100, 1), "small": Size(20_000, 3), "full": Size(100_000, 5)}),
+    Benchmark("drain-5", drain_5, {"tiny": Size(50, 1), "small": Size(10_000, 3), "full": Size(30_000, 5)}),
+    Benchmark("drain-50", drain_50, {"tiny": Size(100, 1), "small": Size(10_000, 3), "full": Size(30_000, 5)}),
+    Benchmark(
+        "drain-async-500", drain_async_500, {"tiny": Size(600, 1), "small": Size(10_000, 3), "full": Size(30_000, 5)}
+    ),
+    Benchmark("start", start, {"tiny": Size(1, 1), "small": Size(1, 5), "full": Size(1, 11)}),
+    Benchmark("idle", idle, {"tiny": Size(1, 1), "small": Size(30, 1), "full": Size(60, 3)}),
+    Benchmark("memory", memory, {"tiny": Size(100, 1), "small": Size(20_000, 1), "full": Size(100_000, 1)}),
+    Benchmark("latency", latency, {"tiny": Size(3, 1), "small": Size(50, 1), "full": Size(100, 3)}),
+    Benchmark("backlog", backlog, {"tiny": Size(90, 1), "small": Size(30_000, 3), "full": Size(300_000, 3)}),
+    Benchmark("crash", crash, {"tiny": Size(20, 1), "small": Size(200, 3), "full": Size(200, 5)}),
+    Benchmark("store", store, {"tiny": Size(2_000, 1), "small": Size(50_000, 1), "full": Size(200_000, 3)}),
+)

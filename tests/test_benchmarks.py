@@ -1,0 +1,87 @@
+"""Every benchmark runs once, tiny, so that none rots. How fast it was is nobody's business here."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as program
+from benchmarks.frame import SIZES, Benchmark, Size, measure
+from benchmarks.place import Place, fresh_place
+from benchmarks.suite import SUITE
+from crawlfleet.model.task_spec import TaskSpec
+from tests.nodes import ROOT
+from tests.server_park import ServerMissing
+
+NAMES = [each.name for each in SUITE]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_benchmark_runs_and_its_figures_are_printed_and_written(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert program.main(["--size", "tiny", "--only", name], folder=tmp_path) == 0
+    table = capsys.readouterr().out
+    [path] = tmp_path.iterdir()  # what the nodes wrote is gone
+    figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    assert {each["benchmark"] for each in figures} == {name}
+    for each in figures:
+        assert each["figure"] in table
+        assert all(math.isfinite(value) and value >= 0 for value in each["values"])
+
+
+def test_each_repetition_has_a_database_of_its_own_and_the_median_counts(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def queue_more_each_time(place: Place, count: int) -> dict[str, float]:
+        assert place.fleet.tasks.stats()["total"] == 0
+        seen.append(count)
+        place.fleet.add_task("noop")
+        return {"rounds": float(len(seen) ** 2)}
+
+    benchmark = Benchmark("probe", queue_more_each_time, {"tiny": Size(7, 3)})
+    [measured] = measure(benchmark, "tiny", "sqlite", partial(fresh_place, tmp_path, None))
+    assert seen == [7, 7, 7]
+    assert (measured.values, measured.median) == ((1, 4, 9), 4)
+
+
+def test_a_benchmark_whose_node_dies_says_so_with_its_log(tmp_path: Path) -> None:
+    with (
+        fresh_place(tmp_path, None) as place,
+        place.node("--executors", "no_such_module") as node,
+        pytest.raises(RuntimeError, match="no_such_module was not found"),
+    ):
+        place.watch(node, lambda: False)
+
+
+def test_a_task_that_failed_is_no_figure(tmp_path: Path) -> None:
+    with fresh_place(tmp_path, None) as place:
+        ids = place.fleet.add_tasks([TaskSpec("app_data", source="appsflyer", username="nobody")])
+        with place.node() as node, pytest.raises(RuntimeError, match="failed"):
+            place.watch(node, lambda: place.completed(ids))
+
+
+def test_a_missing_server_is_named_and_nothing_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise ServerMissing("MariaDB is not installed; install it: apt-get install mariadb-server")
+
+    monkeypatch.setattr(program, "start_server", missing)
+    assert program.main(["--size", "tiny", "--database", "mariadb"], folder=tmp_path) == 1
+    assert "apt-get install mariadb-server" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_benchmark_has_every_size_a_caveat_and_a_place_in_the_documents() -> None:
+    page = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `([a-z0-9-]+)` \|", page, flags=re.MULTILINE)
+    assert told == NAMES
+    for each in SUITE:
+        assert set(each.sizes) == set(SIZES)
+        assert each.says
