@@ -123,6 +123,9 @@ class Uncancelled:
     def before_call(self) -> None:
         """Go on."""
 
+    def after_answer(self) -> None:
+        """Go on."""
+
 
 def run_park(args: argparse.Namespace) -> int:
     """Let the account's tasks wait."""

@@ -25,6 +25,7 @@ from crawlfleet.executors.registry import executors
 from crawlfleet.executors.spool import Spool
 
 CALL = "call"  # the message of a body that is about to call its source and waits for leave
+ANSWERED = "answered"  # ... and of one whose call was answered
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PARENT_CHECK_SECONDS = 1.0
 
@@ -63,6 +64,10 @@ class Node:
         if isinstance(answer, CallRefused):
             raise answer
         return bool(answer)
+
+    def answered(self) -> None:
+        with self._lock:
+            self._connection.send((ANSWERED, 0))
 
     def put_nowait(self, record: logging.LogRecord) -> None:
         """As a queue, for QueueHandler."""

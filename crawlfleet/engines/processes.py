@@ -24,6 +24,7 @@ from typing import cast
 from crawlfleet.core.errors import CallRefused, UsageError
 from crawlfleet.engines.contract import Reports, Run, Slots
 from crawlfleet.engines.crew import Crew
+from crawlfleet.engines.process_worker import ANSWERED, CALL
 from crawlfleet.executors.outcome import Outcome, failed
 from crawlfleet.executors.spool import Spool
 
@@ -76,7 +77,7 @@ class Worker:
             raise WorkerDied from error
 
     def answer(self) -> Outcome | logging.LogRecord | str | None:
-        """What it says next: a line for the log, the outcome, CALL, or None when the body begins; raises WorkerDied."""
+        """What it says next: a log line, the outcome, CALL, ANSWERED, None when the body begins; raises WorkerDied."""
         try:
             while not self._connection.poll(ALIVE_CHECK_SECONDS):
                 if self._process.poll() is not None and not self._connection.poll():
@@ -193,9 +194,11 @@ class ProcessesEngine:
                     self._reports.began(run)
                 elif isinstance(message, Outcome):
                     outcome = message
-                elif isinstance(message, str):
+                elif message == ANSWERED:
+                    run.context.after_answer()
+                elif message == CALL:
                     worker.reply(_leave_for_call(run))
-                else:
+                elif isinstance(message, logging.LogRecord):
                     logging.getLogger(message.name).handle(message)
         except WorkerDied:
             pass

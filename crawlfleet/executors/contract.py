@@ -89,6 +89,11 @@ class TaskContext:
         if self.permit is not None and not self.permit.take(self.cancelled):
             raise Cancelled
 
+    def after_answer(self) -> None:
+        """Called by a source's transport when the answer begins to arrive: by now the vendor has seen the call."""
+        if self.permit is not None:
+            self.permit.answered()
+
     @property
     def account(self) -> Account:
         """The task's account; raises PermanentError when there is none."""

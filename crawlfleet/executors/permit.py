@@ -13,7 +13,7 @@ from typing import Protocol
 
 from crawlfleet.core.errors import CallRefused
 
-Moments = tuple[float, float]  # not before, not after
+Slot = tuple[float, float, float]  # not before, not after, and how long the call may be on its way
 
 
 class Permit(Protocol):
@@ -26,63 +26,64 @@ class Permit(Protocol):
         """
         ...
 
+    def answered(self) -> None:
+        """The call that was sent last has been answered."""
+        ...
+
 
 class RunPermit:
-    """The calls of one run, in its node. `calls` None: any number at any time.
+    """The calls of one run, in its node. `slots` None: any number at any time.
 
     `trusted_until` is asked before each call: a process that has lost its lease without noticing must send nothing,
-    since others count its calls as sent. `on_call` is told after each.
+    since others count its calls as sent. `on_answer` is told when one was answered.
     """
 
     def __init__(
         self,
-        calls: Sequence[Moments] | None,
+        slots: Sequence[Slot] | None,
         trusted_until: Callable[[], float],
-        on_call: Callable[[RunPermit], None],
+        on_answer: Callable[[tuple[float, ...]], None],
     ) -> None:
-        self._calls = calls
+        self._slots = slots
         self._trusted_until = trusted_until
-        self._on_call = on_call
+        self._on_answer = on_answer
         self._lock = threading.Lock()
-        self._sent: list[float] = []
+        self._seen: list[float] = []
         self._revoked = False
 
-    @property
-    def sent(self) -> tuple[float, ...]:
-        """When each call was sent, in order."""
-        return tuple(self._sent)
-
-    @property
-    def is_counted(self) -> bool:
-        """Whether any budget counts its calls."""
-        return self._calls is None or bool(self._calls)
-
     def revoke(self) -> tuple[float, ...]:
-        """Let nothing more be sent; when each call was, finally."""
+        """Let nothing more be sent; by when the vendor has seen each call that was."""
         with self._lock:
             self._revoked = True
-            return tuple(self._sent)
+            return tuple(self._seen)
 
     def take(self, cancelled: threading.Event) -> bool:
         with self._lock:
-            if self._calls is None:
-                return self._send(cancelled)
-            number = len(self._sent)
-            if number >= len(self._calls):
+            if self._slots is None:
+                return self._may_send(cancelled)
+            number = len(self._seen)
+            if number >= len(self._slots):
                 raise CallRefused(
-                    f"the run holds {len(self._calls)} calls and needs another", calls_wanted=max(1, 2 * number)
+                    f"the run holds {len(self._slots)} calls and needs another", calls_wanted=max(1, 2 * number)
                 )
-            not_before, not_after = self._calls[number]
+            not_before, not_after, way_seconds = self._slots[number]
             while (wait := not_before - time.monotonic()) > 0:
                 if cancelled.wait(wait):
                     return False
             if time.monotonic() > not_after:
                 raise CallRefused("the day of its budget was over before the call was sent")
-            return self._send(cancelled)
+            if not self._may_send(cancelled):
+                return False
+            self._seen.append(time.monotonic() + way_seconds)
+            return True
 
-    def _send(self, cancelled: threading.Event) -> bool:
-        if self._revoked or cancelled.is_set() or time.monotonic() > self._trusted_until():
-            return False
-        self._sent.append(time.monotonic())
-        self._on_call(self)
-        return True
+    def answered(self) -> None:
+        with self._lock:
+            if not self._seen:
+                return
+            self._seen[-1] = min(self._seen[-1], time.monotonic())
+            seen = tuple(self._seen)
+        self._on_answer(seen)
+
+    def _may_send(self, cancelled: threading.Event) -> bool:
+        return not self._revoked and not cancelled.is_set() and time.monotonic() < self._trusted_until()

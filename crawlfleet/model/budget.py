@@ -1,7 +1,7 @@
 """What a call costs: budgets that a vendor's quotas give an account, an app or a report, and the arithmetic of one.
 
 A budget allows so many calls in a sliding window, or in a UTC day. Each call that a run may make is *held* when its
-task is claimed, and counts from the moment at which it is sent until it is *free* again.
+task is claimed, and counts from the moment at which the vendor has seen it until it is *free* again.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from datetime import UTC, datetime, timedelta
 from crawlfleet.model.task_spec import TaskSpec
 
 DAY_SECONDS = 86_400.0  # a limit of this length means the UTC calendar day
-# The vendor sees a call some time after it was sent: so much later, at most, than the one before it. 20 ms was too
-# little for two processes on one busy machine; 50 ms cost 2.4 % of a window of 2 s, and nothing of a minute.
-LEAST_MARGIN_SECONDS = 0.05
-MARGIN_SHARE = 0.005  # of the window, where that is more
+# The vendor sees a call between its sending and its answer, so a window counts from the answer: then nothing that
+# happens on the way can make a call one too many. An answer may take its time, though, and a fixed margin after the
+# sending was once too little on a busy machine: so the answer counts, but not one that is later than this.
+LONGEST_WAY_SHARE, LEAST_WAY_SECONDS = 0.05, 0.25  # of the window; 3 s of a minute
+MARGIN_SHARE, LEAST_MARGIN_SECONDS = 0.0005, 0.005  # of the window: clocks do not run quite alike
+DAY_MARGIN_SECONDS = 432.0  # the vendor's midnight may be so much later than ours
 DAY_END_SECONDS = 2.0  # a day's call is not sent in its last seconds: it might arrive on the next day
 NEVER = datetime(9999, 1, 1, tzinfo=UTC)  # a moment that only an event can bring about
 LEARNED_FOR = timedelta(days=7)  # after which a limit that a refusal taught is put to the test again
@@ -74,7 +76,8 @@ def digest(*parts: object) -> str:
 
 @dataclass
 class Call:
-    """One call of one run against one budget. Held until `called_at`, busy until `free_at`."""
+    """One call of one run against one budget. Held until it is booked; the vendor saw it by `called_at`, and it counts
+    until `free_at`."""
 
     assignment_id: int
     number: int
@@ -89,14 +92,20 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """When a held call may be sent: not before, and not after."""
+    """When a held call may be sent: not before, and not after. It counts from its answer, but from no later than
+    `way_seconds` after it was sent."""
 
     not_before: datetime
     not_after: datetime = NEVER
+    way_seconds: float = 0.0
 
     def within(self, other: Window) -> Window:
         """When both allow it."""
-        return Window(max(self.not_before, other.not_before), min(self.not_after, other.not_after))
+        return Window(
+            max(self.not_before, other.not_before),
+            min(self.not_after, other.not_after),
+            max(self.way_seconds, other.way_seconds),
+        )
 
 
 @dataclass
@@ -150,15 +159,14 @@ class Budget:
         if self.allowed(now) is not None:
             self.busy.append(Call(assignment_id, number, is_new=True))
         if not self.is_daily:
-            return Window(opening)
+            return Window(opening, way_seconds=max(LEAST_WAY_SECONDS, LONGEST_WAY_SHARE * self.seconds))
         return Window(opening, midnight_after(opening) - timedelta(seconds=DAY_END_SECONDS))
 
     def free_after(self, called_at: datetime) -> datetime:
-        """When a call that was sent at this moment no longer counts at the vendor, to be sure."""
-        margin = timedelta(seconds=max(LEAST_MARGIN_SECONDS, MARGIN_SHARE * self.seconds))
+        """When a call that the vendor saw by this moment no longer counts there, to be sure."""
         if self.is_daily:
-            return midnight_after(called_at) + margin
-        return called_at + timedelta(seconds=self.seconds) + margin
+            return midnight_after(called_at) + timedelta(seconds=DAY_MARGIN_SECONDS)
+        return called_at + timedelta(seconds=self.seconds + max(LEAST_MARGIN_SECONDS, MARGIN_SHARE * self.seconds))
 
     def refuse(self, now: datetime, reason: str, retry_after: float | None, daily: bool) -> None:
         """The vendor refused a call of ours: close, longer each time in a row, and learn how many it does allow."""

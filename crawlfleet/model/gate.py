@@ -52,9 +52,9 @@ class Ending:
     """One run that ended. `kind`: ok, permanent, transient, quota, auth, unpaid, crashed, released or expired.
 
     Moments are the database's clock; `retry_after` seconds is the earliest retry that the vendor named. `calls` are the
-    moments at which the run sent its calls, None when nobody can tell. `quota_scope` names the limit that was hit,
-    `quota_daily` says that it holds until the UTC day ends. An unpaid run lacked calls: its task needs `calls_wanted`
-    (None: as many as before, but later) and moves to the lane `lane_id`.
+    moments by which the vendor saw the run's calls, None when nobody can tell. `quota_scope` names the limit that was
+    hit, `quota_daily` says that it holds until the UTC day ends. An unpaid run lacked calls: its task needs
+    `calls_wanted` (None: as many as before, but later) and moves to the lane `lane_id`.
     """
 
     assignment_id: int
@@ -161,7 +161,7 @@ def _park(connection: Connection, ending: Ending, task: RowMapping, ledger: Ledg
 
 @dataclass(frozen=True, slots=True)
 class RunCalls:
-    """The moments at which a run sent its calls, None when nobody can tell; `is_over`: it sends no further one."""
+    """By when the vendor saw the calls of a run, None when nobody can tell; `is_over`: it sends no further one."""
 
     assignment_id: int
     task_id: int

@@ -159,7 +159,7 @@ class Ledger:
         return tuple(windows)
 
     def book(self, lane: LaneBudgets, assignment_id: int, calls: Sequence[datetime], is_over: bool) -> None:
-        """These calls of a run were sent, the first at `calls[0]`; when it is over, the others never will be."""
+        """The vendor saw these calls of a run by these moments; when it is over, the others never will be sent."""
         for budget in lane.budgets:
             for call in [each for each in budget.busy if each.assignment_id == assignment_id]:
                 if call.number < len(calls):

@@ -28,7 +28,7 @@ from crawlfleet.core.service import Service
 from crawlfleet.engines.contract import Engine, Run
 from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.executors.outcome import SPOOL_ROWS, Outcome
-from crawlfleet.executors.permit import RunPermit
+from crawlfleet.executors.permit import RunPermit, Slot
 from crawlfleet.model import claims, fleet_state, rescue
 from crawlfleet.model.budget import LimitOf, as_stored
 from crawlfleet.model.claims import AssignmentIds, Claim
@@ -121,7 +121,7 @@ class Decided:
 
 @dataclass
 class Sent:
-    """Calls of a run that are not booked yet, on the monotonic clock; `is_over`: there will be no further one."""
+    """By when the vendor saw the calls of a run, on the monotonic clock, not booked yet; `is_over`: it sends no more."""
 
     assignment_id: int
     task_id: int
@@ -539,22 +539,23 @@ class TaskScheduler(Service):
         """The calls of a run, its moments turned into those of the monotonic clock, on the safe side."""
         if claim.task.source is None:
             return None
-        calls: list[tuple[float, float]] | None = None
+        slots: list[Slot] | None = None
         if claim.calls is not None:
-            calls = [
+            slots = [
                 (
                     standing.answered_at + (window.not_before - standing.now).total_seconds(),
                     standing.asked_at + (window.not_after - standing.now).total_seconds(),
+                    window.way_seconds,
                 )
                 for window in claim.calls
             ]
         assignment_id, task_id = claim.assignment_id, claim.task.id
 
-        def on_call(permit: RunPermit) -> None:
-            self._sent.append(Sent(assignment_id, task_id, permit.sent))
+        def on_answer(seen: tuple[float, ...]) -> None:
+            self._sent.append(Sent(assignment_id, task_id, seen))
             self.wake()
 
-        return RunPermit(calls, lambda: self.lease.trusted_until, on_call)
+        return RunPermit(slots, lambda: self.lease.trusted_until, on_answer)
 
     def _submit(self, claimed: list[Claim], standing: Standing) -> None:
         by_engine: dict[int, tuple[Engine, list[Run]]] = {}

@@ -72,13 +72,15 @@ class Report:
 class Cancellable(Protocol):
     """The part of a task context that a source needs.
 
-    `check` raises when nobody waits for the run any more. `before_call` is the transport's: it waits until the budgets
-    of the run allow one more request.
+    `check` raises when nobody waits for the run any more. The other two are the transport's: `before_call` waits until
+    the budgets of the run allow one more request, `after_answer` tells that its answer begins to arrive.
     """
 
     def check(self) -> None: ...
 
     def before_call(self) -> None: ...
+
+    def after_answer(self) -> None: ...
 
 
 class AppListUnavailable(PermanentError):

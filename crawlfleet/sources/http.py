@@ -142,6 +142,7 @@ class Session:
         self._context = context
         self._classify = classify
         self._secrets = list(transport.proxy_secrets)
+        self._is_sent = False  # the request, not only that for a proxy's connection
 
     def get_json(self, path_or_url: str, params: Mapping[str, str] | None = None) -> Any:
         """The JSON value of the answer.
@@ -219,7 +220,8 @@ class Session:
         where = self._clean(f"GET {urlsplit(url).path}")
         try:
             headers = {"Authorization": f"Bearer {token}", "Accept": accept}
-            extensions = {"trace": self._before_sending}
+            self._is_sent = False
+            extensions = {"trace": self._follow}
             with self._transport.client().stream("GET", url, headers=headers, extensions=extensions) as response:
                 if response.status_code != 200:
                     raise self._refused(response, where)
@@ -235,12 +237,15 @@ class Session:
             reason = self.quote(str(error)) or "connection lost"
             raise TransientError(f"{self._via(where)}: {type(error).__name__}: {reason}") from None
 
-    def _before_sending(self, event: str, details: Mapping[str, Any]) -> None:
+    def _follow(self, event: str, details: Mapping[str, Any]) -> None:
         """Called by the HTTP library at each step. The vendor counts what it is sent, so a call is counted when its
         connection stands and the request is about to leave; to ask a proxy for a connection is no call.
         """
         if event == "http11.send_request_headers.started" and details["request"].method != b"CONNECT":
+            self._is_sent = True
             self._context.before_call()
+        elif event == "http11.receive_response_headers.complete" and self._is_sent:
+            self._context.after_answer()
 
     def _via(self, where: str) -> str:
         proxy = self._transport.proxy_name

@@ -13,7 +13,7 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.model import rescue
 from crawlfleet.model.account import AccountDAO
-from crawlfleet.model.budget import LEAST_MARGIN_SECONDS, Charge, Cost
+from crawlfleet.model.budget import DAY_MARGIN_SECONDS, MARGIN_SHARE, Charge, Cost
 from crawlfleet.model.claims import Strategy
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.device import DeviceDAO
@@ -22,7 +22,7 @@ from tests.fleets import Device, ending, task
 
 MINUTE, DAY = 60.0, 86_400.0
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-MARGIN = timedelta(seconds=max(LEAST_MARGIN_SECONDS, 0.005 * MINUTE))
+MARGIN = timedelta(seconds=MARGIN_SHARE * MINUTE)
 
 
 def cost(spec: TaskSpec) -> Cost:
@@ -123,7 +123,7 @@ def test_a_day_is_the_utc_calendar_day_and_its_calls_are_not_sent_at_its_very_en
     again = device.claim(now=midnight)
     assert ids(again) == [tasks[1]]
     device.end(ending(again[0], calls=[midnight]), now=midnight)
-    after = midnight + timedelta(seconds=0.005 * DAY)
+    after = midnight + timedelta(seconds=DAY_MARGIN_SECONDS)
     assert ids(device.claim(now=after)) == [tasks[2]]
     assert device.claim(now=after) == []
 

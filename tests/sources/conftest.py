@@ -70,7 +70,7 @@ class Context:
 
     def __init__(self, cancel_at: int | None = None, most_calls: int | None = None) -> None:
         self.checks, self.cancel_at = 0, cancel_at
-        self.calls, self.most_calls = 0, most_calls
+        self.calls, self.answers, self.most_calls = 0, 0, most_calls
 
     def check(self) -> None:
         self.checks += 1
@@ -81,6 +81,9 @@ class Context:
         if self.calls == self.most_calls:
             raise self.Cancelled
         self.calls += 1
+
+    def after_answer(self) -> None:
+        self.answers += 1
 
 
 @pytest.fixture

@@ -395,4 +395,4 @@ def test_each_request_asks_for_leave_right_before_it_is_sent_and_nothing_is_sent
     with pytest.raises(context.Cancelled):
         session.get_json("/x")
     transport.close()
-    assert (seen, len(server.requests), context.calls) == (2, 2, 2)
+    assert (seen, len(server.requests), context.calls, context.answers) == (2, 2, 2, 2)
