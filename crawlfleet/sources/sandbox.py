@@ -69,7 +69,9 @@ class Sandbox:
         self._host, self._port = host, port
         quotas = Quotas(minute_seconds, day_seconds, clock)
         quota_is_real = (minute_seconds == 60, day_seconds is None)
-        self._appsflyer = AppsFlyerVendor(quotas, quota_is_real, self._failure, clock, apps, row_cap, permits)
+        self._appsflyer = AppsFlyerVendor(
+            quotas, quota_is_real, self._failure, clock, lambda: self.base_url, apps, row_cap, permits
+        )
         self._tally = Tally()
         self._failure_rate, self._cut_rate, self._stall_rate = failure_rate, cut_rate, stall_rate
         self._dice = random.Random(seed)
@@ -138,7 +140,7 @@ class Sandbox:
         if parts.path == STATS_PATH:
             return Answer(200, json.dumps(self.stats()))
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-        answer = self._appsflyer.answer(parts.path, query, authorization, self.base_url)
+        answer = self._appsflyer.answer(parts.path, query, authorization)
         if answer is None:
             return Answer(404, NOT_FOUND_PAGE, "text/html")
         answer = self._with_fault(answer)

@@ -50,7 +50,7 @@ class AppsFlyerVendor:
     """Answers for AppsFlyer, for the `Sandbox` that serves it; see there for the options.
 
     `failure` may answer in its place, before any quota. `quota_is_real` tells whether the (minute, day) are the
-    vendor's: only then does a refusal keep silent about its end.
+    vendor's: only then does a refusal keep silent about its end. Links to further pages lead to `base_url()`.
     """
 
     def __init__(
@@ -59,11 +59,12 @@ class AppsFlyerVendor:
         quota_is_real: tuple[bool, bool],
         failure: Callable[[], Answer | None],
         clock: Callable[[], float],
+        base_url: Callable[[], str],
         apps: int | None = None,
         row_cap: int = ROW_CAP,
         permits: Permits = permits_by_name,
     ) -> None:
-        self._quotas, self._failure, self._clock = quotas, failure, clock
+        self._quotas, self._failure, self._clock, self._base_url = quotas, failure, clock, base_url
         self._minute_is_real, self._day_is_real = quota_is_real
         self._apps, self._row_cap, self._permits = apps, row_cap, permits
 
@@ -77,13 +78,13 @@ class AppsFlyerVendor:
         """What a correct reader of the report yields, when no row cap is in the way."""
         return expected_rows(username, app_id, start, end, report, self._apps)
 
-    def answer(self, path: str, query: Mapping[str, str], authorization: str, base_url: str) -> Answer | None:
-        """The answer to a GET; None when the path is none of AppsFlyer's. Links lead to `base_url`."""
+    def answer(self, path: str, query: Mapping[str, str], authorization: str) -> Answer | None:
+        """The answer to a GET; None when the path is none of AppsFlyer's."""
         match = TOKEN.fullmatch(authorization)
         username = match[1] if match else ""
         respond: Callable[[], Answer]
         if path == APPS_PATH:
-            endpoint, respond = "app_list", partial(self._app_list, username, query, base_url)
+            endpoint, respond = "app_list", partial(self._app_list, username, query)
         elif path == LAST_UPDATE_PATH:
             endpoint, respond = "master_last_update", lambda: _text(200, self._last_update().isoformat())
         elif pull := PULL_PATH.fullmatch(path):
@@ -95,7 +96,7 @@ class AppsFlyerVendor:
         answer = self._failure() or (respond() if username else _unauthorized(path))
         return replace(answer, endpoint=endpoint, account=username or "(wrong token)")
 
-    def _app_list(self, username: str, query: Mapping[str, str], base_url: str) -> Answer:
+    def _app_list(self, username: str, query: Mapping[str, str]) -> Answer:
         try:
             limit, offset = int(query.get("limit", MAX_APPS_PER_PAGE)), int(query.get("offset", 0))
         except ValueError:
@@ -108,7 +109,7 @@ class AppsFlyerVendor:
         apps = self.apps_of(username)
 
         def link(first: int) -> str:
-            return f"{base_url}{APPS_PATH}?offset={first}&limit={limit}"
+            return f"{self._base_url()}{APPS_PATH}?offset={first}&limit={limit}"
 
         links = {"self": link(offset)}
         if offset > 0:
