@@ -36,11 +36,13 @@ def days_after(days: int) -> date:
 
 def run_node(folder: Path, fleet: Fleet, url: str, sandbox: Sandbox) -> None:
     """Until everything that is queued has ended well."""
+    config = folder / "fleet.toml"
+    config.write_text("[sources.appsflyer.limits]\naggregate_short_range = { seconds = 0.5 }\n")
     environ = {"CRAWLFLEET_APPSFLYER_BASE_URL": sandbox.base_url, "CRAWLFLEET_RETRY_DELAY_SECONDS": "0.05"}
     for name in ACCOUNTS:
         environ[f"TOKEN_{name}"] = f"sandbox-{name}"
         fleet.accounts.add(Account("appsflyer", name, "agency", token_env=f"TOKEN_{name}"))
-    with NodeProcess(folder, url, "--until-idle", **environ) as node:
+    with NodeProcess(folder, url, "--until-idle", "--config", str(config), **environ) as node:
         assert node.wait(120) == 0, node.log[-4000:]
 
 
