@@ -9,6 +9,8 @@
     +-- LeaseLost                   this process no longer is its device; the node registers again
     +-- TaskError                   raised by an executor's body; caught by executors/outcome.py
         +-- PermanentError          no retry: a parameter is wrong, the vendor says never
+        |   +-- NotPermitted        the vendor says that this account may not have this app or report
+        |   +-- RangeTooLarge       more rows than the vendor gives at once; executors/app_data.py asks for the halves
         +-- TransientError          retry with growing delay
         +-- QuotaError              the vendor's quota is used up: wait, no attempt is spent
         +-- AuthError               the token is refused: the account is parked, no attempt is spent
@@ -73,6 +75,14 @@ class PermanentError(TaskError):
     """No retry will help."""
 
     kind = "permanent"
+
+
+class NotPermitted(PermanentError):
+    """The account lacks this app or report: not granted, not in its plan. A new grant or plan may change it."""
+
+
+class RangeTooLarge(PermanentError):
+    """These days have more rows than the vendor gives in one answer; fewer days may be had."""
 
 
 class TransientError(TaskError):

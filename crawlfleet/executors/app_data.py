@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
-from crawlfleet.core.figures import ReportRange
-from crawlfleet.executors.contract import Executor, TaskContext, TaskResult
+from crawlfleet.core.errors import PermanentError, RangeTooLarge
+from crawlfleet.core.figures import Figures, ReportRange
+from crawlfleet.executors.contract import Executor, Instead, TaskContext, TaskResult
 from crawlfleet.executors.task_dates import asked_range, count_days, only_known, required
-from crawlfleet.executors.user_apps import tasks_per_app, visible_apps
+from crawlfleet.executors.user_apps import task_for_app, tasks_per_app, visible_apps
 from crawlfleet.model.task_spec import DEFAULT_REPORT, Task, TaskSpec
 from crawlfleet.sources.base import Shape, Source
 
@@ -28,7 +30,11 @@ def app_data_cost(spec: TaskSpec, source: Source) -> Shape:
 
 
 def fetch_app_data(task: Task, context: TaskContext) -> TaskResult:
-    """The rows of the report, read while the vendor's answer arrives; they replace the range. Default: yesterday."""
+    """The rows of the report, read while the vendor's answer arrives; they replace the range. Default: yesterday.
+
+    A range with as many rows as the vendor gives at most may lack some: nothing of it is stored, and two tasks for
+    its halves follow. Raises PermanentError when it is a single day.
+    """
     source, username = context.account.source, context.account.username
     yesterday = datetime.now(UTC).date() - timedelta(1)
     start, end = asked_range(task) or (yesterday, yesterday)
@@ -44,9 +50,32 @@ def fetch_app_data(task: Task, context: TaskContext) -> TaskResult:
         follow_ups = tasks_per_app(task, (app.app_id for app in visible_apps(context)), start, end)
         return TaskResult(summary={**summary, "app_tasks": len(follow_ups)}, follow_ups=follow_ups)
     rows = context.source.fetch_app_data(context.account, task.app_id, report, start, end, context)
-    settle_days = context.source.reports[report].settle_days
-    scope = ReportRange(source, username, task.app_id, report, start, end, settle_days)
-    return TaskResult(rows=rows, replaces=scope, summary={**summary, "app_id": task.app_id})
+    declared = context.source.reports[report]
+    scope = ReportRange(source, username, task.app_id, report, start, end, declared.settle_days)
+    summary["app_id"] = task.app_id
+    whole = _all_or_halves(rows, declared.row_cap, task, scope, summary)
+    return TaskResult(rows=whole, replaces=scope, summary=summary)
+
+
+def _all_or_halves(
+    rows: Iterable[Figures], row_cap: int | None, task: Task, scope: ReportRange, summary: dict[str, str]
+) -> Iterator[Figures]:
+    try:
+        yield from _below_cap(rows, row_cap)
+    except RangeTooLarge as error:
+        if scope.start == scope.end:
+            raise PermanentError(f"{error}: the single day {scope.start} cannot be split, nothing is stored") from None
+        middle = scope.start + (scope.end - scope.start) // 2
+        halves = [(scope.start, middle), (middle + timedelta(1), scope.end)]
+        follow_ups = [task_for_app(task, scope.app_id, first, last) for first, last in halves]
+        raise Instead(TaskResult(summary={**summary, "split_into": 2}, follow_ups=follow_ups)) from None
+
+
+def _below_cap(rows: Iterable[Figures], row_cap: int | None) -> Iterator[Figures]:
+    for number, row in enumerate(rows, 1):
+        if number == row_cap:
+            raise RangeTooLarge(f"the report has {row_cap} rows, the vendor's maximum, and may lack others")
+        yield row
 
 
 APP_DATA = Executor("app_data", fetch_app_data, needs_account=True, check=check_app_data, cost=app_data_cost)

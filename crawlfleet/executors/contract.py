@@ -38,6 +38,14 @@ class TaskResult:
     replaces: Scope | None = None
 
 
+class Instead(Exception):
+    """Raised by lazy `rows` when they turn out to be unfit to store: none is, the run ends with `result` instead."""
+
+    def __init__(self, result: TaskResult) -> None:
+        super().__init__(result)
+        self.result = result
+
+
 class Cancelled(Exception):
     """Raised by `TaskContext.check`: the run was cancelled, lost, or its time is over."""
 

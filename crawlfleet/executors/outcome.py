@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crawlfleet.core.errors import CallRefused, QuotaError, TaskError, UsageError
+from crawlfleet.core.errors import CallRefused, NotPermitted, QuotaError, TaskError, UsageError
 from crawlfleet.core.figures import Scope
 from crawlfleet.core.logs import HIDDEN, redact
 from crawlfleet.executors.contract import Cancelled, TaskContext
@@ -28,7 +28,7 @@ class Outcome:
 
     `rows` is a list or a `Spool` (iterable, with len and close); whoever takes the outcome closes it. `summary` is
     JSON text. `retry_after` is seconds; `quota_scope`, `quota_daily` and `calls_wanted` are those of QuotaError and
-    CallRefused.
+    CallRefused. `denied` marks a permanent end because the account may not have this app or report.
     Picklable unless its rows are a Spool.
     """
 
@@ -42,6 +42,7 @@ class Outcome:
     rows: Any = ()
     replaces: Scope | None = None
     follow_ups: Sequence[TaskSpec] = ()
+    denied: bool = False
 
 
 def failed(error: BaseException, context: TaskContext) -> Outcome:
@@ -65,6 +66,7 @@ def failed(error: BaseException, context: TaskContext) -> Outcome:
         quota_scope=error.scope if isinstance(error, QuotaError) else None,
         quota_daily=isinstance(error, QuotaError) and error.daily,
         calls_wanted=error.calls_wanted if isinstance(error, CallRefused) else None,
+        denied=isinstance(error, NotPermitted),
     )
 
 

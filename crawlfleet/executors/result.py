@@ -12,7 +12,7 @@ from typing import Any
 
 from crawlfleet.core.errors import PermanentError, UsageError
 from crawlfleet.core.figures import App, AppList, Figures, ReportRange, Scope
-from crawlfleet.executors.contract import TaskResult
+from crawlfleet.executors.contract import Instead, TaskResult
 from crawlfleet.executors.outcome import SPOOL_ROWS, Outcome
 from crawlfleet.executors.spool import Spool
 from crawlfleet.model.task_spec import TaskSpec
@@ -27,9 +27,16 @@ _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 def collect(result: object, outcome: Outcome) -> Generator[None]:
     """Fill the outcome from what a body returned, pausing after every few hundred rows and follow-ups.
 
-    Raises PermanentError for a result that can never be stored, and whatever a lazy `rows` raises; closing it, or
-    an error, closes the spool and the rows' own generator.
+    Raises PermanentError for a result that can never be stored, and whatever a lazy `rows` raises, except `Instead`;
+    closing it, or an error, closes the spool and the rows' own generator.
     """
+    try:
+        yield from _collect(result, outcome)
+    except Instead as instead:
+        yield from _collect(instead.result, outcome)
+
+
+def _collect(result: object, outcome: Outcome) -> Iterator[None]:
     if result is None:
         return
     if isinstance(result, dict):

@@ -50,19 +50,21 @@ def visible_apps(context: TaskContext) -> list[App]:
 
 def tasks_per_app(task: Task, app_ids: Iterable[str], start: date, end: date) -> list[TaskSpec]:
     """One `app_data` task for each app over these days, by app id, as urgent as the task they follow."""
-    return [
-        TaskSpec(
-            "app_data",
-            username=task.username,
-            source=task.source,
-            app_id=app_id,
-            start_date=start,
-            end_date=end,
-            report=task.report,
-            priority=task.priority,
-        )
-        for app_id in sorted(set(app_ids))
-    ]
+    return [task_for_app(task, app_id, start, end) for app_id in sorted(set(app_ids))]
+
+
+def task_for_app(task: Task, app_id: str, start: date, end: date) -> TaskSpec:
+    """An `app_data` task over these days for the account, report and priority of the task that it follows."""
+    return TaskSpec(
+        "app_data",
+        username=task.username,
+        source=task.source,
+        app_id=app_id,
+        start_date=start,
+        end_date=end,
+        report=task.report,
+        priority=task.priority,
+    )
 
 
 USER_APPS = Executor("user_apps", sync_user_apps, needs_account=True, check=check_user_apps, cost=user_apps_cost)

@@ -108,7 +108,8 @@ class Source(Protocol):
     ) -> Iterable[Figures]:
         """All rows of the report for these days, both ends included, read while the response arrives.
 
-        A response that breaks off raises; it never looks like a short report.
+        A response that breaks off raises; it never looks like a short report. Raises NotPermitted when the vendor says
+        that this account may not have this app or report, RangeTooLarge when fewer days could be had.
         """
         ...
 

@@ -170,12 +170,14 @@ class Session:
             pass
         raise PermanentError(f"{where}: the body is no JSON: {self.quote(text)}")
 
-    def stream_lines(self, path_or_url: str, params: Mapping[str, str] | None = None) -> Iterator[str]:
-        """Lines of a CSV answer with their line ends, while it arrives.
+    def stream_lines(
+        self, path_or_url: str, params: Mapping[str, str] | None = None, accept: str = "text/csv"
+    ) -> Iterator[str]:
+        """Lines of an answer with their line ends, while it arrives.
 
         Raises TransientError when the body breaks off, PermanentError when it is not UTF-8.
         """
-        with self._answer(path_or_url, params, "text/csv") as (response, where):
+        with self._answer(path_or_url, params, accept) as (response, where):
             length_known = "content-length" in response.headers or "transfer-encoding" in response.headers
             yield from split_lines(decode(self._chunks(response, where), where), where, length_known)
 

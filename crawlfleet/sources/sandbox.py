@@ -1,6 +1,6 @@
-"""A simulated AppsFlyer on this machine: the documented shapes, the documented quotas, invented data.
+"""A simulated vendor on this machine: a thin server in front of the parts that answer for each vendor.
 
-A token is `sandbox-<username>`; it belongs to the account <username>, and any username has apps.
+An AppsFlyer token is `sandbox-<username>`; it belongs to the account <username>, and any username has apps.
 """
 
 from __future__ import annotations
@@ -8,40 +8,28 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-import re
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from crawlfleet.core.errors import UsageError
-from crawlfleet.core.figures import App
-from crawlfleet.sources.sandbox_data import apps_of, expected_rows, report_csv
-from crawlfleet.sources.sandbox_quota import Check, Quotas, Tally
+from crawlfleet.core.figures import App, Figures
+from crawlfleet.sources.sandbox_answer import Answer
+from crawlfleet.sources.sandbox_appsflyer import NOT_FOUND_PAGE, ROW_CAP, AppsFlyerVendor, Permits, permits_by_name
+from crawlfleet.sources.sandbox_data import PARTNERS, apps_of, expected_rows
+from crawlfleet.sources.sandbox_quota import Quotas, Tally
 
 __all__ = ["Sandbox", "apps_of", "expected_rows", "serve"]
 
-APPS_PATH = "/api/mng/apps"
 STATS_PATH = "/__stats__"
-REPORT_PATH = re.compile(r"/api/agg-data/export/app/([^/]+)/partners_by_date_report/v5")
-TOKEN = re.compile(r"Bearer sandbox-(\S{1,190})")
-MAX_APPS_PER_PAGE = 1000
-NOT_FOUND_PAGE = "<!DOCTYPE html><html><head><title>404</title></head><body><h1>Page not found</h1></body></html>"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    status: int
-    body: str
-    content_type: str = "application/json"
-    retry_after: float | None = None
 
 
 class Sandbox:
@@ -52,6 +40,10 @@ class Sandbox:
     the vendor's carries Retry-After, which the vendor does not send: a client could not know otherwise.
     `failure_rate` of the calls answer 500 or 503, before any quota; `seed` makes their order repeatable.
     `apps` is how many apps each account has, else 3 to 8. `clock` gives seconds of the Unix epoch.
+
+    For tests: `cut_rate` and `stall_rate` of the good answers end, or fall silent, in the middle of their body.
+    `row_cap` is what the Pull API cuts a report to and the Master API refuses to exceed. `permits(username, report)`
+    says what an account may have; by default accounts with `noplan` in their name lack the Master API.
     """
 
     def __init__(
@@ -64,17 +56,24 @@ class Sandbox:
         seed: int = 0,
         apps: int | None = None,
         clock: Callable[[], float] = time.time,
+        cut_rate: float = 0.0,
+        stall_rate: float = 0.0,
+        row_cap: int = ROW_CAP,
+        permits: Permits = permits_by_name,
     ) -> None:
-        if not 0 <= failure_rate <= 1:
-            raise UsageError(f"failure_rate must lie between 0 and 1 (got {failure_rate})")
+        for name, rate in (("failure_rate", failure_rate), ("cut_rate", cut_rate), ("stall_rate", stall_rate)):
+            if not 0 <= rate <= 1:
+                raise UsageError(f"{name} must lie between 0 and 1 (got {rate})")
         if minute_seconds <= 0 or (day_seconds is not None and day_seconds <= 0):
             raise UsageError(f"minute and day must be longer than 0 s (got {minute_seconds} and {day_seconds})")
-        self._host, self._port, self._apps = host, port, apps
-        self._minute_is_real = minute_seconds == 60
-        self._day_is_real = day_seconds is None
-        self._quotas = Quotas(minute_seconds, day_seconds, clock)
+        self._host, self._port = host, port
+        quotas = Quotas(minute_seconds, day_seconds, clock)
+        quota_is_real = (minute_seconds == 60, day_seconds is None)
+        self._appsflyer = AppsFlyerVendor(
+            quotas, quota_is_real, self._failure, clock, lambda: self.base_url, apps, row_cap, permits
+        )
         self._tally = Tally()
-        self._failure_rate = failure_rate
+        self._failure_rate, self._cut_rate, self._stall_rate = failure_rate, cut_rate, stall_rate
         self._dice = random.Random(seed)
         self._dice_lock = threading.Lock()
         self._server: ThreadingHTTPServer | None = None
@@ -123,7 +122,13 @@ class Sandbox:
 
     def apps_of(self, username: str) -> list[App]:
         """The apps that this sandbox gives the account."""
-        return apps_of(username, self._apps)
+        return self._appsflyer.apps_of(username)
+
+    def expected_rows(
+        self, username: str, app_id: str, start: date, end: date, report: str = PARTNERS
+    ) -> list[Figures]:
+        """The truth about a report of the account: what a correct reader yields, when no row cap is in the way."""
+        return self._appsflyer.expected_rows(username, app_id, start, end, report)
 
     def stats(self) -> dict[str, Any]:
         """What GET /__stats__ answers: calls and refused calls in all, by endpoint, by account."""
@@ -132,23 +137,14 @@ class Sandbox:
     def answer(self, target: str, authorization: str) -> Answer:
         """The answer to a GET of `target`, counted."""
         parts = urlsplit(target)
-        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-        report = REPORT_PATH.fullmatch(parts.path)
         if parts.path == STATS_PATH:
             return Answer(200, json.dumps(self.stats()))
-        if parts.path != APPS_PATH and report is None:
+        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        answer = self._appsflyer.answer(parts.path, query, authorization)
+        if answer is None:
             return Answer(404, NOT_FOUND_PAGE, "text/html")
-        match = TOKEN.fullmatch(authorization)
-        username = match[1] if match else ""
-        failure = self._failure()
-        if failure is not None:
-            answer = failure
-        elif report is not None:
-            answer = self._report(username, unquote(report[1]), query)
-        else:
-            answer = self._app_list(username, query)
-        endpoint = "app_list" if report is None else "partners_by_date_report"
-        self._tally.count(endpoint, username or "(wrong token)", answer.status != 200)
+        answer = self._with_fault(answer)
+        self._tally.count(answer.endpoint, answer.account, answer.status != 200 or answer.fault is not None)
         return answer
 
     def _failure(self) -> Answer | None:
@@ -158,51 +154,14 @@ class Sandbox:
             status = self._dice.choice((500, 503))
         return Answer(status, "simulated failure", "text/plain")
 
-    def _app_list(self, username: str, query: dict[str, str]) -> Answer:
-        if not username:
-            return Answer(401, json.dumps("Unauthorized"))
-        try:
-            limit, offset = int(query.get("limit", MAX_APPS_PER_PAGE)), int(query.get("offset", 0))
-        except ValueError:
-            return Answer(400, json.dumps("Bad request"))
-        if not 1 <= limit <= MAX_APPS_PER_PAGE or offset < 0:
-            return Answer(400, json.dumps("Bad request"))
-        wait = self._quotas.take([(("apps", username), 20, False), (("apps-day", username), 100, True)])
-        if wait is not None:
-            return Answer(429, json.dumps("Too many requests"), retry_after=wait)
-        apps = self.apps_of(username)
-        links = {"self": self._page_link(offset, limit)}
-        if offset > 0:
-            links["prev"] = self._page_link(max(0, offset - limit), limit)
-        if offset + limit < len(apps):
-            links["next"] = self._page_link(offset + limit, limit)
-        page = [_app_record(app) for app in apps[offset : offset + limit]]
-        return Answer(200, json.dumps({"data": page, "meta": {"total_items": len(apps)}, "links": links}))
-
-    def _page_link(self, offset: int, limit: int) -> str:
-        return f"{self.base_url}{APPS_PATH}?offset={offset}&limit={limit}"
-
-    def _report(self, username: str, app_id: str, query: dict[str, str]) -> Answer:
-        if not username:
-            return Answer(401, json.dumps({"message": "Supplied API token is invalid"}))
-        if app_id not in {app.app_id for app in self.apps_of(username)}:
-            return Answer(404, NOT_FOUND_PAGE, "text/html")
-        try:
-            start, end = date.fromisoformat(query["from"]), date.fromisoformat(query["to"])
-        except (KeyError, ValueError):
-            return Answer(400, json.dumps({"message": "from and to must be dates like 2026-01-31"}))
-        days = (end - start).days + 1
-        if days < 1:
-            return Answer(400, json.dumps({"message": "from must not be after to"}))
-        checks: list[Check] = [(("short", username, app_id), 1, False)]
-        is_short = days <= 2
-        if not is_short:
-            checks = [(("long", username, app_id), 24, True), (("long-account", username), 120, True)]
-        wait = self._quotas.take(checks)
-        if wait is not None:
-            is_real = self._minute_is_real if is_short else self._day_is_real
-            return Answer(403, "Limit reached for partners-daily-report", "text/plain", None if is_real else wait)
-        return Answer(200, report_csv(username, app_id, start, end), "text/csv")
+    def _with_fault(self, answer: Answer) -> Answer:
+        if answer.status != 200 or not self._cut_rate + self._stall_rate:
+            return answer
+        with self._dice_lock:
+            roll = self._dice.random()
+        if roll < self._cut_rate:
+            return replace(answer, fault="cut")
+        return replace(answer, fault="stall") if roll < self._cut_rate + self._stall_rate else answer
 
 
 class _Server(ThreadingHTTPServer):
@@ -249,15 +208,18 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.retry_after is not None:
             self.send_header("Retry-After", f"{answer.retry_after + 0.001:.3f}")
         self.end_headers()
-        self.wfile.write(body)
+        if answer.fault is None:
+            self.wfile.write(body)
+            return
+        self.wfile.write(body[: len(body) // 2])
+        self.close_connection = True
+        if answer.fault == "stall":
+            self.wfile.flush()
+            with contextlib.suppress(OSError):
+                self.rfile.read(1)  # silent until the client or the sandbox gives up
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: requests are counted, not logged."""
-
-
-def _app_record(app: App) -> dict[str, Any]:
-    attributes = {"name": app.name, "platform": app.platform, "currency": app.currency, "time_zone": app.time_zone}
-    return {"id": app.app_id, "type": "app", "attributes": {**attributes, **app.extra}}
 
 
 def serve(

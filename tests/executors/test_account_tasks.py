@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from crawlfleet.core.errors import AuthError, PermanentError
-from crawlfleet.core.figures import App, AppList, ReportRange
+from crawlfleet.core.errors import AuthError, PermanentError, RangeTooLarge
+from crawlfleet.core.figures import App, AppList, Figures, ReportRange
 from crawlfleet.executors.app_data import APP_DATA
+from crawlfleet.executors.body import run_body
 from crawlfleet.executors.contract import TaskContext
 from crawlfleet.executors.task_dates import asked_range
 from crawlfleet.executors.user_apps import USER_APPS
 from crawlfleet.model.task_spec import DEFAULT_REPORT, Task, TaskSpec
 from crawlfleet.sources.appsflyer import AppsFlyer
-from crawlfleet.sources.base import Account, AppListUnavailable, SourceSettings
+from crawlfleet.sources.base import Account, AppListUnavailable, Report, SourceSettings
 from crawlfleet.sources.sandbox import Sandbox, apps_of, expected_rows
 
 START, END = date(2026, 3, 1), date(2026, 3, 4)
@@ -39,6 +41,17 @@ def run(source, monkeypatch):
         task = make_task(executor.name, **values)
         executor.check(task)
         return executor.function(task, TaskContext(task, account, source))
+
+    return run
+
+
+@pytest.fixture
+def run_whole():
+    """The outcome of an app_data body with this source, its rows read to the end."""
+
+    def run(source, **values):
+        task = make_task("app_data", app_id="a", **values)
+        return run_body(APP_DATA, task, TaskContext(task, Account("appsflyer", "demo_agency"), source))
 
     return run
 
@@ -155,6 +168,57 @@ def test_app_data_without_an_app_becomes_one_task_for_each_app(run):
 def test_app_data_of_an_unknown_report_fails_for_good(run):
     with pytest.raises(PermanentError, match="report must be one of"):
         run(APP_DATA, app_id=APP_IDS[0], report="geo_report")
+
+
+class Capped:
+    """A vendor that cuts a report silently after `cap` rows, or with `refuses` gives none instead; two rows a day."""
+
+    def __init__(self, cap, refuses=False):
+        self.cap, self.refuses = cap, refuses
+        self.reports = {DEFAULT_REPORT: Report(DEFAULT_REPORT, (), row_cap=cap)}
+
+    def fetch_app_data(self, account, app_id, report, start, end, context):
+        days = [start + timedelta(n) for n in range((end - start).days + 1)]
+        rows = [Figures(day, campaign=name) for day in days for name in "ab"]
+        if self.refuses and len(rows) >= self.cap:
+            raise RangeTooLarge("416: more than the vendor gives")
+        yield from rows[: self.cap]
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_range_at_the_vendors_row_cap_stores_nothing_and_becomes_its_halves(run_whole, refuses):
+    end = START + timedelta(4)
+    outcome = run_whole(Capped(10, refuses), start_date=START, end_date=end, priority=4, report=DEFAULT_REPORT)
+    assert (outcome.kind, outcome.rows, outcome.replaces) == ("ok", [], None)
+    assert json.loads(outcome.summary)["split_into"] == 2
+    middle = START + timedelta(2)
+    assert outcome.follow_ups == [
+        TaskSpec("app_data", "demo_agency", "appsflyer", "a", first, last, DEFAULT_REPORT, priority=4)
+        for first, last in [(START, middle), (middle + timedelta(1), end)]
+    ]
+
+
+def test_a_range_one_row_below_the_cap_is_stored(run_whole):
+    outcome = run_whole(Capped(11), start_date=START, end_date=START + timedelta(4))
+    assert (len(outcome.rows), outcome.follow_ups, outcome.replaces.start) == (10, [], START)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_halves_of_halves_end_at_single_days(run_whole, refuses):
+    seen, todo = [], [(START, START + timedelta(6))]
+    while todo:
+        first, last = todo.pop()
+        outcome = run_whole(Capped(3, refuses), start_date=first, end_date=last)
+        todo += [(spec.start_date, spec.end_date) for spec in outcome.follow_ups]
+        seen += [row.day for row in outcome.rows]
+    assert sorted(seen) == [START + timedelta(n) for n in range(7) for _ in "ab"]
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_single_day_at_the_cap_fails_for_good(run_whole, refuses):
+    outcome = run_whole(Capped(2, refuses), start_date=START, end_date=START)
+    assert (outcome.kind, outcome.rows) == ("permanent", ())
+    assert "the single day 2026-03-01 cannot be split, nothing is stored" in outcome.message
 
 
 @pytest.mark.parametrize("executor", [USER_APPS, APP_DATA], ids=lambda executor: executor.name)

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from crawlfleet.core.account import Account
-from crawlfleet.core.errors import PermanentError, TaskError, TransientError
+from crawlfleet.core.errors import NotPermitted, PermanentError, TaskError, TransientError
 from crawlfleet.core.figures import App, AppList, Figures, ReportRange
 from crawlfleet.executors.body import run_body, run_body_async
-from crawlfleet.executors.contract import Executor, TaskContext, TaskResult
+from crawlfleet.executors.contract import Executor, Instead, TaskContext, TaskResult
 from crawlfleet.executors.outcome import MAX_MESSAGE, SPOOL_ROWS, Outcome
 from crawlfleet.executors.spool import Spool
 from crawlfleet.model.task_spec import Task, TaskSpec
@@ -176,6 +176,30 @@ def test_an_error_while_rows_are_read_closes_the_spool_and_the_rows(
     outcome = play(lambda: TaskResult(rows=rows(), replaces=APPS))
     assert (outcome.kind, outcome.message, outcome.rows) == ("transient", "the connection broke", ())
     assert closed == ["rows", "spool"]
+
+
+@pytest.mark.parametrize("count", [1, 2 * SPOOL_ROWS])
+def test_rows_that_turn_out_unfit_leave_nothing_but_the_result_instead(
+    play: Play, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(Spool, "close", lambda spool: closed.append("spool"))
+
+    def rows() -> Iterator[App]:
+        yield from (App(str(number)) for number in range(count))
+        raise Instead(TaskResult(follow_ups=[TaskSpec("x")], summary={"split": True}))
+
+    outcome = play(lambda: TaskResult(rows=rows(), replaces=APPS, summary={"split": False}))
+    assert outcome == Outcome(rows=[], summary='{"split": true}', follow_ups=[TaskSpec("x")])
+    assert len(closed) == (count > SPOOL_ROWS)
+
+
+@pytest.mark.parametrize(("error", "denied"), [(NotPermitted("not in the plan"), True), (PermanentError("x"), False)])
+def test_a_denied_app_or_report_is_permanent_and_marked_also_in_another_process(
+    play: Play, error: TaskError, denied: bool
+) -> None:
+    outcome = pickle.loads(pickle.dumps(play(raiser(error))))
+    assert (outcome.kind, outcome.message, outcome.denied) == ("permanent", str(error), denied)
 
 
 def test_a_cancelled_run_stops_reading_its_rows(play: Play) -> None:

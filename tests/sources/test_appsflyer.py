@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -10,17 +12,39 @@ from pathlib import Path
 import pytest
 from werkzeug import Request, Response
 
-from crawlfleet.core.errors import AuthError, PermanentError, QuotaError, TransientError
+from crawlfleet.core.errors import AuthError, NotPermitted, PermanentError, QuotaError, RangeTooLarge, TransientError
 from crawlfleet.core.figures import App, Figures
-from crawlfleet.sources.appsflyer import AppsFlyer
+from crawlfleet.sources.appsflyer import MASTER, REPORTS, AppsFlyer
+from crawlfleet.sources.appsflyer_report import GEO_CAPTIONS, MASTER_CAPTIONS
 from crawlfleet.sources.base import AppListUnavailable, SourceSettings
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 REPORT = "partners_by_date_report"
-PATH = f"/api/agg-data/export/app/com.example.puzzlefarm/{REPORT}/v5"
+APP = "com.example.puzzlefarm"
 DAY = date(2026, 11, 20)
 HEADER = "Date,Agency/PMD (af_prt),Media Source (pid),Campaign (c),Impressions,Clicks,Installs,Total Revenue"
 ROW = "2026-11-20,None,x_int,c1,10,2,1,0.5000"
+MUST_HAVE = {"geo_by_date_report": GEO_CAPTIONS, MASTER: MASTER_CAPTIONS}
+LAST_UPDATE = "/api/master-agg-data/lastupdate"
+
+
+def path_of(report):
+    return f"/api/master-agg-data/v4/app/{APP}" if report == MASTER else f"/api/agg-data/export/app/{APP}/{report}/v5"
+
+
+PATH = path_of(REPORT)
+# A header and a row of each report; the row's campaign is c1 and its clicks are 2.
+SAMPLES = {
+    REPORT: (HEADER, ROW),
+    "daily_report": (HEADER.replace("Total Revenue", "Total Cost"), ROW),
+    "geo_by_date_report": (HEADER.replace("Date,", "Date,Country,"), ROW.replace("20,None", "20,DE,None")),
+    MASTER: (
+        "App ID,Install Time,Media Source (pid),Campaign (c),Adset ID (af_adset_id),Adset (af_adset),Ad (af_ad),"
+        "Ad ID (af_ad_id),Clicks,Installs",
+        f"{APP},2026-11-20,x_int,c1,1001,offer,None,None,2,1",
+    ),
+}
+every_report = pytest.mark.parametrize("report", SAMPLES)
 
 
 @pytest.fixture
@@ -32,7 +56,7 @@ def source(httpserver):
 
 @pytest.fixture
 def fetch(source, account, context):
-    def run(start=DAY, end=DAY, app_id="com.example.puzzlefarm", report=REPORT):
+    def run(start=DAY, end=DAY, app_id=APP, report=REPORT):
         return list(source.fetch_app_data(account, app_id, report, start, end, context))
 
     return run
@@ -40,9 +64,11 @@ def fetch(source, account, context):
 
 @pytest.fixture
 def fetch_text(httpserver, fetch):
-    def run(text, **options):
-        httpserver.expect_request(PATH).respond_with_data(text, content_type="text/csv")
-        return fetch(**options)
+    def run(text, report=REPORT, **options):
+        httpserver.clear_all_handlers()
+        httpserver.expect_request(LAST_UPDATE).respond_with_data("2026-11-30")
+        httpserver.expect_request(path_of(report)).respond_with_data(text, content_type="text/csv")
+        return fetch(report=report, **options)
 
     return run
 
@@ -248,29 +274,61 @@ def test_an_event_named_like_a_quota_error_is_no_quota_error(fetch_text):
     assert row.extra == {"reached your maximum number of lives (Event counter)": 4}
 
 
-def test_a_report_without_rows_is_a_day_without_figures(fetch_text):
-    assert fetch_text(HEADER + "\n") == []
+@every_report
+def test_a_report_without_rows_is_a_day_without_figures(fetch_text, report):
+    assert fetch_text(SAMPLES[report][0] + "\n", report) == []
 
 
-def test_a_campaign_holding_nul_is_made_storable(fetch_text):
-    assert fetch_text(f"{HEADER}\n2026-11-20,None,x,a\0b,1,1,1,1\n")[0].campaign == "a\ufffdb"
+@every_report
+def test_columns_of_any_report_may_come_in_another_order_with_others_between(fetch_text, report):
+    header, row = SAMPLES[report]
+    (plain,) = fetch_text(f"{header}\n{row}\n", report)
+    captions, cells = header.split(",")[::-1], row.split(",")[::-1]
+    turned = f"\ufeffNew,{','.join(captions)}\r\nx,{','.join(cells)}\r\n".replace("c1", '"a,\r\nb ""c"""')
+    (read,) = fetch_text(turned, report)
+    assert read == replace(plain, campaign='a,\r\nb "c"', extra={"New": "x"})
+    assert (plain.day, plain.campaign, plain.clicks, plain.extra) == (DAY, "c1", 2, {})
 
 
+@every_report
+def test_a_report_without_a_column_that_tells_its_rows_apart_is_none(fetch_text, report):
+    header, row = (text.split(",") for text in SAMPLES[report])
+    for caption in {"Date", "Media Source (pid)", *MUST_HAVE.get(report, ())} & set(header):
+        index = header.index(caption)
+        short = [",".join(cells[:index] + cells[index + 1 :]) for cells in (header, row)]
+        with pytest.raises(PermanentError, match=f"column {re.escape(repr(caption))} is missing"):
+            fetch_text("\n".join(short), report)
+
+
+@every_report
+def test_a_campaign_holding_nul_is_made_storable(fetch_text, report):
+    header, row = SAMPLES[report]
+    assert fetch_text(f"{header}\n{row}\n".replace("c1", "a\0b"), report)[0].campaign == "a\ufffdb"
+
+
+@every_report
 @pytest.mark.parametrize(
-    "text", ["", "\n", "\ufeff", HEADER[:40], f'{HEADER}\n{ROW}\n2026-11-20,None,x_int,"c1', f"{HEADER}\n{ROW[:20]}"]
+    "text", ["", "\n", "\ufeff", "{cut_header}", "{header}\n{row}\n{row}\n{open_quotes}", "{header}\n{cut_row}"]
 )
-def test_an_empty_or_cut_report_is_a_transient_error(fetch_text, text):
+def test_an_empty_or_cut_report_is_a_transient_error(fetch_text, report, text):
+    header, row = SAMPLES[report]
+    before, _, _ = row.partition("c1")
+    text = text.format(header=header, row=row, cut_header=header[:40], cut_row=row[:20], open_quotes=before + '"c1')
     with pytest.raises(TransientError, match=r"empty|breaks off"):
-        fetch_text(text)
+        fetch_text(text, report)
+
+
+@every_report
+@pytest.mark.parametrize("text", ["Something went wrong", "<html>\n<body>Maintenance</body>\n</html>", '{"a": [1,2]}'])
+def test_a_200_that_is_no_report_at_all_never_counts_as_one(fetch_text, report, text):
+    with pytest.raises(PermanentError, match="this is no report"):
+        fetch_text(text, report)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("Something went wrong, please try again", "this is no report.*Something went wrong"),
-        ("<html>\n<body>Maintenance</body>\n</html>", "this is no report"),
-        ("Date,Campaign (c)\n2026-11-20,c\n", "column 'Media Source .pid.' is missing"),
-        ("Media Source (pid),Installs\nx,1\n", "column 'Date' is missing"),
         (f"{HEADER},Clicks\n{ROW},1\n", "column 'Clicks' occurs twice"),
         (f"{HEADER}\n2026-11-20,None\n{ROW}\n", "line 2 has 2 cells, the header has 8"),
         (f"{HEADER}\n{ROW},9\n", "line 2 has 9 cells"),
@@ -302,19 +360,39 @@ def test_a_token_in_a_report_is_in_no_message(fetch_text, token, place):
     assert "SECRET" not in str(caught.value)
 
 
-@pytest.mark.parametrize("broken", ["length", "chunks"])
-def test_a_report_that_breaks_off_raises_after_the_rows_that_came(raw_server, account, context, broken):
-    text = f"{HEADER}\n{ROW}\n".encode()
+@every_report
+@pytest.mark.parametrize("broken", ["length", "chunks", "stall", "encoding", "redirect", "unavailable"])
+def test_hostile_bytes_raise_and_never_look_like_a_short_report(
+    raw_server, make_reply, account, context, report, broken
+):
+    header, row = SAMPLES[report]
+    text = f"{header}\n{row}\n".encode()
+    elsewhere = raw_server(make_reply(text))
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/csv\r\n"
-    framed = b"Content-Length: 9999\r\n\r\n" + text
-    if broken == "chunks":
-        framed = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(text), text)
-    source = AppsFlyer(SourceSettings(base_url=raw_server(head + framed).address))
-    rows = iter(source.fetch_app_data(account, "com.example.puzzlefarm", REPORT, DAY, DAY, context))
-    assert next(rows).installs == 1
-    with pytest.raises(TransientError):
-        next(rows)
+    cut = head + b"Content-Length: 9999\r\n\r\n" + text
+    bodies = {
+        "length": cut,
+        "chunks": head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(text), text),
+        "stall": cut,
+        "encoding": make_reply(text + row.replace("c1", "ü").encode("latin-1") + b"\n"),
+        "redirect": make_reply(b"", "302 Found", f"Location: {elsewhere.address}/\r\n"),
+        "unavailable": make_reply(b"oops", "503 Service Unavailable", "Retry-After: 7\r\n"),
+    }
+
+    def answer(request):
+        return make_reply(b"2026-11-30") if LAST_UPDATE in request else bodies[broken]
+
+    server = raw_server(answer, stall=broken == "stall")
+    source = AppsFlyer(SourceSettings(base_url=server.address, timeout_seconds=0.2 if broken == "stall" else 10))
+    rows = iter(source.fetch_app_data(account, APP, report, DAY, DAY, context))
+    if broken in ("length", "chunks", "stall"):
+        assert next(rows).installs == 1
+    with pytest.raises(PermanentError if broken in ("encoding", "redirect") else TransientError) as caught:
+        list(rows)
     source.close()
+    assert elsewhere.requests == []
+    if broken == "unavailable":
+        assert caught.value.retry_after == 7
 
 
 AGGREGATE_403 = (FIXTURES / "appsflyer_quota_aggregate_403.txt").read_text()
@@ -327,6 +405,7 @@ RAW_400 = (FIXTURES / "appsflyer_quota_raw_400.txt").read_text()
     [
         (403, AGGREGATE_403, 1, "aggregate_short_range", False),
         (403, "Limit reached for daily-report", 2, "aggregate_short_range", False),
+        (403, "Limit reached for geo-by-date-report", 2, "aggregate_short_range", False),
         (403, AGGREGATE_403, 3, "aggregate_long_range_app", False),
         (400, DOCUMENTED_400, 1, None, True),
         (400, RAW_400, 1, None, True),
@@ -355,9 +434,9 @@ def test_too_many_app_lists_are_a_quota_error(httpserver, source, account, conte
     [
         (401, (FIXTURES / "appsflyer_401_pull.json").read_text(), AuthError, "token is invalid"),
         (403, "Account may be suspended", AuthError, "suspended"),
-        (403, "Not in your plan", PermanentError, "Not in your plan"),
+        (403, "Not in your plan", NotPermitted, "Not in your plan"),
         (400, "Invalid limit type", PermanentError, "Invalid limit type"),
-        (404, "<html>Page not found</html>", PermanentError, "'id' prefix.*another account"),
+        (404, "<html>Page not found</html>", NotPermitted, "'id' prefix.*another account"),
         (429, "slow down", TransientError, "429"),
         (500, "oops", TransientError, "500"),
     ],
@@ -388,7 +467,8 @@ def test_an_app_id_that_cannot_be_is_refused_without_a_request(httpserver, fetch
 
 
 def test_an_unknown_report_is_refused_with_the_known_ones(fetch):
-    with pytest.raises(PermanentError, match=f"must be one of {REPORT} .got 'geo_report'"):
+    known = ", ".join(sorted(REPORTS))
+    with pytest.raises(PermanentError, match=f"must be one of {known} .got 'geo_report'"):
         fetch(report="geo_report")
 
 
@@ -397,6 +477,150 @@ def test_the_limits_are_those_of_the_vendor():
         ("aggregate_short_range", 1, 60, ("account", "app", "report")),
         ("aggregate_long_range_app", 24, 86_400, ("account", "app")),
         ("aggregate_long_range_account", 120, 86_400, ("account",)),
+        ("master", None, 86_400, ("account",)),
         ("app_list_minute", 20, 60, ("account",)),
         ("app_list_day", 100, 86_400, ("account",)),
     }
+
+
+@every_report
+def test_a_report_costs_what_the_vendor_documents(report):
+    declared = AppsFlyer.reports[report]
+    assert (declared.row_cap, declared.settle_days, declared.lookback_days) == (200_000, 2, None)
+    if report == MASTER:
+        assert (declared.max_range_days, declared.shape_of(31).limits, declared.shape_of(1).calls) == (
+            31,
+            ("master",),
+            2,
+        )
+        return
+    assert {days: declared.shape_of(days).limits for days in (1, 2)} == dict.fromkeys(
+        (1, 2), ("aggregate_short_range",)
+    )
+    assert declared.shape_of(3).limits == ("aggregate_long_range_app", "aggregate_long_range_account")
+
+
+# The other aggregate reports
+
+
+def test_the_country_of_a_geo_report_is_read(fetch_text):
+    (row,) = fetch_text("\n".join(SAMPLES["geo_by_date_report"]), "geo_by_date_report")
+    assert row.country == "DE"
+
+
+def test_a_daily_report_has_no_revenue_rather_than_none_of_it(fetch_text):
+    (row,) = fetch_text("\n".join(SAMPLES["daily_report"]), "daily_report")
+    assert (row.revenue, row.cost) == (None, Decimal("0.5000"))
+
+
+# The Master API
+
+
+@pytest.fixture
+def fetch_master(httpserver, fetch):
+    """Serves one answer of the Master API; the data reach the day that is asked for."""
+
+    def run(text="", status=200, last="2026-11-20", app_id="all", **options):
+        httpserver.clear_all_handlers()
+        httpserver.expect_request(LAST_UPDATE).respond_with_data(last, content_type="text/plain")
+        path = f"/api/master-agg-data/v4/app/{app_id}"
+        httpserver.expect_request(path).respond_with_data(text, status=status, content_type="text/csv")
+        return fetch(report=MASTER, app_id=app_id, **options)
+
+    return run
+
+
+def test_the_documented_master_report_is_read_with_apps_adsets_and_ads_as_dimensions(httpserver, fetch_master):
+    rows = fetch_master((FIXTURES / "appsflyer_master_by_adset.csv").read_text())
+    assert rows[0] == Figures(
+        day=DAY,
+        media_source="samplenet_int",
+        campaign="US_Prospecting_A",
+        clicks=1204,
+        installs=131,
+        dimensions={"app_id": APP, "adset": "offer_1001", "adset_id": "1001", "ad": "aff_77", "ad_id": "77"},
+    )
+    assert rows[2].campaign == "DE, AT, CH Launch"
+    assert (rows[2].dimensions["ad"], rows[2].dimensions["ad_id"]) == (None, None)
+    [first, second] = [request for request, _ in httpserver.log]
+    assert (first.path, first.headers["Accept"]) == (LAST_UPDATE, "text/plain")
+    assert dict(second.args) == {
+        "from": "2026-11-20",
+        "to": "2026-11-20",
+        "groupings": "app_id,install_time,pid,c,af_adset_id,af_adset,af_ad,af_ad_id",
+        "kpis": "clicks,installs",
+    }
+
+
+def test_raw_names_in_the_header_of_the_master_report_mean_the_same_as_captions(fetch_master):
+    captions, *rows = (FIXTURES / "appsflyer_master_by_adset.csv").read_text().splitlines(keepends=True)
+    raw = "app_id,install_time,pid,c,af_adset,af_adset_id,af_ad,af_ad_id,clicks,installs\n"
+    assert fetch_master(raw + "".join(rows)) == fetch_master(captions + "".join(rows))
+
+
+@pytest.mark.parametrize(("last", "hours"), [("2026-11-19", 8), ("2026-11-18\n", 32), ('"2026-11-17"', 56)])
+def test_a_range_that_the_data_do_not_reach_waits_and_makes_no_second_call(httpserver, fetch_master, last, hours):
+    message = f"data reach {last.strip().strip(chr(34))}, not yet 2026-11-20: not ready yet"
+    with pytest.raises(TransientError, match=message) as caught:
+        fetch_master(last=last)
+    assert caught.value.retry_after == hours * 3600
+    assert len(httpserver.log) == 1
+
+
+@pytest.mark.parametrize(
+    ("last", "kind", "message"),
+    [("", TransientError, "empty"), ("\n", TransientError, "empty"), ("<html>soon</html>", PermanentError, "no date")],
+)
+def test_a_last_update_that_is_no_date_raises(httpserver, fetch_master, last, kind, message):
+    with pytest.raises(kind, match=message):
+        fetch_master(last=last)
+    assert len(httpserver.log) == 1
+
+
+MASTER_REFUSALS = [
+    (401, '{"message": "The supplied API token is invalid"}', AuthError),
+    (401, "Account may be suspended.", AuthError),
+    (403, "Unrecognized date format.", PermanentError),
+    (403, "From date can't be after To date.", PermanentError),
+    (403, "No KPIs provided.", PermanentError),
+    (403, "No calculated KPI name provided.", PermanentError),
+    (403, f"Not authorized app-ids: {APP}", NotPermitted),
+    (403, "Your package does not include this", NotPermitted),
+    (404, '"Not found"', NotPermitted),
+    (404, "<html>Page not found</html>", PermanentError),
+    (416, "No Groupings Selected", PermanentError),
+    (416, "Wrong API Fields", PermanentError),
+    (416, "Please select authorized app-id", NotPermitted),
+    (416, "The requested time range is in UTC only (prior to the timezone change)", PermanentError),
+    (416, "Something went wrong. Please re-try to download in a minute, choose a narrower time range", TransientError),
+    (416, "Other reason", RangeTooLarge),
+    (400, "Your API calls limit has been reached for report type", QuotaError),
+    (429, "slow down", TransientError),
+    (500, "oops", TransientError),
+    (200, "Something went wrong. Please re-try to download in a minute", TransientError),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "kind"), MASTER_REFUSALS)
+def test_a_refused_master_report_is_a_typed_error(fetch_master, status, body, kind):
+    with pytest.raises(kind) as caught:
+        fetch_master(body, status)
+    assert type(caught.value) is kind
+
+
+def test_a_plan_without_the_master_api_shows_at_the_first_call(httpserver, fetch):
+    httpserver.expect_request(LAST_UPDATE).respond_with_data("Not found", status=404)
+    with pytest.raises(NotPermitted, match="not part of the account's plan"):
+        fetch(report=MASTER)
+
+
+def test_a_master_report_takes_31_days_at_most_without_a_request(httpserver, fetch):
+    with pytest.raises(PermanentError, match=r"master_by_ad takes at most 31 days at once .got 32"):
+        fetch(report=MASTER, start=date(2026, 10, 20))
+    assert httpserver.log == []
+
+
+def test_only_the_master_report_takes_all_apps_at_once(httpserver, fetch):
+    with pytest.raises(PermanentError, match="'all' is for report master_by_ad: daily_report needs"):
+        fetch(report="daily_report", app_id="all")
+    assert httpserver.log == []

@@ -9,22 +9,34 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from datetime import date
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from crawlfleet.core.errors import AuthError, PermanentError, QuotaError, TransientError, UsageError
-from crawlfleet.sources.appsflyer import AppsFlyer
+from crawlfleet.core.errors import (
+    AuthError,
+    NotPermitted,
+    PermanentError,
+    QuotaError,
+    RangeTooLarge,
+    TransientError,
+    UsageError,
+)
+from crawlfleet.sources.appsflyer import REPORTS, AppsFlyer
+from crawlfleet.sources.appsflyer_master import GROUPINGS, KPIS
 from crawlfleet.sources.base import Account, SourceSettings
 from crawlfleet.sources.sandbox import Sandbox, apps_of, expected_rows
+from crawlfleet.sources.sandbox_data import DAILY, GEO, MASTER, PARTNERS
 
-REPORT = "partners_by_date_report"
+REPORT = PARTNERS
+MASTER_CALL = f"/api/master-agg-data/v4/app/all?groupings={GROUPINGS}&kpis={KPIS}"
 FIRST = date(2026, 3, 1)
 
 
 class Clock:
     def __init__(self):
-        self.now = 1_700_000_000.0 // 86_400 * 86_400 + 3600
+        self.now = 1_790_000_000.0 // 86_400 * 86_400 + 3600
 
     def __call__(self):
         return self.now
@@ -56,8 +68,8 @@ def source(sandbox):
 
 @pytest.fixture
 def fetch(source, demo, context):
-    def run(app_id, end=FIRST):
-        return list(source.fetch_app_data(demo, app_id, REPORT, FIRST, end, context))
+    def run(app_id, end=FIRST, report=REPORT):
+        return list(source.fetch_app_data(demo, app_id, report, FIRST, end, context))
 
     return run
 
@@ -98,6 +110,96 @@ def test_a_day_is_the_same_in_any_range(sandbox):
     assert expected_rows("u", app_id, days[0], days[0]) != expected_rows("v", app_id, days[0], days[0])
 
 
+@pytest.mark.parametrize("report", sorted(REPORTS))
+def test_every_report_is_read_as_it_was_invented(sandbox, fetch, report):
+    app_id, last = apps_of("demo_agency")[0].app_id, date(2026, 3, 31)
+    rows = fetch(app_id, last, report)
+    assert rows == sandbox.expected_rows("demo_agency", app_id, FIRST, last, report)
+    keys = [(row.day, row.agency, row.media_source, row.campaign, row.country, *row.dimensions.items()) for row in rows]
+    assert len(set(keys)) == len(keys) > 100
+
+
+def test_rows_of_countries_and_ads_add_up_to_their_campaign():
+    app_id, last = apps_of("demo_agency")[0].app_id, date(2026, 3, 31)
+    sums = []
+    for report in sorted(REPORTS):
+        installs, clicks = Counter(), Counter()
+        for row in expected_rows("demo_agency", app_id, FIRST, last, report):
+            installs[row.day, row.media_source, row.campaign] += row.installs
+            clicks[row.day, row.media_source, row.campaign] += row.clicks or 0
+        sums.append((installs, clicks))
+    assert sums == [sums[0]] * 4
+    assert len(expected_rows("demo_agency", app_id, FIRST, last, GEO)) > len(sums[0][0])
+
+
+def test_all_apps_come_in_one_master_report(sandbox, fetch):
+    rows = fetch("all", report=MASTER)
+    app_ids = [app.app_id for app in sandbox.apps_of("demo_agency")]
+    assert rows == [row for each in app_ids for row in expected_rows("demo_agency", each, FIRST, FIRST, MASTER)]
+    assert {row.dimensions["app_id"] for row in rows} <= set(app_ids)
+    assert len({row.dimensions["app_id"] for row in rows}) > 1
+    assert sandbox.stats()["endpoints"] == {
+        "master_by_ad": {"calls": 1, "refused": 0},
+        "master_last_update": {"calls": 1, "refused": 0},
+    }
+
+
+def test_master_data_are_ready_two_days_later(source, demo, context, clock):
+    today = datetime.fromtimestamp(clock.now, UTC).date()
+    ready, early = today - timedelta(2), today - timedelta(1)
+    assert list(source.fetch_app_data(demo, "all", MASTER, ready, ready, context))
+    with pytest.raises(TransientError, match=f"reach {ready}, not yet {early}"):
+        list(source.fetch_app_data(demo, "all", MASTER, early, early, context))
+    clock.now += 86_400
+    assert list(source.fetch_app_data(demo, "all", MASTER, early, early, context))
+
+
+def test_an_account_may_lack_reports(clock, demo, context):
+    def permits(username, report):
+        return report == REPORT
+
+    app_id = apps_of("demo_agency")[0].app_id
+    with Sandbox(clock=clock, permits=permits) as sandbox:
+        source = AppsFlyer(SourceSettings(base_url=sandbox.base_url))
+        assert list(source.fetch_app_data(demo, app_id, REPORT, FIRST, FIRST, context))
+        for report in sorted({*REPORTS} - {REPORT}):
+            with pytest.raises(NotPermitted):
+                list(source.fetch_app_data(demo, app_id, report, FIRST, FIRST, context))
+        source.close()
+
+
+def test_a_plan_without_the_master_api_goes_with_the_name(source, context, monkeypatch):
+    monkeypatch.setenv("DEMO_TOKEN", "sandbox-noplan_agency")
+    account = Account("appsflyer", "noplan_agency", token_env="DEMO_TOKEN")
+    with pytest.raises(NotPermitted, match="not part of the account's plan"):
+        list(source.fetch_app_data(account, "all", MASTER, FIRST, FIRST, context))
+    app_id = apps_of("noplan_agency")[0].app_id
+    assert list(source.fetch_app_data(account, app_id, DAILY, FIRST, FIRST, context))
+
+
+def test_a_report_beyond_the_row_cap_is_cut_silently_but_refused_by_the_master_api(clock, demo, context):
+    app_id, last = apps_of("demo_agency")[0].app_id, date(2026, 3, 10)
+    with Sandbox(clock=clock, row_cap=20) as sandbox:
+        source = AppsFlyer(SourceSettings(base_url=sandbox.base_url))
+        rows = list(source.fetch_app_data(demo, app_id, GEO, FIRST, last, context))
+        assert rows == expected_rows("demo_agency", app_id, FIRST, last, GEO)[:20]
+        with pytest.raises(RangeTooLarge, match="Other reason"):
+            list(source.fetch_app_data(demo, app_id, MASTER, FIRST, last, context))
+        source.close()
+
+
+@pytest.mark.parametrize(("options", "message"), [({"cut_rate": 1}, None), ({"stall_rate": 1}, "no answer in time")])
+@pytest.mark.parametrize("report", sorted(REPORTS))
+def test_answers_that_are_cut_or_fall_silent_are_transient(clock, demo, context, options, message, report):
+    with Sandbox(clock=clock, **options) as sandbox:
+        source = AppsFlyer(SourceSettings(base_url=sandbox.base_url, timeout_seconds=0.2))
+        app_id = apps_of("demo_agency")[0].app_id
+        with pytest.raises(TransientError, match=message):
+            list(source.fetch_app_data(demo, app_id, report, FIRST, FIRST, context))
+        assert sandbox.stats()["refused"] == 1
+        source.close()
+
+
 def test_pages_of_the_app_list_link_to_each_other():
     with Sandbox(apps=5) as sandbox:
         url, seen = f"{sandbox.base_url}/api/mng/apps?limit=2", []
@@ -128,6 +230,21 @@ def test_pages_of_the_app_list_link_to_each_other():
             400,
             "after",
         ),
+        ("/api/master-agg-data/lastupdate", None, 401, "Supplied API token is invalid"),
+        ("/api/master-agg-data/v4/app/all", None, 401, "Supplied API token is invalid"),
+        ("/api/master-agg-data/v4/app/a,b", "sandbox-u", 403, "Not authorized app-ids: a,b"),
+        ("/api/master-agg-data/v4/app/all", "sandbox-noplan", 404, "Not found"),
+        ("/api/master-agg-data/v4/app/all", "sandbox-u", 403, "Unrecognized date format."),
+        (f"{MASTER_CALL}&from=2026-03-02&to=2026-03-01", "sandbox-u", 403, "From date can't be after To date."),
+        ("/api/master-agg-data/v4/app/all?from=2026-03-01&to=2026-03-01", "sandbox-u", 403, "No KPIs provided."),
+        (f"{MASTER_CALL}&from=2026-03-01&to=2026-04-01", "sandbox-u", 416, "choose a narrower time range"),
+        (f"{MASTER_CALL},uninstalls&from=2026-03-01&to=2026-03-31", "sandbox-u", 416, "Wrong API Fields"),
+        (
+            "/api/master-agg-data/v4/app/all?from=2026-03-01&to=2026-03-01&kpis=clicks",
+            "sandbox-u",
+            416,
+            "No Groupings Selected",
+        ),
     ],
 )
 def test_the_sandbox_refuses_what_the_vendor_refuses(sandbox, path, token, status, body):
@@ -144,6 +261,25 @@ def test_a_wrong_token_is_an_auth_error(source, context, account):
 def test_an_app_of_another_account_is_a_permanent_error(fetch):
     with pytest.raises(PermanentError, match="another account"):
         fetch(apps_of("demo_advertiser")[0].app_id)
+
+
+@pytest.mark.parametrize(
+    ("report", "name"), [(REPORT, "partners-daily-report"), (DAILY, "daily-report"), (GEO, "geo-daily-report")]
+)
+def test_each_report_has_a_minute_of_its_own_and_its_name_in_the_refusal(fetch, report, name):
+    app_id = apps_of("demo_agency")[0].app_id
+    for each in (REPORT, DAILY, GEO):
+        fetch(app_id, report=each)
+    with pytest.raises(QuotaError, match=f"Limit reached for {name}$"):
+        fetch(app_id, report=report)
+
+
+def test_long_ranges_of_all_reports_count_together(fetch):
+    app_id, last = apps_of("demo_agency")[0].app_id, date(2026, 3, 3)
+    for number in range(24):
+        fetch(app_id, last, (REPORT, DAILY, GEO)[number % 3])
+    with pytest.raises(QuotaError, match="daily-report"):
+        fetch(app_id, last, DAILY)
 
 
 def test_a_short_range_is_allowed_once_a_minute_for_each_app(fetch, clock):
@@ -276,7 +412,9 @@ def test_a_stopped_sandbox_answers_no_connection_that_was_kept_alive(demo, conte
     source.close()
 
 
-@pytest.mark.parametrize("options", [{"failure_rate": 1.5}, {"minute_seconds": 0}, {"day_seconds": -1}])
+@pytest.mark.parametrize(
+    "options", [{"failure_rate": 1.5}, {"cut_rate": -1}, {"stall_rate": 2}, {"minute_seconds": 0}, {"day_seconds": -1}]
+)
 def test_impossible_options_are_wrong_usage(options):
     with pytest.raises(UsageError):
         Sandbox(**options)

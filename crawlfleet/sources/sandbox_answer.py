@@ -1,0 +1,21 @@
+"""What a simulated vendor answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer; it is counted under `endpoint` and `account`.
+
+    `fault` breaks it on its way: "cut" closes the connection in the middle of the body, "stall" falls silent there.
+    """
+
+    status: int
+    body: str
+    content_type: str = "application/json"
+    retry_after: float | None = None
+    endpoint: str = ""
+    account: str = ""
+    fault: str | None = None

@@ -1,0 +1,118 @@
+"""A node against the simulated AppsFlyer: what its tables hold is what the vendor has, cell by cell."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from datetime import date, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crawlfleet.core.account import Account
+from crawlfleet.core.figures import Figures
+from crawlfleet.model.task_spec import TaskSpec
+from crawlfleet.services import insights
+from crawlfleet.services.fleet import Fleet, connect
+from crawlfleet.sources.appsflyer import MASTER, PULL_REPORTS
+from crawlfleet.sources.sandbox import Sandbox
+from tests.conftest import Backend
+from tests.nodes import NodeProcess
+
+START = date(2026, 3, 1)
+ACCOUNTS = ("agency_a", "agency_b")
+FIELDS = (
+    *("agency", "media_source", "campaign", "country"),
+    *("impressions", "clicks", "installs", "sessions", "loyal_users", "revenue", "cost"),
+)
+
+
+def days_after(days: int) -> date:
+    return START + timedelta(days)
+
+
+def run_node(folder: Path, fleet: Fleet, url: str, sandbox: Sandbox) -> None:
+    """Until everything that is queued has ended well."""
+    config = folder / "fleet.toml"
+    config.write_text("[sources.appsflyer.limits]\naggregate_short_range = { seconds = 0.5 }\n")
+    environ = {"CRAWLFLEET_APPSFLYER_BASE_URL": sandbox.base_url, "CRAWLFLEET_RETRY_DELAY_SECONDS": "0.05"}
+    for name in ACCOUNTS:
+        environ[f"TOKEN_{name}"] = f"sandbox-{name}"
+        fleet.accounts.add(Account("appsflyer", name, "agency", token_env=f"TOKEN_{name}"))
+    with NodeProcess(folder, url, "--until-idle", "--config", str(config), **environ) as node:
+        assert node.wait(120) == 0, node.log[-4000:]
+
+
+def stored(fleet: Fleet, username: str, app_id: str, report: str) -> Counter[tuple[Any, ...]]:
+    rows = insights.data_rows(fleet.db, username=username, app_id=app_id, report=report)
+    return Counter(
+        cells({**row, "day": date.fromisoformat(str(row["date"])[:10])}, extra_of(row["extra"])) for row in rows
+    )
+
+
+def extra_of(value: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(value) if isinstance(value, str) else dict(value or {})
+    return found
+
+
+def invented(rows: list[Figures]) -> Counter[tuple[Any, ...]]:
+    return Counter(
+        cells({name: getattr(row, name) for name in ("day", *FIELDS)}, {**row.dimensions, **row.extra}) for row in rows
+    )
+
+
+def cells(row: dict[str, Any], extra: dict[str, Any]) -> tuple[Any, ...]:
+    amounts = [None if row[name] is None else round(Decimal(row[name]), 6) for name in ("revenue", "cost")]
+    return (row["day"], *(row[name] for name in FIELDS[:-2]), *amounts, json.dumps(extra, sort_keys=True))
+
+
+def feeds(sandbox: Sandbox) -> Iterator[tuple[str, str, str, date]]:
+    """(account, app, report, last day) of all that is fetched: a short or a long range, by turns."""
+    for username in ACCOUNTS:
+        for number, app in enumerate(sandbox.apps_of(username)):
+            for report in PULL_REPORTS:
+                yield username, app.app_id, report, days_after((1, 9)[number % 2])
+        yield username, "all", MASTER, days_after(30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failure_rate", [0.0, 0.05])
+def test_all_reports_arrive_whole_also_from_a_vendor_that_fails(
+    backend: Backend, tmp_path: Path, failure_rate: float
+) -> None:
+    fleet = connect(backend.url)
+    options = {"failure_rate": failure_rate, "cut_rate": failure_rate, "seed": 3}
+    with Sandbox(apps=8, minute_seconds=0.05, day_seconds=60, **options) as sandbox:  # type: ignore[arg-type]
+        wanted = list(feeds(sandbox))
+        fleet.add_tasks(
+            TaskSpec("app_data", username, "appsflyer", app_id, START, last, report, max_retry_count=20)
+            for username, app_id, report, last in wanted
+        )
+        run_node(tmp_path, fleet, backend.url, sandbox)
+        assert (sandbox.stats()["refused"] > 0) == (failure_rate > 0)
+        for username, app_id, report, last in wanted:
+            truth = invented(sandbox.expected_rows(username, app_id, START, last, report))
+            assert truth
+            assert stored(fleet, username, app_id, report) == truth, (username, app_id, report)
+    assert fleet.tasks.stats()["total"] == len(wanted)
+    fleet.close()
+
+
+def test_a_range_that_the_vendor_refuses_for_its_many_rows_arrives_in_parts(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'parts.db'}"
+    fleet = connect(url)
+    with Sandbox(apps=4, row_cap=150) as sandbox:
+        fleet.add_tasks(
+            TaskSpec("app_data", username, "appsflyer", "all", START, days_after(30), MASTER) for username in ACCOUNTS
+        )
+        run_node(tmp_path, fleet, url, sandbox)
+        for username in ACCOUNTS:
+            truth = invented(sandbox.expected_rows(username, "all", START, days_after(30), MASTER))
+            assert sum(truth.values()) > 2 * 150
+            assert stored(fleet, username, "all", MASTER) == truth
+    stats = fleet.tasks.stats()
+    assert stats["completed"] == stats["total"] > 6
+    fleet.close()
