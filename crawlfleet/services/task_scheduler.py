@@ -121,7 +121,7 @@ class Decided:
 
 @dataclass
 class Sent:
-    """By when the vendor saw the calls of a run, on the monotonic clock, not booked yet; `is_over`: it sends no more."""
+    """By when the vendor saw the calls of a run (monotonic clock), not booked yet; `is_over`: it sends no more."""
 
     assignment_id: int
     task_id: int

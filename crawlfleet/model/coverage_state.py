@@ -1,0 +1,61 @@
+"""What the ledger of fetched days means: which days are there for good, which are not yet, and which never will be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, timedelta
+from enum import StrEnum
+from statistics import median
+
+from crawlfleet.model.coverage import Covered
+
+NEIGHBOUR_DAYS = 7  # on either side of a day: the same weekday is among them
+LEAST_NEIGHBOURS = 4
+LEAST_ROWS = 10  # of the neighbours' median: small apps have quiet days
+THIN_SHARE = 0.3  # of the neighbours' median, below which a day looks as if rows were missing
+
+
+class DayState(StrEnum):
+    """In the order in which a person should look at them."""
+
+    MISSING = "missing"  # never fetched
+    THIN = "thin"  # fetched once after it settled, with far fewer rows than its neighbours: worth another look
+    SETTLING = "settling"  # fetched while the vendor still changes it
+    FINAL = "final"
+    IMPOSSIBLE = "impossible"  # the vendor no longer has it, or may not give it to this account
+
+
+def day_states(
+    known: Mapping[date, Covered],
+    start: date,
+    end: date,
+    oldest_possible: date | None = None,
+    denied: bool = False,
+) -> dict[date, DayState]:
+    """The state of each day of a feed from `start` to `end`.
+
+    `known` holds the fetched days, best with a week on either side of the range. A vendor that no longer answers days
+    before `oldest_possible`, or that `denied` the feed, makes a missing day impossible and leaves a stored one as it is.
+    """
+    states = {}
+    for which in (start + timedelta(n) for n in range((end - start).days + 1)):
+        covered = known.get(which)
+        unreachable = denied or (oldest_possible is not None and which < oldest_possible)
+        if covered is None:
+            states[which] = DayState.IMPOSSIBLE if unreachable else DayState.MISSING
+        elif covered.settled_fetches == 0:
+            states[which] = DayState.FINAL if unreachable else DayState.SETTLING
+        elif covered.settled_fetches == 1 and not unreachable and _is_thin(known, which):
+            states[which] = DayState.THIN
+        else:
+            states[which] = DayState.FINAL
+    return states
+
+
+def _is_thin(known: Mapping[date, Covered], which: date) -> bool:
+    around = (which + timedelta(n) for n in range(-NEIGHBOUR_DAYS, NEIGHBOUR_DAYS + 1) if n != 0)
+    rows = [known[each].row_count for each in around if each in known]
+    if len(rows) < LEAST_NEIGHBOURS:
+        return False
+    usual = median(rows)
+    return usual >= LEAST_ROWS and known[which].row_count < THIN_SHARE * usual
