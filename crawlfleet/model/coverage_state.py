@@ -35,7 +35,7 @@ def day_states(
     """The state of each day of a feed from `start` to `end`.
 
     `known` holds the fetched days, best with a week on either side of the range. A vendor that no longer answers days
-    before `oldest_possible`, or that `denied` the feed, makes a missing day impossible and leaves a stored one as it is.
+    before `oldest_possible`, or that `denied` the feed, makes a missing day impossible; a stored one stays as it is.
     """
     states = {}
     for which in (start + timedelta(n) for n in range((end - start).days + 1)):

@@ -100,7 +100,8 @@ class DeviceDAO:
             if former is not None and not takeover:
                 self._check_free(former, info.process, again, moment, offline_timeout)
             self._write(connection, info, epoch, moment, former is None)
-            return epoch, rescue.expire_device(self.db, connection, info.device_id, moment)
+            lease_ends_at = moment if former is None else _lease_end(former, info.process, moment, offline_timeout)
+            return epoch, rescue.expire_device(self.db, connection, info.device_id, moment, lease_ends_at)
 
         epoch, rescued = self.db.write(work)
         log.info("Device registered: %s", info.device_id)
@@ -307,6 +308,16 @@ class DeviceDAO:
                 .all()
             )
         return [_as_dict(row) for row in rows]
+
+
+def _lease_end(former: RowMapping, own: ProcessIdentity, now: datetime, offline_timeout: float) -> datetime:
+    """Until when the former process may act as the device: one that was taken over and may live does not know yet."""
+    process = json_value(former["process"])
+    if former["status"] != DeviceStatus.ONLINE or process == own.as_dict() or is_gone(process):
+        return now
+    last_heartbeat = utc(former["last_heartbeat"])
+    assert last_heartbeat is not None
+    return max(now, last_heartbeat + timedelta(seconds=offline_timeout))
 
 
 _TRUE, _FALSE = "(1 = 1)", "(1 = 0)"  # the one spelling of a boolean that all three databases read

@@ -57,11 +57,22 @@ class LaneBudgets:
 
 
 class Ledger:
-    """The budgets of one transaction. `limit_of` tells the settings of this node, which prevail over stored limits."""
+    """The budgets of one transaction. `limit_of` tells the settings of this node, which prevail over stored limits.
 
-    def __init__(self, db: Database, connection: Connection, now: datetime, limit_of: LimitOf = as_stored) -> None:
+    `lease_ends_at` is the latest moment at which runs that were lost can have sent a call: now, unless it is given.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        connection: Connection,
+        now: datetime,
+        limit_of: LimitOf = as_stored,
+        lease_ends_at: datetime | None = None,
+    ) -> None:
         self.db = db
         self.now = now
+        self._lease_ends_at = lease_ends_at or now
         self._connection = connection
         self._limit_of = limit_of
         self._budgets: dict[int, Budget] = {}
@@ -172,11 +183,11 @@ class Ledger:
                         self._gone.append((budget.id, assignment_id, call.number))
 
     def forfeit(self, lane: LaneBudgets, assignment_id: int) -> None:
-        """Nobody can tell whether the run sent its calls: count them as sent now, the latest that it may have."""
+        """Nobody can tell whether the run sent its calls: count them as sent as late as it may have sent them."""
         for budget in lane.budgets:
             for call in budget.busy:
                 if call.assignment_id == assignment_id and call.called_at is None:
-                    self._mark_sent(budget, call, self.now)
+                    self._mark_sent(budget, call, self._lease_ends_at)
 
     def _mark_sent(self, budget: Budget, call: Call, moment: datetime) -> None:
         call.called_at, call.free_at = moment, budget.free_after(moment)

@@ -39,22 +39,36 @@ def live_runs(
     return [(assignment_id, task_id, utc(started)) for assignment_id, task_id, started in rows]
 
 
-def expire_device(db: Database, connection: Connection, device_id: str, now: datetime) -> int:
+def expire_device(
+    db: Database, connection: Connection, device_id: str, now: datetime, lease_ends_at: datetime | None = None
+) -> int:
     """End all live runs of a device that is gone; how many. The caller holds the lock of the device's row.
 
-    Its calls count as sent now: it may have sent them until the last moment of its lease.
+    The calls that it held count as sent at the end of its lease, which is now unless `lease_ends_at` says otherwise:
+    it may have sent them until then.
     """
     endings = [
         Ending(assignment_id, task_id, "expired", started_at=started, message="the device is gone", calls=None)
         for assignment_id, task_id, started in live_runs(connection, device_id)
     ]
-    ledger = Ledger(db, connection, now)
+    ledger = Ledger(db, connection, now, lease_ends_at=lease_ends_at)
     for first in range(0, len(endings), RESCUE_BATCH):
         end_runs(db, connection, endings[first : first + RESCUE_BATCH], ledger)
+    book_calls(db, connection, ledger, _cancelled_with_calls(connection, device_id))
+    ledger.close()
     if endings:
-        ledger.close()
         signals.tasks_changed(db, connection)
     return len(endings)
+
+
+def _cancelled_with_calls(connection: Connection, device_id: str) -> list[RunCalls]:
+    """Runs that a person cancelled and of which the device never told whether they had sent their calls."""
+    statement = sa.text(
+        "SELECT DISTINCT a.id, a.task_id FROM cl_budget_call c JOIN cl_task_assignment a ON a.id = c.assignment_id"
+        " WHERE c.called_at IS NULL AND a.device_id = :device_id"
+    )
+    found = connection.execute(statement, {"device_id": device_id}).all()
+    return [RunCalls(assignment_id, task_id, None) for assignment_id, task_id in found]
 
 
 def release_unheld(
@@ -75,12 +89,15 @@ def release_unheld(
     return len(strays), set(held) - set(live)
 
 
-def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None) -> list[int]:
-    """Cancel open tasks, their live runs included; the ids that were cancelled. Their node tells running bodies."""
+def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None, now: datetime | None = None) -> list[int]:
+    """Cancel open tasks, their live runs included; the ids that were cancelled. Their node tells running bodies.
+
+    A running body may send its calls until it is told: they stay held until its node, or the end of its lease, tells.
+    """
     move = MOVES["cancel"]
 
     def work(connection: Connection, batch: Sequence[int]) -> list[int]:
-        now = db.now(connection)
+        moment = now or db.now(connection)
         found = _lock(db, connection, batch, "assignment_id", task_guard("cancel"))
         if not found:
             return []
@@ -110,13 +127,8 @@ def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
             f"t.id = v.assignment_id AND {run_guard('cancel', 't.status')}",
         )
         for statement in (tasks, runs):
-            connection.execute(sa.text(statement), {"rows": rows, "now": stamp(now)})
-        ledger = Ledger(db, connection, now)
-        # Its node, if it lives, will tell which calls were really sent.
-        live = [RunCalls(run_id, task_id, None) for task_id, run_id in found.items() if run_id is not None]
-        book_calls(db, connection, ledger, live)
-        ledger.close()
-        record_events(db, connection, list(found), "cancelled", actor, None, now)
+            connection.execute(sa.text(statement), {"rows": rows, "now": stamp(moment)})
+        record_events(db, connection, list(found), "cancelled", actor, None, moment)
         signals.tasks_changed(db, connection)
         return sorted(found)
 

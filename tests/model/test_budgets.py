@@ -186,9 +186,31 @@ def test_a_cancelled_run_keeps_its_call_until_its_node_tells(device: Device, db:
     first, second = add(db, 2, app=[1, MINUTE])
     [claim] = device.claim(now=NOON)
     rescue.cancel(db, [first])
-    assert device.claim(now=NOON) == []
+    assert device.claim(now=NOON + timedelta(hours=1)) == []  # its body may not have noticed yet
     device.book(claim, [], now=NOON, is_over=True)
     assert ids(device.claim(now=NOON)) == [second]
+
+
+def test_a_cancelled_run_of_a_device_that_died_gives_its_call_back_after_the_lease(
+    device: Device, db: Database
+) -> None:
+    first, second = add(db, 2, app=[1, MINUTE])
+    device.claim(now=NOON)
+    rescue.cancel(db, [first])
+    died = NOON + timedelta(seconds=300)
+    device.register(now=died)
+    assert device.claim(now=died + timedelta(seconds=MINUTE)) == []
+    assert ids(device.claim(now=died + timedelta(seconds=MINUTE) + MARGIN)) == [second]
+
+
+def test_a_device_that_was_taken_over_may_send_until_its_lease_ends(device: Device, db: Database) -> None:
+    add(db, 2, app=[1, MINUTE])
+    device.claim(now=NOON)
+    device.process = {"hostname": "elsewhere"}
+    device.register(now=NOON + timedelta(seconds=10))
+    lease_end = NOON + timedelta(seconds=300)
+    assert device.claim(now=lease_end + timedelta(seconds=MINUTE)) == []
+    assert len(device.claim(now=lease_end + timedelta(seconds=MINUTE) + MARGIN)) == 1
 
 
 def test_claims_whose_reply_was_lost_give_their_calls_back(device: Device, db: Database) -> None:
