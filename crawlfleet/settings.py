@@ -17,6 +17,7 @@ from typing import Any
 from crawlfleet.core.config_file import read_config_file, toml_key, toml_value
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.logs import HIDDEN, hide, redact
+from crawlfleet.core.secrets import KEY_VARIABLE
 
 ENVIRONMENT_PREFIX = "CRAWLFLEET_"
 MAX_PROCESSES = 64
@@ -196,7 +197,12 @@ class Settings:
     threads_per_process: int | None = _whole(
         None, "Threads in each process; concurrent_tasks, or 1 with engine processes, unless given", 1, 10_000
     )
-    use_proxy: bool = _flag(False, "Fetch through the proxies of the sources")
+    use_proxy: bool = _flag(False, "Fetch through the proxies of accounts and sources; off, no proxy is used at all")
+    secret_key_file: str | None = _text(
+        None,
+        "File with the keys of sealed tokens, for the owner only; CRAWLFLEET_SECRET_KEY wins",
+        "the path of a file",
+    )
     engine: str = _choice("threads", "Where the bodies of tasks run", ENGINES)
     executors: tuple[str, ...] = field(
         default=(), metadata={"rule": Rule("list", "Modules with task executors of your own")}
@@ -391,7 +397,7 @@ def _own_variables(environ: Mapping[str, str]) -> Iterable[tuple[str, object, st
 
 def _misspelt(environ: Mapping[str, str]) -> Iterable[str]:
     """Notices, not errors: tokens and other programs use names with our prefix too."""
-    known = [*(_variable(name) for name in RULES), *BASE_URL_VARIABLES]
+    known = [*(_variable(name) for name in RULES), *BASE_URL_VARIABLES, KEY_VARIABLE]
     for variable in environ:
         if variable.startswith(ENVIRONMENT_PREFIX) and variable not in known:
             for close in close_matches(variable, known, cutoff=0.9):

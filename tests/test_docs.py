@@ -246,6 +246,13 @@ def test_account_example_of_the_readme_fetches_figures(tmp_path: Path) -> None:
     assert re.search(r"^demo_agency +\S+ +20\d\d-\d\d-\d\d ", found, flags=re.MULTILINE)
 
 
+def test_examples_of_the_secrets_page_run(tmp_path: Path) -> None:
+    for block in code_blocks(page("docs/secrets.md"), "sh"):
+        found = run_in(tmp_path, f"export DEMO_TOKEN=sandbox-demo_agency\n{block}")
+        assert re.search("account demo_agency at appsflyer (added|replaced)", found)
+        assert "warning" not in found
+
+
 def test_executor_example_of_the_readme_runs(tmp_path: Path) -> None:
     (tmp_path / "my_tasks.py").write_text(block_with(ENGLISH, "python", "@crawlfleet.task_executor"), encoding="utf-8")
     found = run_in(tmp_path, block_with(ENGLISH, "sh", "--executors my_tasks"))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from crawlfleet.core import logs
 from crawlfleet.core.errors import UsageError
+from crawlfleet.core.secrets import KEY_VARIABLE
 from crawlfleet.settings import (
     OLD_NAMES,
     OLD_VARIABLES,
@@ -81,6 +82,7 @@ def test_the_defaults_are_those_of_the_specification() -> None:
         "assignment_retention_days": 30,
         "enable_monitoring": False,
         "use_proxy": False,
+        "secret_key_file": None,
         "engine": "threads",
         "executors": (),
         "host": "127.0.0.1",
@@ -304,7 +306,7 @@ def test_a_key_like_no_other_is_answered_with_all_that_are_known(tmp_path: Path)
 
 
 def test_a_misspelt_variable_gives_a_notice_because_tokens_share_the_prefix() -> None:
-    settings = load(environ={"CRAWLFLEET_CONCURENT_TASKS": "5", "CRAWLFLEET_TOKEN_ACME": "x"})
+    settings = load(environ={"CRAWLFLEET_CONCURENT_TASKS": "5", "CRAWLFLEET_TOKEN_ACME": "x", KEY_VARIABLE: "k"})
     assert settings.notices == (
         "environment variable CRAWLFLEET_CONCURENT_TASKS is no setting: did you mean CRAWLFLEET_CONCURRENT_TASKS?",
     )

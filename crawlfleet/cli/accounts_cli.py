@@ -1,4 +1,4 @@
-"""`accounts`: whose figures are fetched, and where their tokens are. A token itself is never an argument."""
+"""`accounts`: whose figures are fetched, where their tokens are, and by which proxy. A token is never an argument."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import argparse
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from crawlfleet.cli.account_secrets import add_parsers, sealed_token
 from crawlfleet.cli.arguments import add_json_option, settings_from
 from crawlfleet.cli.database import existing_fleet, ready_fleet
 from crawlfleet.cli.output import print_json, print_table, say
 from crawlfleet.core.account import Account
-from crawlfleet.core.errors import AuthError, CrawlfleetError, UsageError
+from crawlfleet.core.errors import CrawlfleetError, ProxyError, TokenUnavailable, UsageError
+from crawlfleet.core.secrets import keyring
 from crawlfleet.model.lifecycle import AccountStatus
 from crawlfleet.model.task_spec import TaskSpec
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 KINDS = ("advertiser", "agency", "ad_network")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 MAX_PATH = 1024
-LISTED = ("source", "username", "kind", "token", "apps by hand", "status", "since", "reason")
+LISTED = ("source", "username", "kind", "token", "proxy", "apps by hand", "status", "since", "reason")
 
 
 class RefuseToken(argparse.Action):
@@ -31,7 +34,7 @@ class RefuseToken(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         parser.error(
             "a token on the command line could be read by others: put it in an environment variable and name that"
-            " with --token-env, or in a file with --token-file"
+            " with --token-env, put it in a file with --token-file, or hand it in with --token-stdin"
         )
 
 
@@ -40,20 +43,40 @@ def run_add(args: argparse.Namespace) -> int:
     from crawlfleet.sources.base import SourceSettings
     from crawlfleet.sources.registry import make_source
 
+    settings = settings_from(args)
     make_source(args.source, SourceSettings())
     for app_id in args.app_id or [None]:
         TaskSpec("app_data", source=args.source, username=args.username, app_id=app_id)  # what no task could name
     account = Account(
-        args.source, args.username, args.kind, _variable(args.token_env), _path(args.token_file), tuple(args.app_id)
+        args.source,
+        args.username,
+        args.kind,
+        _variable(args.token_env),
+        _path(args.token_file),
+        tuple(args.app_id),
+        proxy=_proxy(args.proxy),
+        key_file=settings.secret_key_file,
     )
+    if args.token_stdin:
+        account = replace(account, token_sealed=sealed_token(keyring(settings.secret_key_file)))
     with ready_fleet(args) as fleet:
         is_new = fleet.accounts.add(account)
     print(f"account {account.username} at {account.source} {'added' if is_new else 'replaced'}")
+    _warn_of_what_is_missing(account, settings.use_proxy)
+    return 0
+
+
+def _warn_of_what_is_missing(account: Account, use_proxy: bool) -> None:
+    from crawlfleet.sources.proxies import Proxy
+
     try:
         account.token()
-    except AuthError as error:
+        if account.proxy is not None:
+            Proxy(account.proxy).open()
+    except (TokenUnavailable, ProxyError) as error:
         say(f"warning: {error}; every node that fetches for this account needs it")
-    return 0
+    if account.proxy is not None and not use_proxy:
+        say("note: use_proxy is off here; a node goes through the proxy only with use_proxy = true")
 
 
 def _variable(name: str | None) -> str | None:
@@ -71,6 +94,21 @@ def _path(name: str | None) -> str | None:
     return path
 
 
+def _proxy(address: str | None) -> str | None:
+    from crawlfleet.sources.proxies import Proxy
+
+    if address is None:
+        return None
+    if len(address) > MAX_PATH or not address.isprintable():
+        raise UsageError(f"--proxy takes an address of at most {MAX_PATH} printable characters")
+    if Proxy(address).holds_password:
+        raise UsageError(
+            "--proxy must not hold a password, which others could read: put it in an environment variable of each node"
+            " and name that, as in 'socks5://user:${PROXY_PASSWORD}@host:1080' (in single quotes)"
+        )
+    return address
+
+
 def run_list(args: argparse.Namespace) -> int:
     """Print all accounts."""
     with existing_fleet(args) as fleet:
@@ -83,13 +121,19 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def _line(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    from crawlfleet.sources.proxies import Proxy
+
     token = f"variable {row['token_env']}" if row["token_env"] else f"file {row['token_file']}"
+    if row["token_sealed"]:
+        token = "sealed"
+    proxy = row["proxy"] and Proxy(row["proxy"]).name
     status = (row["status"], row["status_since"], row["status_reason"])
-    return (row["source"], row["username"], row["kind"], token, row["app_ids"], *status)
+    return (row["source"], row["username"], row["kind"], token, proxy, row["app_ids"], *status)
 
 
 def run_test(args: argparse.Namespace) -> int:
     """Ask the vendor for the account's apps, which shows that token and network are fine."""
+    from crawlfleet.services.node import usable_account
     from crawlfleet.services.tariff import source_settings
     from crawlfleet.sources.base import AppListUnavailable
     from crawlfleet.sources.registry import make_source
@@ -97,9 +141,10 @@ def run_test(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     with existing_fleet(args) as fleet:
         row = _the_account(fleet, args)
-    account = Account(
-        row["source"], row["username"], row["kind"], row["token_env"], row["token_file"], tuple(row["app_ids"])
-    )
+        stored = fleet.accounts.get(row["source"], row["username"])
+    if stored is None:
+        raise CrawlfleetError(f"account {row['username']!r} was just removed")
+    account = usable_account(stored, settings)
     source = make_source(account.source, source_settings(settings.sources.get(account.source, {}), settings.use_proxy))
     account.token()  # no call is spent without one
     say(f"asking {account.source} for the apps of {account.username}; this counts against its app-list quota")
@@ -178,11 +223,15 @@ def add_parser(subparsers: Any) -> None:
     token = add.add_mutually_exclusive_group(required=True)
     token.add_argument("--token-env", metavar="NAME", help="environment variable that holds the token on each node")
     token.add_argument("--token-file", metavar="F", help="file that holds the token on each node")
+    token.add_argument("--token-stdin", action="store_true", help="read the token and keep it sealed in the database")
+    add.add_argument("--proxy", metavar="URL", help="proxy of the account, its password as ${VARIABLE}")
     add.add_argument("--kind", choices=KINDS, default=KINDS[0], help=f"default: {KINDS[0]}")
     add.add_argument(
         "--app-id", metavar="A", action="append", default=[], help="an app of an account whose vendor lists none"
     )
     add.set_defaults(run=run_add)
+
+    add_parsers(inner)
 
     listing = inner.add_parser("list", help="show all accounts; tokens are never shown")
     add_json_option(listing)

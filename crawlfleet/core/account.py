@@ -1,19 +1,21 @@
-"""An account at a source: who, and where its token is; never the token itself."""
+"""An account at a source: who, where its token is, and by which proxy; never the token itself in clear."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from crawlfleet.core.errors import AuthError
+from crawlfleet.core.errors import AuthError, TokenUnavailable, UsageError
+from crawlfleet.core.secrets import keyring
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account at a source. It holds where the token is, never the token itself.
+    """An account at a source. It holds where the token is, or the token sealed; never the token in clear.
 
     `kind` is advertiser, agency or ad_network; `app_ids` are apps named by hand, for accounts whose vendor
-    does not list them.
+    does not list them. `proxy` is an address as `sources.proxies` reads it. `key_file` is where this node has the keys
+    of sealed tokens, unless its environment has them.
     """
 
     source: str
@@ -22,29 +24,43 @@ class Account:
     token_env: str | None = None
     token_file: str | None = None
     app_ids: tuple[str, ...] = ()
+    token_sealed: str | None = field(default=None, repr=False)
+    proxy: str | None = None
+    key_file: str | None = None
 
     def token(self) -> str:
-        """The token, read at each call so that a renewed one is used at once.
+        """The token, read or opened at each call so that a renewed one is used at once.
 
-        Raises AuthError that names the variable or the file, never its content.
+        Raises TokenUnavailable that names the variable or the file, never its content; AuthError for an account
+        without a token.
         """
+        try:
+            return check_token(self._read())
+        except UsageError as error:
+            raise TokenUnavailable(f"account {self.username} at {self.source}: {error}") from None
+
+    def _read(self) -> str:
         if self.token_env:
             token = os.environ.get(self.token_env, "").strip()
-            missing = f"environment variable {self.token_env} is not set on this node"
-        elif self.token_file:
+            if not token:
+                raise UsageError(f"environment variable {self.token_env} is not set on this node")
+            return token
+        if self.token_file:
             try:
                 with open(self.token_file, encoding="utf-8") as stream:
                     token = stream.read().strip()
-                missing = f"token file {self.token_file} is empty"
             except (OSError, UnicodeDecodeError) as error:
-                token = ""
-                missing = f"token file {self.token_file} cannot be read: {type(error).__name__}"
-        else:
-            token, missing = "", "no token is configured"
-        if not token:
-            raise AuthError(f"account {self.username} at {self.source}: {missing}")
-        if not token.isprintable() or not token.isascii() or " " in token:
-            raise AuthError(
-                f"account {self.username} at {self.source}: the token holds characters that no header may carry"
-            )
-        return token
+                raise UsageError(f"token file {self.token_file} cannot be read: {type(error).__name__}") from None
+            if not token:
+                raise UsageError(f"token file {self.token_file} is empty")
+            return token
+        if self.token_sealed:
+            return keyring(self.key_file).open(self.token_sealed)
+        raise AuthError(f"account {self.username} at {self.source}: no token is configured")
+
+
+def check_token(token: str) -> str:
+    """The token; raises UsageError, which does not show it, when it could not be sent in a header."""
+    if not token.isprintable() or not token.isascii() or " " in token:
+        raise UsageError("the token holds characters that no header may carry")
+    return token

@@ -15,6 +15,9 @@
         +-- QuotaError              the vendor's quota is used up: wait, no attempt is spent
         +-- AuthError               the token is refused: the account is parked, no attempt is spent
         +-- CallRefused             the run holds no budget for a call: the task waits for it, no attempt is spent
+        +-- WaitError               what lies between this node and the vendor fails: wait, no attempt is spent
+            +-- TokenUnavailable    this node cannot have the account's token; another node may
+            +-- ProxyError          the proxy fails, before the vendor saw anything
 
 Anything else that a body raises counts as transient: an unknown failure may pass.
 """
@@ -128,3 +131,29 @@ class AuthError(TaskError):
     """The vendor refuses the token: the account is parked until a person resumes it."""
 
     kind = "auth"
+
+
+class WaitError(TaskError):
+    """Neither the task nor the vendor is to blame, but this node or its way to the vendor.
+
+    The task goes back for `retry_after` seconds and costs no attempt; the account is not parked, since other nodes
+    may do better.
+    """
+
+    kind = "wait"
+
+    def __init__(self, message: str, retry_after: float = 60.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TokenUnavailable(WaitError):
+    """This node lacks the account's token, or the key that opens it; the message names variable or file."""
+
+    kind = "token"
+
+
+class ProxyError(WaitError):
+    """The proxy is down, refuses us or the way to the vendor, or says nothing; the message names it, no credentials."""
+
+    kind = "proxy"

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crawlfleet.core.account import Account
-from crawlfleet.core.errors import AuthError, PermanentError, UsageError
+from crawlfleet.core.errors import PermanentError, TaskError, UsageError
 from crawlfleet.core.figures import Row, Scope
 from crawlfleet.executors.permit import Permit
 from crawlfleet.executors.shared_sources import shared_source
 from crawlfleet.model.task_spec import Task, TaskSpec
 from crawlfleet.sources.base import Shape, Source, SourceSettings
+from crawlfleet.sources.proxies import Proxy
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,18 @@ class TaskContext:
         return self._source
 
     def secrets(self) -> tuple[str, ...]:
-        """What must not show in a message of this run: the account's token, when it can be read."""
-        try:
-            return () if self._account is None else (self._account.token(),)
-        except AuthError:
-            return ()
+        """What must not show in a message of this run: the account's token and its proxy's password, where readable."""
+        found: list[str] = []
+        if self._account is not None:
+            try:
+                found.append(self._account.token())
+            except TaskError:
+                pass
+            try:
+                found += Proxy(self._account.proxy).open().secrets if self._account.proxy else ()
+            except (TaskError, UsageError):
+                pass
+        return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from crawlfleet.model.task_spec import TaskSpec
 
 SPOOL_ROWS = 1000  # more rows than this go to a temporary file and are committed apart from the pump
 MAX_MESSAGE = 2000  # characters of an error that are kept
-RAISED_KINDS = {"permanent", "transient", "quota", "auth", "unpaid"}
+RAISED_KINDS = {"permanent", "transient", "quota", "auth", "unpaid", "wait", "token", "proxy"}
 _CONTROL = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")
 
 
 @dataclass(slots=True)
 class Outcome:
-    """How a body ended. `kind`: ok, permanent, transient, quota, auth, unpaid, crashed, cancelled.
+    """How a body ended. `kind`: ok, crashed, cancelled, or that of a TaskError.
 
     `rows` is a list or a `Spool` (iterable, with len and close); whoever takes the outcome closes it. `summary` is
     JSON text. `retry_after` is seconds; `quota_scope`, `quota_daily` and `calls_wanted` are those of QuotaError and

@@ -1,4 +1,4 @@
-"""cl_account: whose figures are fetched, where the token is, and whether the account is parked."""
+"""cl_account: whose figures are fetched, where the token is or the token sealed, and whether the account is parked."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
-from crawlfleet.core.errors import CrawlfleetError
-from crawlfleet.core.sql import json_value, stamp, utc
+from crawlfleet.core.errors import CrawlfleetError, UsageError
+from crawlfleet.core.secrets import Keyring
+from crawlfleet.core.sql import json_rows, json_value, stamp, utc
 from crawlfleet.model import schema, signals
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import AccountStatus
+
+ACCOUNT_COLUMNS = "a.kind, a.token_env, a.token_file, a.token_sealed, a.proxy, a.app_ids"  # what `from_row` reads
 
 
 class AccountDAO:
@@ -34,6 +37,8 @@ class AccountDAO:
                 "kind": account.kind,
                 "token_env": account.token_env,
                 "token_file": account.token_file,
+                "token_sealed": account.token_sealed,
+                "proxy": account.proxy,
                 "app_ids": json.dumps(list(account.app_ids)),
                 "status": AccountStatus.HEALTHY.value,
                 "now": now,
@@ -41,17 +46,18 @@ class AccountDAO:
             changed = connection.execute(
                 sa.text(
                     "UPDATE cl_account SET kind = :kind, token_env = :token_env, token_file = :token_file,"
-                    " app_ids = :app_ids, status = :status, status_reason = NULL, status_since = :now,"
-                    " updated_at = :now WHERE source = :source AND username = :username"
+                    " token_sealed = :token_sealed, proxy = :proxy, app_ids = :app_ids, status = :status,"
+                    " status_reason = NULL, status_since = :now, updated_at = :now"
+                    " WHERE source = :source AND username = :username"
                 ),
                 {**key, **values},
             ).rowcount
             if not changed:
                 connection.execute(
                     sa.text(
-                        "INSERT INTO cl_account (source, username, kind, token_env, token_file, app_ids, status,"
-                        " status_since, created_at, updated_at) VALUES (:source, :username, :kind, :token_env,"
-                        " :token_file, :app_ids, :status, :now, :now, :now)"
+                        "INSERT INTO cl_account (source, username, kind, token_env, token_file, token_sealed, proxy,"
+                        " app_ids, status, status_since, created_at, updated_at) VALUES (:source, :username, :kind,"
+                        " :token_env, :token_file, :token_sealed, :proxy, :app_ids, :status, :now, :now, :now)"
                     ),
                     {**key, **values},
                 )
@@ -61,7 +67,7 @@ class AccountDAO:
         return self.db.write(work)
 
     def find(self, username: str | None = None, source: str | None = None) -> list[dict[str, Any]]:
-        """Accounts as dicts of their columns, by source and name."""
+        """Accounts as dicts of their columns, by source and name; `token_sealed` only says whether there is one."""
         table = schema.account
         query = sa.select(table).order_by(table.c.source, table.c.username)
         if username is not None:
@@ -70,6 +76,43 @@ class AccountDAO:
             query = query.where(table.c.source == source)
         with self.db.read() as connection:
             return [_as_dict(row) for row in connection.execute(query).mappings()]
+
+    def get(self, source: str, username: str) -> Account | None:
+        """The account as a task gets it."""
+        table = schema.account
+        query = sa.select(table).where(table.c.source == source, table.c.username == username)
+        with self.db.read() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else from_row(row)
+
+    def reseal_tokens(self, keys: Keyring) -> int:
+        """Seal all sealed tokens anew, under the newest key, in one transaction; how many.
+
+        Raises CrawlfleetError that names the first account whose token no key opens; nothing is changed then.
+        """
+
+        def work(connection: Connection) -> int:
+            query = sa.text(
+                "SELECT t.id, t.source, t.username, t.token_sealed FROM cl_account t WHERE t.token_sealed IS NOT NULL"
+                f" ORDER BY t.id{self.db.wording.for_update_of_t}"
+            )
+            rows = []
+            for account_id, source, username, sealed in connection.execute(query):
+                try:
+                    rows.append((account_id, keys.reseal(sealed)))
+                except UsageError as error:
+                    raise CrawlfleetError(f"account {username} at {source}: {error}; nothing was changed") from None
+            statement = self.db.wording.update_from(
+                "cl_account",
+                {"token_sealed": "v.token_sealed", "updated_at": self.db.wording.moment("now")},
+                self.db.wording.rows(id="int", token_sealed="text"),
+                "t.id = v.id",
+            )
+            now = stamp(self.db.now(connection))
+            connection.execute(sa.text(statement), {"rows": json_rows(rows), "now": now})
+            return len(rows)
+
+        return self.db.write(work)
 
     def sources_of(self, usernames: set[str]) -> dict[str, list[str]]:
         """The sources at which each of these usernames has an account."""
@@ -132,6 +175,20 @@ class AccountDAO:
         return self.db.write(work)
 
 
+def from_row(row: RowMapping) -> Account:
+    """The account in a row that has ACCOUNT_COLUMNS, source and username."""
+    return Account(
+        row["source"],
+        row["username"],
+        row["kind"],
+        row["token_env"],
+        row["token_file"],
+        tuple(json_value(row["app_ids"]) or ()),
+        row["token_sealed"],
+        row["proxy"],
+    )
+
+
 def park(connection: Connection, source: str | None, username: str | None, reason: str, now: datetime) -> bool | None:
     """The token was refused: let the account wait for a person, in the caller's transaction.
 
@@ -164,4 +221,5 @@ def _as_dict(row: RowMapping) -> dict[str, Any]:
     for name in ("status_since", "created_at", "updated_at"):
         values[name] = utc(values[name])
     values["app_ids"] = json_value(values["app_ids"])
+    values["token_sealed"] = values["token_sealed"] is not None
     return values

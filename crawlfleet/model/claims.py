@@ -23,6 +23,7 @@ from sqlalchemy.engine import Connection, RowMapping
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, stamp
+from crawlfleet.model.account import ACCOUNT_COLUMNS, from_row
 from crawlfleet.model.budget import Window
 from crawlfleet.model.ledger import LaneBudgets, Ledger
 from crawlfleet.model.lifecycle import AccountStatus, AssignmentStatus, TaskStatus, task_guard
@@ -217,7 +218,7 @@ def _candidates(family: str, lanes: int, skip_locked: bool) -> sa.TextClause:
     return sa.text(f"SELECT c.*, {_ACCOUNT_COLUMNS} FROM ({union}) AS c {_ACCOUNT}")
 
 
-_ACCOUNT_COLUMNS = "a.kind, a.token_env, a.token_file, a.app_ids, a.status AS account_status"
+_ACCOUNT_COLUMNS = f"{ACCOUNT_COLUMNS}, a.status AS account_status"
 _ACCOUNT = "LEFT JOIN cl_account a ON a.source = c.source AND a.username = c.username"
 
 
@@ -290,16 +291,7 @@ def _claim(row: RowMapping, assignment_id: int, calls: tuple[Window, ...] | None
         execution_timeout=row["execution_timeout"],
         attempt=row["retry"] + 1,
     )
-    account = None
-    if row["kind"] is not None:
-        account = Account(
-            row["source"],
-            row["username"],
-            row["kind"],
-            row["token_env"],
-            row["token_file"],
-            tuple(json_value(row["app_ids"]) or ()),
-        )
+    account = None if row["kind"] is None else from_row(row)
     return Claim(assignment_id, task, account, calls)
 
 

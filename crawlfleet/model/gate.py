@@ -49,7 +49,7 @@ class Verdict(StrEnum):
 
 @dataclass
 class Ending:
-    """One run that ended. `kind`: ok, permanent, transient, quota, auth, unpaid, crashed, released or expired.
+    """One run that ended. `kind`: that of an `Outcome`, or crashed, released, expired.
 
     Moments are the database's clock; `retry_after` seconds is the earliest retry that the vendor named. `calls` are the
     moments by which the vendor saw the run's calls, None when nobody can tell. `quota_scope` names the limit that was
@@ -270,6 +270,9 @@ _OWN_END = {
     "quota": (MOVES["release"].run_to,),
     "auth": (MOVES["release"].run_to,),
     "unpaid": (MOVES["release"].run_to, MOVES["fail"].run_to),
+    "wait": (MOVES["release"].run_to,),
+    "token": (MOVES["release"].run_to,),
+    "proxy": (MOVES["release"].run_to,),
     "released": (MOVES["release"].run_to,),
 }
 

@@ -38,7 +38,7 @@ class AccountStatus(StrEnum):
     """Only what a person or a refusal decides; whether it is out of quota is asked of its budgets."""
 
     HEALTHY = "healthy"
-    TOKEN_EXPIRED = "token_expired"  # the vendor refused it, or a node lacks it: waits for a person
+    TOKEN_EXPIRED = "token_expired"  # the vendor refused it: waits for a person
     PARKED = "parked"  # a person parked it
 
 

@@ -213,8 +213,10 @@ account = _table(
     sa.Column("source", NAME, nullable=False),
     sa.Column("username", LABEL, nullable=False),
     sa.Column("kind", sa.String(16), nullable=False),
-    sa.Column("token_env", sa.String(255)),  # where the token is; the token itself is never stored
+    sa.Column("token_env", sa.String(255)),  # where each node finds the token
     sa.Column("token_file", sa.String(1024)),
+    sa.Column("token_sealed", sa.Text),  # or the token, under a key that is not in the database
+    sa.Column("proxy", sa.String(1024)),  # its password is a reference to an environment variable
     sa.Column("app_ids", sa.JSON, nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("status_reason", sa.Text),

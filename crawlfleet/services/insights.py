@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
+from crawlfleet.core.errors import TokenUnavailable
 from crawlfleet.core.sql import day, json_value, stamp, utc
 from crawlfleet.model import migrations, schema
 from crawlfleet.model.claims import probe_strategy
@@ -42,10 +43,18 @@ def backlog(db: Database) -> Backlog:
     live = sa.text(
         f"SELECT COUNT(*) FROM cl_crawl_task WHERE status IN ('{TaskStatus.ASSIGNED}', '{TaskStatus.RUNNING}')"
     )
+    lacking = sa.text(
+        "SELECT COUNT(*), MIN(t.error_message) FROM cl_crawl_task t JOIN cl_lane l ON l.id = t.lane_id"
+        " LEFT JOIN cl_account a ON a.source = l.source AND a.username = l.username"
+        f" WHERE t.wake_at IS NOT NULL AND t.status = '{TaskStatus.PENDING}'"
+        f" AND t.error_kind = '{TokenUnavailable.kind}'"
+        f" AND (a.status IS NULL OR a.status = '{AccountStatus.HEALTHY}') GROUP BY l.source, l.username"
+    )
     paused = sa.text("SELECT value, note FROM cl_fleet_state WHERE name = 'paused'")
     with db.read() as connection:
         rows = connection.execute(query).all()
         running = connection.execute(live).scalar_one()
+        without_token = connection.execute(lacking).all()
         is_paused, note = connection.execute(paused).one()
     blocked, pending = [], 0
     for source, username, status, reason, count in rows:
@@ -53,6 +62,9 @@ def backlog(db: Database) -> Backlog:
             blocked.append(f"{count} tasks of account {username} at {source}, parked: {reason}")
         else:
             pending += count
+    for count, reason in without_token:
+        blocked.append(f"{count} tasks, {reason}")
+        pending = max(0, pending - count)  # the counts are of two moments
     if is_paused and pending:
         blocked.append(f"{pending} tasks: the queue is paused" + (f" ({note})" if note else ""))
         pending = 0

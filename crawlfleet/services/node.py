@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from queue import Empty, SimpleQueue
 
 from crawlfleet import __version__
+from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.core.process import own_identity
@@ -57,6 +59,7 @@ class Node:
         self._executors = executors
         self._sources = all_source_settings(settings)
         tariff = Tariff(self._sources, lambda: executors)
+        self._direct: set[str] = set()  # sources that were noticed to have no proxy
         self._ending = False
         # An Event would not do: a signal handler that sets it while this thread is about to wait for it, and so holds
         # its lock, would wait for ever. SimpleQueue.put may be called at any moment.
@@ -124,7 +127,16 @@ class Node:
         name = claim.task.source
         if name is None:
             return TaskContext(claim.task)
-        return TaskContext(claim.task, claim.account, self._sources.get(name, SourceSettings()), permit)
+        source = self._sources.get(name, SourceSettings())
+        account = None if claim.account is None else usable_account(claim.account, self.settings)
+        if account is not None and self.settings.use_proxy and not (account.proxy or source.proxy):
+            self._notice_direct(name)
+        return TaskContext(claim.task, account, source, permit)
+
+    def _notice_direct(self, source: str) -> None:
+        if source not in self._direct:
+            self._direct.add(source)
+            log.warning("use_proxy is on, but no proxy is known for an account: source=%s goes direct", source)
 
     def start(self) -> None:
         """Register and start everything; raises DeviceRefused when the id is alive elsewhere."""
@@ -235,3 +247,9 @@ def scheduler_options(settings: Settings, tariff: Tariff) -> SchedulerOptions:
         limit_of=tariff.limit_of,
         mode=settings.mode,
     )
+
+
+def usable_account(account: Account, settings: Settings) -> Account:
+    """The account as this node uses it: with the node's keys, and with its proxy only if proxies are used at all."""
+    proxy = account.proxy if settings.use_proxy else None
+    return replace(account, proxy=proxy, key_file=settings.secret_key_file)

@@ -73,7 +73,7 @@ class AppsFlyer:
 
         Raises AppListUnavailable when the vendor lists none for this account (403, 404), else as `read_app_list`.
         """
-        return read_app_list(self._transport.session(account.token, context, app_list_error))
+        return read_app_list(self._transport.session(account.token, context, app_list_error, account.proxy))
 
     def fetch_app_data(
         self, account: Account, app_id: str, report: str, start: date, end: date, context: Cancellable
@@ -92,7 +92,7 @@ class AppsFlyer:
             raise PermanentError(f"app_id must be made of letters, digits, '.', '_' and '-' (got {app_id!r:.80})")
         self.reports[report].shape_of((end - start).days + 1)
         if report == MASTER:
-            session = self._transport.session(account.token, context, master_error)
+            session = self._transport.session(account.token, context, master_error, account.proxy)
             return master_rows(session, app_id, start, end)
         if app_id == ALL_APPS:
             raise PermanentError(f"app_id {ALL_APPS!r} is for report {MASTER}: {report} needs the id of one app")
@@ -106,7 +106,7 @@ class AppsFlyer:
         def classify(refusal: Refusal) -> TaskError | None:
             return pull_error(refusal, is_short)
 
-        session = self._transport.session(account.token, context, classify)
+        session = self._transport.session(account.token, context, classify, account.proxy)
         path = f"/api/agg-data/export/app/{quote(app_id, safe='')}/{report}/v5"
         lines = session.stream_lines(path, {"from": start.isoformat(), "to": end.isoformat()})
         where = f"report {report} of {app_id}"

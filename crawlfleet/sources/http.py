@@ -1,4 +1,4 @@
-"""The HTTP transport of all sources: one connection pool per source, one session per call of a source.
+"""The HTTP transport of all sources: one session per call of a source, connections shared by all of them.
 
 No source imports an HTTP library. What the transport promises: the token goes to the base address and nowhere
 else, and it appears in no message; a body that breaks off raises; every failure is a typed error of `core.errors`.
@@ -7,24 +7,23 @@ else, and it appears in no message; a body that breaks off raises; every failure
 from __future__ import annotations
 
 import json
-import logging
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
-from crawlfleet.core.errors import PermanentError, TaskError, TransientError, UsageError
+from crawlfleet.core.errors import PermanentError, ProxyError, TaskError, TransientError, UsageError
 from crawlfleet.sources.addresses import is_loopback, origin_of, split_address
 from crawlfleet.sources.base import Cancellable
+from crawlfleet.sources.clients import Clients
 from crawlfleet.sources.http_body import decode, inflate, split_lines
+from crawlfleet.sources.proxies import OpenProxy, Proxy
 from crawlfleet.sources.refusals import Classify, Refusal, general_error, retry_after_seconds, shorten
 
 if TYPE_CHECKING:
     import httpx2
 
-CONNECT_SECONDS = 10.0
 MAX_ERROR_BODY_BYTES = 16 * 1024
 MAX_JSON_CHARS = 64 * 1024 * 1024
 
@@ -32,8 +31,8 @@ MAX_JSON_CHARS = 64 * 1024 * 1024
 class Transport:
     """Connections to one base address; safe to share between threads, opened at the first request.
 
-    `timeout_seconds` bounds the wait for the next bytes, not the whole response. `proxy` may be http, https or
-    socks5; without one, https addresses follow the usual environment variables (HTTPS_PROXY, NO_PROXY).
+    `timeout_seconds` bounds the wait for the next bytes, not the whole response. `proxy` is for sessions that name
+    none; no other is ever used, whatever the environment says.
     Raises UsageError for an address to which a token must not go: only https, or http on loopback.
     """
 
@@ -45,65 +44,41 @@ class Transport:
             raise UsageError(f"base_url must begin with https://, http:// is for loopback only (got {base_url!r})")
         self._origin = origin_of(parts)
         self._base_path = parts.path.rstrip("/")
-        self._timeout_seconds = timeout_seconds
-        self._proxy = proxy
-        self._proxy_name: str | None = None
-        self._proxy_secrets: list[str] = []
-        if proxy is not None:
-            proxy_parts = split_address(proxy, "proxy", ("http", "https", "socks5", "socks5h"), credentials=True)
-            self._proxy_name = f"{proxy_parts.scheme}://{proxy_parts.netloc.rpartition('@')[2]}"
-            password = proxy_parts.password
-            self._proxy_secrets = [password, unquote(password)] if password else []
-            if parts.scheme == "http" and not is_loopback(proxy_parts.hostname):
-                raise UsageError(
-                    f"an http:// base_url cannot be reached through proxy {self._proxy_name}: not loopback"
-                )
-        self._lock = threading.Lock()
-        self._client: httpx2.Client | None = None
+        self._is_plain = parts.scheme == "http"
+        self._proxy = self._checked(proxy)
+        self._clients = Clients(not self._is_plain, timeout_seconds)
 
-    def session(self, token: Callable[[], str], context: Cancellable, classify: Classify | None = None) -> Session:
-        """Requests on behalf of one account; `token` is asked before each. `classify` gives answers other than 200
-        their meaning and may return None for the general one: 401 auth, 429 and 5xx transient, the rest permanent.
+    def _checked(self, address: str | None) -> Proxy | None:
+        proxy = None if address is None else Proxy(address)
+        if proxy is not None and self._is_plain and not is_loopback(proxy.host):
+            raise UsageError(f"an http:// base_url cannot be reached through proxy {proxy.name}: not loopback")
+        return proxy
+
+    def session(
+        self,
+        token: Callable[[], str],
+        context: Cancellable,
+        classify: Classify | None = None,
+        proxy: str | None = None,
+    ) -> Session:
+        """Requests on behalf of one account; `token` is asked before each. `proxy` is the account's own.
+
+        `classify` gives answers other than 200 their meaning and may return None for the general one: 401 auth, 429 and
+        5xx transient, the rest permanent.
         """
-        return Session(self, token, context, classify)
+        return Session(self, token, context, classify, self._checked(proxy) or self._proxy)
 
     def close(self) -> None:
         """Close idle connections; the next request opens new ones."""
-        with self._lock:
-            client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        self._clients.close()
 
-    def client(self) -> httpx2.Client:
-        with self._lock:
-            if self._client is None:
-                self._client = self._open_client()
-            return self._client
+    def client(self, proxy: OpenProxy | None) -> AbstractContextManager[httpx2.Client]:
+        """The client for requests through this proxy, or through none."""
+        return self._clients.use(proxy)
 
-    def _open_client(self) -> httpx2.Client:
-        import ssl
-        from http.cookiejar import CookieJar, DefaultCookiePolicy
-
-        import httpx2  # 60 ms and 10 MB that a node without fetches never pays
-
-        for library in ("httpx2", "httpcore2"):  # below WARNING they log addresses and headers that a server may echo
-            logging.getLogger(library).setLevel(logging.WARNING)
-        is_https = self._origin.startswith("https://")
-        try:
-            return httpx2.Client(
-                proxy=self._proxy,
-                trust_env=is_https,
-                # Plain http needs no certificates, and loading them takes 70 ms; this context would trust nobody.
-                verify=True if is_https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-                timeout=httpx2.Timeout(self._timeout_seconds, connect=min(CONNECT_SECONDS, self._timeout_seconds)),
-                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
-                follow_redirects=False,
-                headers={"Accept-Encoding": "gzip, deflate", "User-Agent": "crawlfleet"},
-                # One pool serves many accounts: a cookie must not travel from one to another.
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            )
-        except ImportError:
-            raise UsageError(f"proxy {self._proxy_name} needs: pip install 'httpx2[socks]'") from None
+    def is_forwarded(self, proxy: OpenProxy) -> bool:
+        """Whether this proxy reads the requests and may answer them itself, as with plain http."""
+        return self._is_plain and proxy.address.startswith("http")
 
     def url(self, path_or_url: str) -> str:
         """The address of a path below the base address, or of a link when it stays at the same scheme, host and port.
@@ -121,28 +96,24 @@ class Transport:
             raise PermanentError(f"a link leads to {origin_of(parts)}, away from {self._origin}: not followed")
         return self._origin + parts.path + (f"?{parts.query}" if parts.query else "")
 
-    @property
-    def proxy_name(self) -> str | None:
-        """The proxy without its credentials."""
-        return self._proxy_name
-
-    @property
-    def proxy_secrets(self) -> list[str]:
-        return self._proxy_secrets
-
 
 class Session:
     """The requests that one call of a source makes. Not shared between threads."""
 
     def __init__(
-        self, transport: Transport, token: Callable[[], str], context: Cancellable, classify: Classify | None
+        self,
+        transport: Transport,
+        token: Callable[[], str],
+        context: Cancellable,
+        classify: Classify | None,
+        proxy: Proxy | None,
     ) -> None:
         self._transport = transport
         self._token = token
         self._context = context
         self._classify = classify
-        self._secrets = list(transport.proxy_secrets)
-        self._is_sent = False  # the request, not only that for a proxy's connection
+        self._proxy = proxy
+        self._secrets: list[str] = []
 
     def get_json(self, path_or_url: str, params: Mapping[str, str] | None = None) -> Any:
         """The JSON value of the answer.
@@ -217,43 +188,50 @@ class Session:
         if params:
             url += "?" + urlencode(params)
         token = self._token()
-        if token not in self._secrets:
-            self._secrets.append(token)
+        proxy = None if self._proxy is None else self._proxy.open()
+        for secret in (token, *(proxy.secrets if proxy else ())):
+            if secret not in self._secrets:
+                self._secrets.append(secret)
         where = self._clean(f"GET {urlsplit(url).path}")
+        via = f"{where} through proxy {proxy.address}" if proxy else where
         try:
             headers = {"Authorization": f"Bearer {token}", "Accept": accept}
-            self._is_sent = False
-            extensions = {"trace": self._follow}
-            with self._transport.client().stream("GET", url, headers=headers, extensions=extensions) as response:
+            with self._response(url, headers, proxy, where) as response:
                 if response.status_code != 200:
-                    raise self._refused(response, where)
+                    raise self._refused(response, where, proxy)
                 yield response, where
         except httpx2.TimeoutException as error:
-            raise TransientError(f"{self._via(where)}: no answer in time ({type(error).__name__})") from None
+            raise TransientError(f"{via}: no answer in time ({type(error).__name__})") from None
         except httpx2.InvalidURL as error:
             raise PermanentError(f"{where}: {self.quote(str(error))}") from None
-        except httpx2.ProxyError as error:
-            name = self._transport.proxy_name or "named by the environment"
-            raise TransientError(f"{where}: proxy {name} refused: {self.quote(str(error))}") from None
         except httpx2.HTTPError as error:
-            reason = self.quote(str(error)) or "connection lost"
-            raise TransientError(f"{self._via(where)}: {type(error).__name__}: {reason}") from None
+            raise TransientError(f"{via}: {self._reason(error)}") from None
 
-    def _follow(self, event: str, details: Mapping[str, Any]) -> None:
-        """Called by the HTTP library at each step. The vendor counts what it is sent, so a call is counted when its
-        connection stands and the request is about to leave; to ask a proxy for a connection is no call.
-        """
-        if event == "http11.send_request_headers.started" and details["request"].method != b"CONNECT":
-            self._is_sent = True
-            self._context.before_call()
-        elif event == "http11.receive_response_headers.complete" and self._is_sent:
-            self._context.after_answer()
+    @contextmanager
+    def _response(
+        self, url: str, headers: Mapping[str, str], proxy: OpenProxy | None, where: str
+    ) -> Iterator[httpx2.Response]:
+        """The answer, its body still to come; what fails before the way to the vendor is open is the proxy's."""
+        import httpx2
 
-    def _via(self, where: str) -> str:
-        proxy = self._transport.proxy_name
-        return f"{where} through proxy {proxy}" if proxy else where
+        way = _Way(self._context)
+        with self._transport.client(proxy) as client:
+            request = client.build_request("GET", url, headers=headers, extensions={"trace": way.follow})
+            try:
+                response = client.send(request, stream=True)
+            except Exception as error:  # what a proxy says out of turn, the library answers with any exception
+                if proxy is None or way.is_open:
+                    raise
+                if isinstance(error, httpx2.ProxyError):
+                    raise ProxyError(f"{where}: proxy {proxy.address} refused: {self.quote(str(error))}") from None
+                raise ProxyError(f"{where}: proxy {proxy.address} failed: {self._reason(error)}") from None
+            with closing(response):
+                yield response
 
-    def _refused(self, response: httpx2.Response, where: str) -> TaskError:
+    def _reason(self, error: Exception) -> str:
+        return f"{type(error).__name__}: {self.quote(str(error)) or 'connection lost'}"
+
+    def _refused(self, response: httpx2.Response, where: str, proxy: OpenProxy | None) -> TaskError:
         status = response.status_code
         if 300 <= status < 400:
             target = self.quote(response.headers.get("location", "nowhere").partition("?")[0])
@@ -263,8 +241,8 @@ class Session:
             )
         retry_after = retry_after_seconds(response.headers.get("retry-after"))
         refusal = Refusal(where, status, self._error_body(response, where), retry_after)
-        if status == 407:
-            return TransientError(f"{where}: proxy {self._transport.proxy_name} refused: {refusal}")
+        if status == 407 and proxy is not None and self._transport.is_forwarded(proxy):
+            return ProxyError(f"{where}: proxy {proxy.address} refused: {refusal}")
         error = self._classify(refusal) if self._classify else None
         return error or general_error(refusal)
 
@@ -283,6 +261,29 @@ class Session:
         except (httpx2.HTTPError, TaskError):
             pass
         return self._clean(raw.decode("utf-8", errors="replace"))
+
+
+class _Way:
+    """How far a request has come: the way to the vendor is open once the library begins TLS with it or sends to it."""
+
+    def __init__(self, context: Cancellable) -> None:
+        self.is_open = False
+        self._is_sent = False  # the request, not only that for a proxy's connection
+        self._context = context
+
+    def follow(self, event: str, details: Mapping[str, Any]) -> None:
+        """A step of the library, as its extension `trace` names it.
+
+        The vendor counts what it is sent, so a call is counted when its connection stands and the request is about to
+        leave; to ask a proxy for a connection is no call.
+        """
+        if event in ("proxy.start_tls.started", "socks.start_tls.started"):
+            self.is_open = True
+        elif event == "http11.send_request_headers.started" and details["request"].method != b"CONNECT":
+            self.is_open = self._is_sent = True
+            self._context.before_call()
+        elif event == "http11.receive_response_headers.complete" and self._is_sent:
+            self._context.after_answer()
 
 
 def _any_spelling(secret: str) -> str:

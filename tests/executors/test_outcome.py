@@ -13,8 +13,17 @@ from typing import Any
 import pytest
 
 from crawlfleet.core.account import Account
-from crawlfleet.core.errors import NotPermitted, PermanentError, TaskError, TransientError
+from crawlfleet.core.errors import (
+    NotPermitted,
+    PermanentError,
+    ProxyError,
+    TaskError,
+    TokenUnavailable,
+    TransientError,
+    WaitError,
+)
 from crawlfleet.core.figures import App, AppList, Figures, ReportRange
+from crawlfleet.core.secrets import KEY_VARIABLE, keyring, new_key
 from crawlfleet.executors.body import run_body, run_body_async
 from crawlfleet.executors.contract import Executor, Instead, TaskContext, TaskResult
 from crawlfleet.executors.outcome import MAX_MESSAGE, SPOOL_ROWS, Outcome
@@ -251,6 +260,12 @@ def test_a_retry_after_that_is_no_number_of_seconds_is_dropped(play: Play, retry
     assert play(raiser(TransientError("x", retry_after))).retry_after is None
 
 
+@pytest.mark.parametrize("error", [TokenUnavailable, ProxyError])
+def test_what_a_node_lacks_waits_a_minute(play: Play, error: type[WaitError]) -> None:
+    outcome = play(raiser(error("not here")))
+    assert (outcome.kind, outcome.message, outcome.retry_after) == (error.kind, "not here", 60)
+
+
 def test_a_task_error_of_an_unknown_kind_is_transient(play: Play) -> None:
     class Odd(TaskError):
         kind = "odd"
@@ -289,6 +304,26 @@ def test_the_token_shows_neither_in_the_message_nor_in_the_log(
     assert outcome.message == "ValueError: GET /x?token=*** failed, Bearer ***"
     assert "body raised: task=7" in caplog.text
     assert TOKEN not in caplog.text
+
+
+def test_an_opened_token_and_a_password_of_a_proxy_show_nowhere(
+    play: Play, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, new_key())
+    monkeypatch.setenv("PROXY_PASSWORD", "pass-word")
+    sealed = keyring(None).seal(TOKEN)
+    context = TaskContext(
+        TASK, Account("s", "u", token_sealed=sealed, proxy="http://u:${PROXY_PASSWORD}@127.0.0.1"), SourceSettings()
+    )
+    with caplog.at_level(logging.DEBUG, logger="crawlfleet.executors"):
+        outcome = play(lambda: 1 / int(f"{context.account.token()} pass-word"), context)
+    assert (outcome.message or "").count("***") == 2
+    assert "body raised: task=7" in caplog.text
+    pickled = pickle.dumps(context)
+    assert sealed.encode() in pickled
+    for secret in (TOKEN, "pass-word"):
+        assert secret not in caplog.text + (outcome.message or "") + repr(context) + repr(context.account)
+        assert secret.encode() not in pickled
 
 
 def test_the_traceback_is_logged_at_debug_only(play: Play, caplog: pytest.LogCaptureFixture) -> None:

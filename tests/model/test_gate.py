@@ -60,6 +60,23 @@ def test_a_vendor_may_ask_for_a_later_retry_and_a_quota_costs_no_attempt(device:
     assert device.claim() == []
 
 
+@pytest.mark.parametrize("kind", ["wait", "token", "proxy"])
+def test_what_this_node_lacks_costs_no_attempt_and_parks_nothing(device: Device, db: Database, kind: str) -> None:
+    AccountDAO(db).add(Account("appsflyer", "alice", token_env="T"))
+    device.types = ("app_data",)
+    [task_id] = add(db, task_type="app_data", username="alice", source="appsflyer")
+    [claim] = device.claim()
+    now = datetime.now(UTC)
+    lost_reply = ending(claim, kind, message="not here", retry_after=60.0)
+    [ended] = device.end(lost_reply, now=now)
+    assert ended.next_run_at == now + timedelta(seconds=60)
+    assert [each.verdict for each in device.end(lost_reply, now=now)] == [Verdict.ALREADY]
+    found = task(db, task_id)
+    assert (found["status"], found["retry"], found["error_kind"]) == ("pending", 0, kind)
+    assert AccountDAO(db).find("alice")[0]["status"] == "healthy"
+    assert len(device.claim(now=now + timedelta(seconds=61))) == 1
+
+
 def test_a_refused_token_parks_the_account_once_and_spends_no_attempt(device: Device, db: Database) -> None:
     AccountDAO(db).add(Account("appsflyer", "alice", token_env="T"))
     device.types = ("app_data",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 
@@ -16,15 +17,17 @@ TOKEN = "eyJhbGciOi.SECRET-token_0123456789.abcdef"
 class RawServer:
     """`answer` maps a request (its head as text) to raw bytes; the connection is then closed.
 
-    With `stall` set, the connection stays open and silent after these bytes until the server stops.
+    With `stall` set, the connection stays open and silent after these bytes until the server stops. With `tls` it is
+    `https://localhost`.
     """
 
-    def __init__(self, answer: Callable[[str], bytes], stall: bool = False) -> None:
-        self.answer, self.stall = answer, stall
+    def __init__(self, answer: Callable[[str], bytes], stall: bool = False, tls: ssl.SSLContext | None = None) -> None:
+        self.answer, self.stall, self.tls = answer, stall, tls
         self.requests: list[str] = []
         self._stopped = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.port = self._listener.getsockname()[1]
+        self.address = f"https://localhost:{self.port}" if tls else f"http://127.0.0.1:{self.port}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -36,6 +39,11 @@ class RawServer:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
+        if self.tls is not None:
+            try:
+                connection = self.tls.wrap_socket(connection, server_side=True)
+            except OSError:
+                return  # the client does not trust us
         with connection:
             head = b""
             while b"\r\n\r\n" not in head:
@@ -90,8 +98,10 @@ class Context:
 def raw_server() -> Iterator[Callable[..., RawServer]]:
     servers: list[RawServer] = []
 
-    def start(answer: bytes | Callable[[str], bytes], stall: bool = False) -> RawServer:
-        servers.append(RawServer(answer if callable(answer) else lambda _: answer, stall))
+    def start(
+        answer: bytes | Callable[[str], bytes], stall: bool = False, tls: ssl.SSLContext | None = None
+    ) -> RawServer:
+        servers.append(RawServer(answer if callable(answer) else lambda _: answer, stall, tls))
         return servers[-1]
 
     yield start

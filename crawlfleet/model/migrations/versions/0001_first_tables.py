@@ -172,6 +172,8 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(16), nullable=False),
         sa.Column("token_env", sa.String(255)),
         sa.Column("token_file", sa.String(1024)),
+        sa.Column("token_sealed", sa.Text),
+        sa.Column("proxy", sa.String(1024)),
         sa.Column("app_ids", sa.JSON, nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("status_reason", sa.Text),

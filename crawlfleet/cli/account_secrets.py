@@ -1,0 +1,75 @@
+"""Tokens that `accounts` keeps sealed in the database, and the keys that seal them."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import sys
+from typing import Any
+
+from crawlfleet.cli.arguments import settings_from
+from crawlfleet.cli.database import existing_fleet
+from crawlfleet.cli.output import say
+from crawlfleet.core.account import check_token
+from crawlfleet.core.errors import UsageError
+from crawlfleet.core.logs import hide
+from crawlfleet.core.secrets import Keyring, keyring, new_key
+
+MAX_TOKEN_CHARS = 16 * 1024
+
+
+def sealed_token(keys: Keyring) -> str:
+    """The token from standard input, sealed; asked for without echo on a terminal. Raises UsageError for a bad one."""
+    if sys.stdin is None:
+        raise UsageError("--token-stdin: there is no standard input")
+    if sys.stdin.isatty():
+        token = getpass.getpass("Token: ").strip()
+    else:
+        try:
+            token = sys.stdin.read(MAX_TOKEN_CHARS + 1).strip()
+        except UnicodeDecodeError:
+            raise UsageError("--token-stdin: the token is no text") from None
+    hide(token)
+    if not token or len(token) > MAX_TOKEN_CHARS:
+        raise UsageError(
+            f"--token-stdin takes one token of 1 to {MAX_TOKEN_CHARS} characters (got {len(token)} or more)"
+        )
+    return keys.seal(check_token(token))
+
+
+def run_new_key(args: argparse.Namespace) -> int:
+    """Print a new key, or write it to a file that only its owner can read."""
+    key = new_key()
+    if args.output is None:
+        print(key)
+        return 0
+    try:
+        descriptor = os.open(args.output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w", encoding="ascii") as stream:
+            stream.write(key + "\n")
+    except FileExistsError:
+        raise UsageError(f"{args.output} exists: a new key goes before the keys in it, as its first line") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{args.output} cannot be written: {reason}") from None
+    say(f"wrote {args.output}")
+    return 0
+
+
+def run_rotate(args: argparse.Namespace) -> int:
+    """Seal all tokens of the database anew, under the newest key: all of them or none."""
+    keys = keyring(settings_from(args).secret_key_file)
+    with existing_fleet(args) as fleet:
+        count = fleet.accounts.reseal_tokens(keys)
+    print(f"{count} tokens are sealed under the newest key")
+    return 0
+
+
+def add_parsers(inner: Any) -> None:
+    """Add `new-key` and `rotate` to the sub-commands of `accounts`."""
+    add = inner.add_parser("new-key", help="make a key for tokens that are kept sealed in the database")
+    add.add_argument("--output", "-o", metavar="FILE", help="write it there, readable by the owner only")
+    add.set_defaults(run=run_new_key)
+    rotate = inner.add_parser("rotate", help="seal all tokens anew, under the newest key")
+    rotate.set_defaults(run=run_rotate)

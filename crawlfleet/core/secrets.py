@@ -1,0 +1,104 @@
+"""Tokens that are kept in the database: sealed there, opened at the moment of use with keys from outside.
+
+A key comes from the environment variable CRAWLFLEET_SECRET_KEY or, where that is not set, from a file: one or several,
+the newest first. The newest seals; any of them opens, so a key can be replaced while the fleet runs.
+Sealing is Fernet (AES-128-CBC and HMAC-SHA256) of the package `cryptography`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from crawlfleet.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from cryptography.fernet import MultiFernet
+
+KEY_VARIABLE = "CRAWLFLEET_SECRET_KEY"
+MAX_FILE_BYTES = 64 * 1024
+_HOW = f"make one with `accounts new-key`, and give every node the same in {KEY_VARIABLE} or a secret_key_file"
+
+
+def new_key() -> str:
+    """A new random key, as text."""
+    key: bytes = _fernet().Fernet.generate_key()
+    return key.decode()
+
+
+class Keyring:
+    """The keys of this process. Shows none of them."""
+
+    def __init__(self, fernets: MultiFernet, origin: str) -> None:
+        self._fernets = fernets
+        self._origin = origin
+
+    def seal(self, secret: str) -> str:
+        """The secret under the newest key, as ASCII text; twice the same secret gives different texts."""
+        return self._fernets.encrypt(secret.encode()).decode()
+
+    def open(self, sealed: str) -> str:
+        """The secret; raises UsageError when none of the keys opens it."""
+        try:
+            return self._fernets.decrypt(sealed).decode()
+        except (_fernet().InvalidToken, ValueError):  # ValueError: it is not even ASCII
+            raise self._no_key_fits() from None
+
+    def reseal(self, sealed: str) -> str:
+        """The same secret under the newest key; raises UsageError when none of the keys opens it."""
+        try:
+            return self._fernets.rotate(sealed).decode()
+        except (_fernet().InvalidToken, ValueError):
+            raise self._no_key_fits() from None
+
+    def _no_key_fits(self) -> UsageError:
+        return UsageError(
+            f"no key of {self._origin} opens the sealed token: it was sealed with another one, or damaged"
+        )
+
+
+def keyring(key_file: str | None) -> Keyring:
+    """The keys of the environment variable or else of this file.
+
+    Raises UsageError when there is no key, when one is malformed (it is not shown), or when others can read the file.
+    """
+    text = os.environ.get(KEY_VARIABLE, "")
+    origin = f"environment variable {KEY_VARIABLE}"
+    if not text.strip():
+        if key_file is None:
+            raise UsageError(f"there is no key for sealed tokens on this node: {_HOW}")
+        text, origin = _read(key_file), f"secret_key_file {key_file}"
+    fernet = _fernet()
+    keys = []
+    for number, word in enumerate(filter(None, re.split(r"[\s,]+", text)), 1):
+        try:
+            keys.append(fernet.Fernet(word))
+        except ValueError:
+            raise UsageError(f"key {number} of {origin} is malformed: {_HOW}") from None
+    if not keys:
+        raise UsageError(f"{origin} holds no key: {_HOW}")
+    return Keyring(fernet.MultiFernet(keys), origin)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, "rb") as stream:
+            mode = os.fstat(stream.fileno()).st_mode
+            content = stream.read(MAX_FILE_BYTES)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"secret_key_file {path} cannot be read: {reason}") from None
+    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise UsageError(f"secret_key_file {path} can be read by others than its owner: chmod 600 {path}")
+    return content.decode("ascii", "replace")
+
+
+def _fernet() -> ModuleType:
+    try:
+        from cryptography import fernet  # 30 ms that only sealed tokens pay
+    except ImportError:
+        raise UsageError("sealed tokens need the package cryptography: pip install 'crawlfleet[secrets]'") from None
+    return fernet
