@@ -40,7 +40,8 @@ def run_add(args: argparse.Namespace) -> int:
     from crawlfleet.sources.base import SourceSettings
     from crawlfleet.sources.registry import make_source
 
-    make_source(args.source, SourceSettings())
+    source = make_source(args.source, SourceSettings())
+    _check_token_place(args, source.needs_token)
     for app_id in args.app_id or [None]:
         TaskSpec("app_data", source=args.source, username=args.username, app_id=app_id)  # what no task could name
     account = Account(
@@ -49,11 +50,20 @@ def run_add(args: argparse.Namespace) -> int:
     with ready_fleet(args) as fleet:
         is_new = fleet.accounts.add(account)
     print(f"account {account.username} at {account.source} {'added' if is_new else 'replaced'}")
-    try:
-        account.token()
-    except AuthError as error:
-        say(f"warning: {error}; every node that fetches for this account needs it")
+    if source.needs_token:
+        try:
+            account.token()
+        except AuthError as error:
+            say(f"warning: {error}; every node that fetches for this account needs it")
     return 0
+
+
+def _check_token_place(args: argparse.Namespace, needs_token: bool) -> None:
+    is_given = args.token_env is not None or args.token_file is not None
+    if needs_token and not is_given:
+        raise UsageError(f"an account at {args.source} needs --token-env NAME or --token-file F: where its token is")
+    if is_given and not needs_token:
+        raise UsageError(f"an account at {args.source} has no token: leave out --token-env and --token-file")
 
 
 def _variable(name: str | None) -> str | None:
@@ -83,7 +93,9 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def _line(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    token = f"variable {row['token_env']}" if row["token_env"] else f"file {row['token_file']}"
+    token = "none"
+    if row["token_env"] or row["token_file"]:
+        token = f"variable {row['token_env']}" if row["token_env"] else f"file {row['token_file']}"
     status = (row["status"], row["status_since"], row["status_reason"])
     return (row["source"], row["username"], row["kind"], token, row["app_ids"], *status)
 
@@ -101,7 +113,8 @@ def run_test(args: argparse.Namespace) -> int:
         row["source"], row["username"], row["kind"], row["token_env"], row["token_file"], tuple(row["app_ids"])
     )
     source = make_source(account.source, source_settings(settings.sources.get(account.source, {}), settings.use_proxy))
-    account.token()  # no call is spent without one
+    if source.needs_token:
+        account.token()  # no call is spent without one
     say(f"asking {account.source} for the apps of {account.username}; this counts against its app-list quota")
     try:
         count = len(list(source.list_apps(account, Uncancelled())))
@@ -175,7 +188,7 @@ def add_parser(subparsers: Any) -> None:
     add.add_argument("--token", nargs="?", action=RefuseToken, help=argparse.SUPPRESS)
     add.add_argument("--source", metavar="S", required=True, help="the vendor, as in appsflyer")
     add.add_argument("--username", metavar="U", required=True, help="name of the account")
-    token = add.add_mutually_exclusive_group(required=True)
+    token = add.add_mutually_exclusive_group()
     token.add_argument("--token-env", metavar="NAME", help="environment variable that holds the token on each node")
     token.add_argument("--token-file", metavar="F", help="file that holds the token on each node")
     add.add_argument("--kind", choices=KINDS, default=KINDS[0], help=f"default: {KINDS[0]}")

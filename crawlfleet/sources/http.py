@@ -61,9 +61,13 @@ class Transport:
         self._lock = threading.Lock()
         self._client: httpx2.Client | None = None
 
-    def session(self, token: Callable[[], str], context: Cancellable, classify: Classify | None = None) -> Session:
-        """Requests on behalf of one account; `token` is asked before each. `classify` gives answers other than 200
-        their meaning and may return None for the general one: 401 auth, 429 and 5xx transient, the rest permanent.
+    def session(
+        self, token: Callable[[], str] | None, context: Cancellable, classify: Classify | None = None
+    ) -> Session:
+        """Requests on behalf of one account; `token` is asked before each, with None they carry no Authorization.
+
+        `classify` gives answers other than 200 their meaning and may return None for the general one: 401 auth,
+        429 and 5xx transient, the rest permanent.
         """
         return Session(self, token, context, classify)
 
@@ -135,7 +139,7 @@ class Session:
     """The requests that one call of a source makes. Not shared between threads."""
 
     def __init__(
-        self, transport: Transport, token: Callable[[], str], context: Cancellable, classify: Classify | None
+        self, transport: Transport, token: Callable[[], str] | None, context: Cancellable, classify: Classify | None
     ) -> None:
         self._transport = transport
         self._token = token
@@ -216,12 +220,9 @@ class Session:
             raise PermanentError(self.quote(str(error))) from None
         if params:
             url += "?" + urlencode(params)
-        token = self._token()
-        if token not in self._secrets:
-            self._secrets.append(token)
+        headers = {"Accept": accept, **self._authorization()}
         where = self._clean(f"GET {urlsplit(url).path}")
         try:
-            headers = {"Authorization": f"Bearer {token}", "Accept": accept}
             self._is_sent = False
             extensions = {"trace": self._follow}
             with self._transport.client().stream("GET", url, headers=headers, extensions=extensions) as response:
@@ -238,6 +239,14 @@ class Session:
         except httpx2.HTTPError as error:
             reason = self.quote(str(error)) or "connection lost"
             raise TransientError(f"{self._via(where)}: {type(error).__name__}: {reason}") from None
+
+    def _authorization(self) -> dict[str, str]:
+        if self._token is None:
+            return {}
+        token = self._token()
+        if token not in self._secrets:
+            self._secrets.append(token)
+        return {"Authorization": f"Bearer {token}"}
 
     def _follow(self, event: str, details: Mapping[str, Any]) -> None:
         """Called by the HTTP library at each step. The vendor counts what it is sent, so a call is counted when its
@@ -278,7 +287,7 @@ class Session:
                 raw += chunk
                 if len(raw) > MAX_ERROR_BODY_BYTES:
                     # The cut could leave the first half of an echoed token, which no search would find.
-                    raw = raw[: MAX_ERROR_BODY_BYTES - max(len(secret) for secret in self._secrets)]
+                    raw = raw[: MAX_ERROR_BODY_BYTES - max(map(len, self._secrets), default=0)]
                     break
         except (httpx2.HTTPError, TaskError):
             pass
