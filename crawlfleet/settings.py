@@ -220,7 +220,11 @@ class Settings:
     sources: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict,
         repr=False,
-        metadata={"rule": Rule("table", "One table for each source: base_url, proxy, timeout_seconds, limits")},
+        metadata={
+            "rule": Rule(
+                "table", "One table for each source: base_url, proxy, timeout_seconds, limits, keys of its own"
+            )
+        },
     )
     alerts: Mapping[str, Any] = field(
         default_factory=dict, repr=False, metadata={"rule": Rule("table", "Where alerts are sent")}
@@ -557,11 +561,12 @@ def _parse_sources(value: object, origin: str) -> dict[str, dict[str, Any]]:
 
 
 def _source_problem(key: str, value: object) -> str:
-    """What is wrong with one entry of a source's table; empty when nothing is."""
+    """What is wrong with one entry of a source's table; empty when nothing is. The source judges keys of its own."""
     if key not in SOURCE_KEYS:
+        if SECRET_KEYS.search(key):
+            return "looks like a secret: a token belongs to an account, see `accounts add`"
         close = close_matches(key, SOURCE_KEYS)
-        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(SOURCE_KEYS)}"
-        return f"is unknown: {hint}"
+        return f"is unknown: did you mean {close[0]!r}?" if close else _plain_problem(value)
     if key == "timeout_seconds":
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return "" if number and 0.1 <= value <= 86_400 else f"must be a number from 0.1 to 86400 (got {value!r:.80})"  # type: ignore[operator]

@@ -27,6 +27,8 @@ from crawlfleet.settings import (
     RULES,
     WITHOUT_EFFECT,
 )
+from crawlfleet.sources.base import SourceSettings
+from crawlfleet.sources.registry import make_source
 from crawlfleet.sources.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
@@ -251,6 +253,20 @@ def test_examples_of_the_secrets_page_run(tmp_path: Path) -> None:
         found = run_in(tmp_path, f"export DEMO_TOKEN=sandbox-demo_agency\n{block}")
         assert re.search("account demo_agency at appsflyer (added|replaced)", found)
         assert "warning" not in found
+
+
+def test_apple_example_of_the_sources_page_fetches_figures(tmp_path: Path) -> None:
+    script = block_with("docs/sources.md", "sh", "--source apple")
+    with Sandbox(minute_seconds=0.2) as sandbox:
+        found = run_in(tmp_path, script, CRAWLFLEET_APPLE_BASE_URL=sandbox.base_url)
+    assert "account 9990001 at apple added" in found
+    assert re.search(r"^9990001 +id999000177\d +20\d\d-\d\d-\d\d +us +\{", found, flags=re.MULTILINE)
+
+
+def test_reports_of_the_sources_are_documented() -> None:
+    text = page("docs/sources.md")
+    for name in make_source("apple", SourceSettings()).reports:
+        assert f"`{name}`" in text, name
 
 
 def test_executor_example_of_the_readme_runs(tmp_path: Path) -> None:

@@ -386,7 +386,7 @@ def test_the_vendors_addresses_come_from_the_environment_into_their_tables(tmp_p
 
 
 def test_the_keys_of_a_source_are_those_that_sources_read() -> None:
-    assert tuple(item.name for item in dataclasses.fields(SourceSettings)) == SOURCE_KEYS
+    assert tuple(item.name for item in dataclasses.fields(SourceSettings)) == (*SOURCE_KEYS, "options")
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,11 @@ def test_the_keys_of_a_source_are_those_that_sources_read() -> None:
         ("[sources]\nappsflyer = 5", "sources.appsflyer must be a table"),
         ("[sources.'a b']", "a source's name must be"),
         ("[sources.a]\nbase_ulr = 'https://x'", "sources.a.base_ulr is unknown: did you mean 'base_url'?"),
-        ("[sources.a]\ntoken = 'hunter2-hunter2'", "sources.a.token is unknown"),
+        (
+            "[sources.a]\ntoken = 'hunter2-hunter2'",
+            "sources.a.token looks like a secret: a token belongs to an account",
+        ),
+        ("[sources.a]\ncountries = [inf]", "sources.a.countries must not hold nan or inf"),
         ("[sources.a]\nbase_url = 5", "sources.a.base_url must be a URL"),
         ("[sources.a]\nproxy = 'user:hunter2-hunter2@proxy'", "sources.a.proxy must be a URL"),
         ("[sources.a]\ntimeout_seconds = nan", "sources.a.timeout_seconds must be a number"),
@@ -518,7 +522,13 @@ texts = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_si
             "executors": st.lists(texts, max_size=3),
             "sources": st.dictionaries(
                 st.from_regex(r"[a-z.:]{1,9}", fullmatch=True),
-                st.just({"base_url": "https://x", "limits": {"day q\"'": {"calls": 5, "scope": ["a", "b"]}}}),
+                st.just(
+                    {
+                        "base_url": "https://x",
+                        "countries": ["us"],
+                        "limits": {"day q\"'": {"calls": 5, "scope": ["a", "b"]}},
+                    }
+                ),
                 max_size=2,
             ),
             "alerts": st.dictionaries(

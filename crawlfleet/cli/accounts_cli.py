@@ -44,7 +44,8 @@ def run_add(args: argparse.Namespace) -> int:
     from crawlfleet.sources.registry import make_source
 
     settings = settings_from(args)
-    make_source(args.source, SourceSettings())
+    source = make_source(args.source, SourceSettings())
+    _check_token_place(args, source.needs_token)
     for app_id in args.app_id or [None]:
         TaskSpec("app_data", source=args.source, username=args.username, app_id=app_id)  # what no task could name
     account = Account(
@@ -62,21 +63,32 @@ def run_add(args: argparse.Namespace) -> int:
     with ready_fleet(args) as fleet:
         is_new = fleet.accounts.add(account)
     print(f"account {account.username} at {account.source} {'added' if is_new else 'replaced'}")
-    _warn_of_what_is_missing(account, settings.use_proxy)
+    _warn_of_what_is_missing(account, source.needs_token, settings.use_proxy)
     return 0
 
 
-def _warn_of_what_is_missing(account: Account, use_proxy: bool) -> None:
+def _warn_of_what_is_missing(account: Account, needs_token: bool, use_proxy: bool) -> None:
     from crawlfleet.sources.proxies import Proxy
 
     try:
-        account.token()
+        if needs_token:
+            account.token()
         if account.proxy is not None:
             Proxy(account.proxy).open()
     except (TokenUnavailable, ProxyError) as error:
         say(f"warning: {error}; every node that fetches for this account needs it")
     if account.proxy is not None and not use_proxy:
         say("note: use_proxy is off here; a node goes through the proxy only with use_proxy = true")
+
+
+def _check_token_place(args: argparse.Namespace, needs_token: bool) -> None:
+    is_given = args.token_env is not None or args.token_file is not None or args.token_stdin
+    if needs_token and not is_given:
+        raise UsageError(
+            f"an account at {args.source} needs a token: --token-env NAME, --token-file F or --token-stdin"
+        )
+    if is_given and not needs_token:
+        raise UsageError(f"an account at {args.source} has no token: leave out --token-env, --token-file and so on")
 
 
 def _variable(name: str | None) -> str | None:
@@ -123,9 +135,11 @@ def run_list(args: argparse.Namespace) -> int:
 def _line(row: Mapping[str, Any]) -> tuple[Any, ...]:
     from crawlfleet.sources.proxies import Proxy
 
-    token = f"variable {row['token_env']}" if row["token_env"] else f"file {row['token_file']}"
+    token = "none"
     if row["token_sealed"]:
         token = "sealed"
+    elif row["token_env"] or row["token_file"]:
+        token = f"variable {row['token_env']}" if row["token_env"] else f"file {row['token_file']}"
     proxy = row["proxy"] and Proxy(row["proxy"]).name
     status = (row["status"], row["status_since"], row["status_reason"])
     return (row["source"], row["username"], row["kind"], token, proxy, row["app_ids"], *status)
@@ -146,7 +160,8 @@ def run_test(args: argparse.Namespace) -> int:
         raise CrawlfleetError(f"account {row['username']!r} was just removed")
     account = usable_account(stored, settings)
     source = make_source(account.source, source_settings(settings.sources.get(account.source, {}), settings.use_proxy))
-    account.token()  # no call is spent without one
+    if source.needs_token:
+        account.token()  # no call is spent without one
     say(f"asking {account.source} for the apps of {account.username}; this counts against its app-list quota")
     try:
         count = len(list(source.list_apps(account, Uncancelled())))
@@ -220,7 +235,7 @@ def add_parser(subparsers: Any) -> None:
     add.add_argument("--token", nargs="?", action=RefuseToken, help=argparse.SUPPRESS)
     add.add_argument("--source", metavar="S", required=True, help="the vendor, as in appsflyer")
     add.add_argument("--username", metavar="U", required=True, help="name of the account")
-    token = add.add_mutually_exclusive_group(required=True)
+    token = add.add_mutually_exclusive_group()
     token.add_argument("--token-env", metavar="NAME", help="environment variable that holds the token on each node")
     token.add_argument("--token-file", metavar="F", help="file that holds the token on each node")
     token.add_argument("--token-stdin", action="store_true", help="read the token and keep it sealed in the database")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 from crawlfleet.cli.arguments import MAX_ROWS, add_json_option, calendar_day, whole_number
@@ -22,21 +23,10 @@ APP_COLUMNS = (
     ("status", "app_status"),
     ("fetched", "fetched_at"),
 )
-ROW_COLUMNS = (
-    "username",
-    "app_id",
-    "date",
-    "agency",
-    "media_source",
-    "campaign",
-    "impressions",
-    "clicks",
-    "installs",
-    "sessions",
-    "loyal_users",
-    "revenue",
-    "cost",
-)
+KEY_COLUMNS = ("username", "app_id", "date")
+DIMENSIONS = ("agency", "media_source", "campaign", "country")
+FIGURES = ("impressions", "clicks", "installs", "sessions", "loyal_users", "revenue", "cost")
+EXTRA_CHARS = 80  # of `extra` on a screen
 
 
 def run_apps(args: argparse.Namespace) -> int:
@@ -65,11 +55,24 @@ def run_rows(args: argparse.Namespace) -> int:
         if args.json:
             print_json(found)
             return 0
-        rows = [[row[name] for name in ROW_COLUMNS] for row in found]
-    print_table(ROW_COLUMNS, rows)
+        rows = list(found)
+    _print_rows(rows)
     if len(rows) == limit:
         say(f"these are the first {limit}; --limit shows more, --json everything")
     return 0
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    """A table without the columns that are empty; what a row without figures tells is in its `extra`."""
+    columns = [*KEY_COLUMNS, *(name for name in (*DIMENSIONS, *FIGURES) if any(row[name] is not None for row in rows))]
+    table = [[row[name] for name in columns] for row in rows]
+    extras = [None if any(row[name] is not None for name in FIGURES) else row["extra"] for row in rows]
+    if any(extras):
+        columns.append("extra")
+        for cells, extra in zip(table, extras, strict=True):
+            text = json.dumps(extra, ensure_ascii=False) if extra else ""
+            cells.append(text if len(text) <= EXTRA_CHARS else text[:EXTRA_CHARS] + "...")
+    print_table(columns, table)
 
 
 def add_parser(subparsers: Any) -> None:

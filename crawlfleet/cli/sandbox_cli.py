@@ -49,5 +49,5 @@ def add_parser(subparsers: Any) -> None:
     add("--minute-seconds", metavar="S", type=minute, default=60.0, help="length of the vendor's minute (default: 60)")
     add("--failure-rate", metavar="R", type=_number(0, 1), default=0.0, help="share of calls that fail (default: 0)")
     add("--seed", metavar="N", type=whole_number(0, 2**31), default=0, help="makes failures repeatable (default: 0)")
-    add("--apps", metavar="N", type=whole_number(0, 100_000), help="apps of each account (default: 3 to 8)")
+    add("--apps", metavar="N", type=whole_number(0, 100_000), help="apps of each AppsFlyer account (default: 3 to 8)")
     parser.set_defaults(run=run_sandbox)

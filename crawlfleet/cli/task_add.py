@@ -91,7 +91,7 @@ def add_parser(subparsers: Any) -> None:
     add("--app-id", metavar="A", help="the app, in the vendor's spelling")
     add("--start-date", metavar="D", help="first day, as in 2026-01-31")
     add("--end-date", metavar="D", help="last day, included")
-    add("--report", metavar="R", help=f"the vendor's report (default: {DEFAULT_REPORT})")
+    add("--report", metavar="R", help=f"the vendor's report (default: its first, as {DEFAULT_REPORT})")
     priority = whole_number(-MAX_PRIORITY, MAX_PRIORITY)
     add("--priority", metavar="N", type=priority, help="each step overtakes ten minutes of waiting (default: 0)")
     add("--run-at", metavar="T", help="not before this moment, as in 2026-01-31T08:00:00+08:00; UTC without a zone")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from crawlfleet.core.errors import PermanentError, RangeTooLarge
 from crawlfleet.core.figures import Figures, ReportRange
 from crawlfleet.executors.contract import Executor, Instead, TaskContext, TaskResult
 from crawlfleet.executors.task_dates import asked_range, count_days, only_known, required
 from crawlfleet.executors.user_apps import task_for_app, tasks_per_app, visible_apps
-from crawlfleet.model.task_spec import DEFAULT_REPORT, Task, TaskSpec
+from crawlfleet.model.task_spec import Task, TaskSpec
 from crawlfleet.sources.base import Shape, Source
 
 
@@ -25,20 +25,24 @@ def app_data_cost(spec: TaskSpec, source: Source) -> Shape:
     """One call of the shape that fits its days; a list of apps without an app. Raises PermanentError: too many days."""
     if not spec.app_id:
         return source.app_list
-    report = source.reports.get(spec.report or DEFAULT_REPORT)
+    report = source.reports.get(spec.report or next(iter(source.reports)))
     return Shape() if report is None else report.shape_of(count_days(spec))
 
 
 def fetch_app_data(task: Task, context: TaskContext) -> TaskResult:
-    """The rows of the report, read while the vendor's answer arrives; they replace the range. Default: yesterday.
+    """The rows of the report, read while the vendor's answer arrives; they replace the range.
+
+    Default: the source's first report, of yesterday, or of today where nothing else can be had.
 
     A range with as many rows as the vendor gives at most may lack some: nothing of it is stored, and two tasks for
     its halves follow. Raises PermanentError when it is a single day.
     """
     source, username = context.account.source, context.account.username
-    yesterday = datetime.now(UTC).date() - timedelta(1)
-    start, end = asked_range(task) or (yesterday, yesterday)
-    report = task.report or DEFAULT_REPORT
+    report = task.report or next(iter(context.source.reports))
+    known = context.source.reports.get(report)
+    is_snapshot = known is not None and known.is_snapshot
+    asked = asked_range(task)
+    start, end = asked or _latest_day(is_snapshot)
     summary = {
         "source": source,
         "username": username,
@@ -47,7 +51,9 @@ def fetch_app_data(task: Task, context: TaskContext) -> TaskResult:
         "end_date": end.isoformat(),
     }
     if not task.app_id:
-        follow_ups = tasks_per_app(task, (app.app_id for app in visible_apps(context)), start, end)
+        app_ids = [app.app_id for app in visible_apps(context)]
+        # A snapshot is of the day on which its task runs, which may be after midnight.
+        follow_ups = tasks_per_app(task, app_ids, *(asked or (None, None) if is_snapshot else (start, end)))
         return TaskResult(summary={**summary, "app_tasks": len(follow_ups)}, follow_ups=follow_ups)
     rows = context.source.fetch_app_data(context.account, task.app_id, report, start, end, context)
     declared = context.source.reports[report]
@@ -76,6 +82,12 @@ def _below_cap(rows: Iterable[Figures], row_cap: int | None) -> Iterator[Figures
         if number == row_cap:
             raise RangeTooLarge(f"the report has {row_cap} rows, the vendor's maximum, and may lack others")
         yield row
+
+
+def _latest_day(is_snapshot: bool) -> tuple[date, date]:
+    today = datetime.now(UTC).date()
+    day = today if is_snapshot else today - timedelta(1)
+    return day, day
 
 
 APP_DATA = Executor("app_data", fetch_app_data, needs_account=True, check=check_app_data, cost=app_data_cost)

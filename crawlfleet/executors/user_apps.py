@@ -48,12 +48,12 @@ def visible_apps(context: TaskContext) -> list[App]:
         return [App(app_id) for app_id in dict.fromkeys(context.account.app_ids)]
 
 
-def tasks_per_app(task: Task, app_ids: Iterable[str], start: date, end: date) -> list[TaskSpec]:
+def tasks_per_app(task: Task, app_ids: Iterable[str], start: date | None, end: date | None) -> list[TaskSpec]:
     """One `app_data` task for each app over these days, by app id, as urgent as the task they follow."""
     return [task_for_app(task, app_id, start, end) for app_id in sorted(set(app_ids))]
 
 
-def task_for_app(task: Task, app_id: str, start: date, end: date) -> TaskSpec:
+def task_for_app(task: Task, app_id: str, start: date | None, end: date | None) -> TaskSpec:
     """An `app_data` task over these days for the account, report and priority of the task that it follows."""
     return TaskSpec(
         "app_data",

@@ -14,8 +14,9 @@ from crawlfleet.model import migrations, rescue
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.lifecycle import MOVES
-from crawlfleet.model.task_spec import DEFAULT_REPORT, TaskSpec
+from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.services.tariff import Tariff
+from crawlfleet.sources.registry import default_report
 
 ACCOUNT_TYPES = frozenset({"user_apps", "app_data"})  # built-in types that run on behalf of an account
 
@@ -54,7 +55,8 @@ class Fleet:
         """Queue tasks in one transaction; their ids, in the order of the specs.
 
         A `source` that is left out is the only one at which the username has an account; a `report` that is left
-        out is `partners_by_date_report`. A spec whose `unique_key` is open already gives that task's id.
+        out is the source's first, `partners_by_date_report` at AppsFlyer. A spec whose `unique_key` is open already
+        gives that task's id.
         Raises UsageError for a username with no account or several, and nothing is queued.
         """
         return self.tasks.add(self.completed(specs), self._defaults)
@@ -85,7 +87,7 @@ class Fleet:
             if len(found) > 1:
                 raise UsageError(f"username {spec.username!r} has accounts at {', '.join(found)}: name one with source")
             source = found[0]
-        report = spec.report or (DEFAULT_REPORT if spec.task_type == "app_data" else None)
+        report = spec.report or (default_report(source) if spec.task_type == "app_data" else None)
         return replace(spec, source=source, report=report)
 
     def retry_tasks(self, task_ids: Sequence[int], actor: str | None = None) -> list[int]:

@@ -12,7 +12,7 @@ from crawlfleet.executors.shared_sources import shared_source
 from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
-from crawlfleet.settings import Settings
+from crawlfleet.settings import SOURCE_KEYS, Settings
 from crawlfleet.sources.base import Limit, Shape, Source, SourceSettings
 
 UNNAMED = Limit("calls", None, 60)  # of a source that declares no limit: closed by its refusals alone
@@ -122,4 +122,4 @@ def source_settings(table: Mapping[str, Any], use_proxy: bool) -> SourceSettings
     """The `[sources.NAME]` table of the settings as its source reads it; its proxy only counts with `use_proxy`."""
     names = ("base_url", "timeout_seconds", "limits", *(["proxy"] if use_proxy else []))
     known = {name: table[name] for name in names if name in table}
-    return SourceSettings(**known)
+    return SourceSettings(**known, options={name: table[name] for name in table if name not in SOURCE_KEYS})

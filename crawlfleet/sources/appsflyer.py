@@ -57,11 +57,13 @@ class AppsFlyer:
     """The source `appsflyer`. Days are UTC, since no `timezone` is sent; amounts are in the app's own currency."""
 
     name = "appsflyer"
+    needs_token = True
     limits: Sequence[Limit] = LIMITS
     reports: Mapping[str, Report] = REPORTS
     app_list = APP_LIST
 
     def __init__(self, settings: SourceSettings) -> None:
+        settings.only_options()
         self._transport = Transport(settings.base_url or BASE_URL, settings.proxy, settings.timeout_seconds)
 
     def close(self) -> None:

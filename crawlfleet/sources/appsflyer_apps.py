@@ -6,8 +6,8 @@ from typing import Any
 
 from crawlfleet.core.errors import PermanentError, TransientError
 from crawlfleet.core.figures import App
-from crawlfleet.sources.appsflyer_report import storable
 from crawlfleet.sources.http import Session
+from crawlfleet.sources.values import storable
 
 APPS_PATH = "/api/mng/apps"
 APPS_PER_PAGE = 1000  # the vendor's maximum

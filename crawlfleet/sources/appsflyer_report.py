@@ -19,6 +19,7 @@ from typing import Any
 
 from crawlfleet.core.errors import PermanentError, TransientError
 from crawlfleet.core.figures import Figures
+from crawlfleet.sources.values import storable
 
 DAY = ("day", "day")
 COLUMNS = {  # raw name: (what its cells are, the field of Figures or the name among its dimensions)
@@ -187,11 +188,6 @@ def column_of(caption: str) -> tuple[str, str] | None:
 def looks_like_header(line: str) -> bool:
     """Whether any cell of a first line is a caption that we know."""
     return any(column_of(cell.strip(' "\r\n')) for cell in line.split(","))
-
-
-def storable(text: str) -> str:
-    """Text that every database takes: NUL becomes U+FFFD, a lone surrogate a question mark."""
-    return text.replace("\0", "\ufffd").encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _unique(header: list[str], index: int) -> str:

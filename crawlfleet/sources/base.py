@@ -8,7 +8,7 @@ from datetime import date
 from typing import Any, Protocol
 
 from crawlfleet.core.account import Account
-from crawlfleet.core.errors import PermanentError
+from crawlfleet.core.errors import PermanentError, UsageError
 from crawlfleet.core.figures import App, Figures
 
 
@@ -46,8 +46,8 @@ class Report:
     """What a report can do; days are calendar days of the account's data.
 
     `shapes` are the ways of asking for it, shortest ranges first, without gaps between them. Figures of a day change
-    for `settle_days` after it. The vendor answers days up to `lookback_days` ago (None: without end), and at most
-    `row_cap` rows, silently dropping the rest.
+    for `settle_days` after it. The vendor answers days up to `lookback_days` ago (None: without end; 0: a snapshot
+    of today, UTC), and at most `row_cap` rows, silently dropping the rest.
     """
 
     name: str
@@ -55,6 +55,11 @@ class Report:
     lookback_days: int | None = None
     settle_days: int = 2
     row_cap: int | None = None
+
+    @property
+    def is_snapshot(self) -> bool:
+        """True when only today, in UTC, can be asked for."""
+        return self.lookback_days == 0
 
     @property
     def max_range_days(self) -> int:
@@ -95,8 +100,9 @@ class Source(Protocol):
     """
 
     name: str
+    needs_token: bool = True  # False: an account is stored without the place of a token
     limits: Sequence[Limit]
-    reports: Mapping[str, Report]
+    reports: Mapping[str, Report]  # the first one is the default
     app_list: Shape  # what one list_apps costs
 
     def list_apps(self, account: Account, context: Cancellable) -> Iterable[App]:
@@ -122,3 +128,11 @@ class SourceSettings:
     proxy: str | None = None
     timeout_seconds: float = 300.0
     limits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  # every other key; each source knows its own
+
+    def only_options(self, *known: str) -> None:
+        """Raise UsageError for a key of the table that this source does not read: most likely a slip."""
+        for name in self.options:
+            if name not in known:
+                own = ", ".join((*known, "base_url", "proxy", "timeout_seconds", "limits"))
+                raise UsageError(f"{name} is unknown: known are {own}")

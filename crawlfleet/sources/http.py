@@ -56,12 +56,13 @@ class Transport:
 
     def session(
         self,
-        token: Callable[[], str],
+        token: Callable[[], str] | None,
         context: Cancellable,
         classify: Classify | None = None,
         proxy: str | None = None,
     ) -> Session:
-        """Requests on behalf of one account; `token` is asked before each. `proxy` is the account's own.
+        """Requests on behalf of one account; `token` is asked before each, with None they carry no
+        Authorization. `proxy` is the account's own.
 
         `classify` gives answers other than 200 their meaning and may return None for the general one: 401 auth, 429 and
         5xx transient, the rest permanent.
@@ -103,7 +104,7 @@ class Session:
     def __init__(
         self,
         transport: Transport,
-        token: Callable[[], str],
+        token: Callable[[], str] | None,
         context: Cancellable,
         classify: Classify | None,
         proxy: Proxy | None,
@@ -187,15 +188,13 @@ class Session:
             raise PermanentError(self.quote(str(error))) from None
         if params:
             url += "?" + urlencode(params)
-        token = self._token()
+        headers = {"Accept": accept, **self._authorization()}
         proxy = None if self._proxy is None else self._proxy.open()
-        for secret in (token, *(proxy.secrets if proxy else ())):
-            if secret not in self._secrets:
-                self._secrets.append(secret)
+        for secret in proxy.secrets if proxy else ():
+            self._hide(secret)
         where = self._clean(f"GET {urlsplit(url).path}")
         via = f"{where} through proxy {proxy.address}" if proxy else where
         try:
-            headers = {"Authorization": f"Bearer {token}", "Accept": accept}
             with self._response(url, headers, proxy, where) as response:
                 if response.status_code != 200:
                     raise self._refused(response, where, proxy)
@@ -206,6 +205,17 @@ class Session:
             raise PermanentError(f"{where}: {self.quote(str(error))}") from None
         except httpx2.HTTPError as error:
             raise TransientError(f"{via}: {self._reason(error)}") from None
+
+    def _authorization(self) -> dict[str, str]:
+        if self._token is None:
+            return {}
+        token = self._token()
+        self._hide(token)
+        return {"Authorization": f"Bearer {token}"}
+
+    def _hide(self, secret: str) -> None:
+        if secret not in self._secrets:
+            self._secrets.append(secret)
 
     @contextmanager
     def _response(
@@ -256,7 +266,7 @@ class Session:
                 raw += chunk
                 if len(raw) > MAX_ERROR_BODY_BYTES:
                     # The cut could leave the first half of an echoed token, which no search would find.
-                    raw = raw[: MAX_ERROR_BODY_BYTES - max(len(secret) for secret in self._secrets)]
+                    raw = raw[: MAX_ERROR_BODY_BYTES - max(map(len, self._secrets), default=0)]
                     break
         except (httpx2.HTTPError, TaskError):
             pass

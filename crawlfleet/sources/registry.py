@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import entry_points
 
 from crawlfleet.core.errors import UsageError
@@ -17,7 +18,13 @@ def _appsflyer(settings: SourceSettings) -> Source:
     return AppsFlyer(settings)
 
 
-BUILT_IN: dict[str, Callable[[SourceSettings], Source]] = {"appsflyer": _appsflyer}
+def _apple(settings: SourceSettings) -> Source:
+    from crawlfleet.sources.apple import Apple
+
+    return Apple(settings)
+
+
+BUILT_IN: dict[str, Callable[[SourceSettings], Source]] = {"appsflyer": _appsflyer, "apple": _apple}
 
 
 def make_source(name: str, settings: SourceSettings) -> Source:
@@ -36,3 +43,10 @@ def make_source(name: str, settings: SourceSettings) -> Source:
         except (ImportError, AttributeError) as error:
             raise UsageError(f"source {name!r} ({offered[name].value}) cannot be loaded: {error}") from None
     return factory(settings)
+
+
+@cache
+def default_report(name: str) -> str | None:
+    """The first report of a built-in source; None for any other, which is asked when the task runs."""
+    factory = BUILT_IN.get(name)
+    return None if factory is None else next(iter(factory(SourceSettings()).reports))

@@ -1,4 +1,4 @@
-"""A simulated vendor on this machine: a thin server in front of the parts that answer for each vendor.
+"""Simulated vendors, AppsFlyer and the App Store: a thin server before the parts that answer for each of them.
 
 An AppsFlyer token is `sandbox-<username>`; it belongs to the account <username>, and any username has apps.
 """
@@ -23,6 +23,8 @@ from urllib.parse import parse_qs, urlsplit
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.figures import App, Figures
 from crawlfleet.sources.sandbox_answer import Answer
+from crawlfleet.sources.sandbox_apple import AppleStore
+from crawlfleet.sources.sandbox_apple_data import DEVELOPERS
 from crawlfleet.sources.sandbox_appsflyer import NOT_FOUND_PAGE, ROW_CAP, AppsFlyerVendor, Permits, permits_by_name
 from crawlfleet.sources.sandbox_data import PARTNERS, apps_of, expected_rows
 from crawlfleet.sources.sandbox_quota import Quotas, Tally
@@ -39,7 +41,7 @@ class Sandbox:
     days of another length, counted from the start. A call that is refused for a quota of another length than
     the vendor's carries Retry-After, which the vendor does not send: a client could not know otherwise.
     `failure_rate` of the calls answer 500 or 503, before any quota; `seed` makes their order repeatable.
-    `apps` is how many apps each account has, else 3 to 8. `clock` gives seconds of the Unix epoch.
+    `apps` is how many apps each AppsFlyer account has, else 3 to 8. `clock` gives seconds of the Unix epoch.
 
     For tests: `cut_rate` and `stall_rate` of the good answers end, or fall silent, in the middle of their body.
     `row_cap` is what the Pull API cuts a report to and the Master API refuses to exceed. `permits(username, report)`
@@ -72,6 +74,7 @@ class Sandbox:
         self._appsflyer = AppsFlyerVendor(
             quotas, quota_is_real, self._failure, clock, lambda: self.base_url, apps, row_cap, permits
         )
+        self._apple = AppleStore(quotas, quota_is_real[0], self._failure, clock)
         self._tally = Tally()
         self._failure_rate, self._cut_rate, self._stall_rate = failure_rate, cut_rate, stall_rate
         self._dice = random.Random(seed)
@@ -140,7 +143,7 @@ class Sandbox:
         if parts.path == STATS_PATH:
             return Answer(200, json.dumps(self.stats()))
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-        answer = self._appsflyer.answer(parts.path, query, authorization)
+        answer = self._appsflyer.answer(parts.path, query, authorization) or self._apple.answer(parts.path, query)
         if answer is None:
             return Answer(404, NOT_FOUND_PAGE, "text/html")
         answer = self._with_fault(answer)
@@ -244,5 +247,8 @@ def serve(
             say(f"  export {variable}=sandbox-{username}")
             account = f"--source appsflyer --username {username} --kind {kind} --token-env {variable}"
             say(f"  python main.py accounts add {account}")
+        say(f"  export CRAWLFLEET_APPLE_BASE_URL={sandbox.base_url}")
+        for developer in DEVELOPERS:
+            say(f"  python main.py accounts add --source apple --username {developer}")
         say(f"Calls so far: curl {sandbox.base_url}{STATS_PATH}")
         stopped.wait()

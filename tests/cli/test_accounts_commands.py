@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,7 +93,12 @@ def test_a_token_file_is_stored_by_its_full_path(
         (["--source", "appsflyer", "--token-env", "A"], ["--username"]),
         (["--source", "appsflyer", "--username", "u"], ["--token-env", "--token-file"]),
         (["--source", "appsflyer", "--username", "u", "--token-env", "A", "--token-file", "f"], ["not allowed with"]),
-        (["--source", "appsflier", "--username", "u", "--token-env", "A"], ["'appsflier'", "known are appsflyer"]),
+        (
+            ["--source", "appsflier", "--username", "u", "--token-env", "A"],
+            ["'appsflier'", "known are apple, appsflyer"],
+        ),
+        (["--source", "apple", "--username", "1", "--token-env", "A"], ["apple has no token", "leave out --token-env"]),
+        (["--source", "apple", "--username", "1", "--token-file", "f"], ["apple has no token"]),
         (["--source", "appsflyer", "--username", "", "--token-env", "A"], ["username", "''"]),
         (["--source", "appsflyer", "--username", "a\tb", "--token-env", "A"], ["username", "printable"]),
         (["--source", "appsflyer", "--username", "u", "--token-env", ""], ["--token-env", "name"]),
@@ -145,6 +151,19 @@ def test_test_spends_no_call_without_a_token(ready: Console, vendor: Sandbox) ->
     add(ready)
     assert "NOT_SET_HERE is not set" in ready.refuses(1, "accounts", "test", "u")
     assert vendor.stats()["calls"] == 0
+
+
+def test_an_account_without_a_token_is_added_listed_and_tested(
+    any_console: Console, vendor: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRAWLFLEET_APPLE_BASE_URL", vendor.base_url)
+    said = any_console("accounts", "add", "--source", "apple", "--username", "9990001")
+    assert (said.code, said.err) == (0, "")
+    [found] = any_console("accounts", "list", "--json").json
+    assert (found["source"], found["token_env"], found["token_file"]) == ("apple", None, None)
+    assert re.search(r"apple +9990001 +advertiser +none ", any_console("accounts", "list").out)
+    assert "fine: 9990001 at apple sees" in any_console("accounts", "test", "9990001").out
+    assert vendor.stats()["endpoints"] == {"apple_lookup": {"calls": 1, "refused": 0}}
 
 
 def test_test_says_when_the_vendor_is_away(ready: Console, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,3 +162,20 @@ def test_apps_are_shown(any_console: Console) -> None:
 def test_wrong_usage_is_explained(ready: Console, options: list[str], parts: list[str]) -> None:
     error = ready.refuses(2, "data", "rows", *options)
     assert [part for part in parts if part not in error] == [], error
+
+
+def test_the_table_leaves_out_what_is_empty_and_shows_what_a_row_without_figures_tells(ready: Console) -> None:
+    store(ready, figures_of("x"), [Figures(DAY, media_source="m", installs=0)])
+    assert ready("data", "rows").out.splitlines()[0].split() == [
+        "username",
+        "app_id",
+        "date",
+        "media_source",
+        "installs",
+    ]
+    store(ready, figures_of("y"), [Figures(DAY, country="de", extra={"评分": 4.5, "text": "t" * 100})])
+    out = ready("data", "rows").out
+    assert out.splitlines()[0].split()[3:] == ["media_source", "country", "installs", "extra"]
+    assert '{"评分": 4.5, "text": "ttt' in out
+    assert "t..." in out
+    assert "t" * 100 not in out

@@ -145,6 +145,13 @@ def test_a_wrong_option_is_named_and_nothing_is_added(ready: Console, options: l
     assert ready("tasks", "stats", "--json").json["total"] == 0
 
 
+def test_the_report_that_is_left_out_is_the_vendors_first(ready: Console) -> None:
+    ready.on_database(lambda db: AccountDAO(db).add(Account("apple", "9990001")))
+    task_id = ready.add("--type", "app_data", "--username", "9990001")
+    [found] = ready("tasks", "list", "--json").json
+    assert (found["id"], found["source"], found["report"]) == (task_id, "apple", "app_details")
+
+
 def test_a_username_at_two_sources_must_name_one(ready: Console) -> None:
     account(ready)
     ready.on_database(lambda db: AccountDAO(db).add(Account("othersource", "u", token_env="X")))

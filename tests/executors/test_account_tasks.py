@@ -16,9 +16,11 @@ from crawlfleet.executors.contract import TaskContext
 from crawlfleet.executors.task_dates import asked_range
 from crawlfleet.executors.user_apps import USER_APPS
 from crawlfleet.model.task_spec import DEFAULT_REPORT, Task, TaskSpec
+from crawlfleet.sources.apple import Apple
 from crawlfleet.sources.appsflyer import AppsFlyer
 from crawlfleet.sources.base import Account, AppListUnavailable, Report, SourceSettings
 from crawlfleet.sources.sandbox import Sandbox, apps_of, expected_rows
+from crawlfleet.sources.sandbox_apple_data import DEVELOPERS, expected_apps
 
 START, END = date(2026, 3, 1), date(2026, 3, 4)
 APP_IDS = sorted(app.app_id for app in apps_of("demo_agency"))
@@ -163,6 +165,44 @@ def test_app_data_without_an_app_becomes_one_task_for_each_app(run):
         (spec.task_type, spec.app_id, spec.start_date, spec.end_date, spec.priority) for spec in result.follow_ups
     ] == [("app_data", app_id, START, END, -2) for app_id in APP_IDS]
     assert result.summary["app_tasks"] == len(APP_IDS)
+
+
+def apple(sandbox, **values):
+    """The result of an app_data task for the first developer of the sandbox's App Store."""
+    source = Apple(SourceSettings(base_url=sandbox.base_url))
+    account = Account("apple", DEVELOPERS[0])
+    task = make_task("app_data", "apple", account.username, **values)
+    APP_DATA.check(task)
+    result = APP_DATA.function(task, TaskContext(task, account, source))
+    rows = list(result.rows)
+    source.close()
+    return result, rows
+
+
+def test_app_data_without_a_report_is_the_sources_first_and_a_snapshot_is_of_today():
+    before = yesterday()
+    with Sandbox() as sandbox:
+        [app, *_] = expected_apps(DEVELOPERS[0])
+        result, [row] = apple(sandbox, app_id=app.app_id)
+    assert result.replaces.report == "app_details"
+    assert result.replaces.start == result.replaces.end == row.day
+    assert row.day - timedelta(1) in (before, yesterday())
+
+
+@pytest.mark.parametrize(
+    ("values", "days"),
+    [
+        ({"report": "top_free_rank"}, (None, None)),
+        ({"report": "reviews", "start_date": START, "end_date": END}, (START, END)),
+        ({"report": "app_details", "start_date": END, "end_date": END}, (END, END)),
+    ],
+)
+def test_app_data_of_all_apps_leaves_the_day_of_a_snapshot_to_each_task(values, days):
+    with Sandbox() as sandbox:
+        result, rows = apple(sandbox, **values)
+    assert rows == []
+    assert [spec.app_id for spec in result.follow_ups] == [app.app_id for app in expected_apps(DEVELOPERS[0])]
+    assert {(spec.start_date, spec.end_date, spec.report) for spec in result.follow_ups} == {(*days, values["report"])}
 
 
 def test_app_data_of_an_unknown_report_fails_for_good(run):

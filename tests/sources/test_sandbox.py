@@ -438,3 +438,5 @@ def test_serve_says_how_to_use_it_and_ends_on_a_signal(number):
     assert "export CRAWLFLEET_APPSFLYER_BASE_URL=http://127.0.0.1:" in text
     assert "export SANDBOX_TOKEN_DEMO_AGENCY=sandbox-demo_agency" in text
     assert "accounts add --source appsflyer --username demo_advertiser" in text
+    assert "export CRAWLFLEET_APPLE_BASE_URL=http://127.0.0.1:" in text
+    assert "accounts add --source apple --username 9990002\n" in text

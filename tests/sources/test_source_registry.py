@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 import pytest
 
 from crawlfleet.core.errors import UsageError
+from crawlfleet.model.task_spec import DEFAULT_REPORT
 from crawlfleet.sources import registry
 from crawlfleet.sources.appsflyer import AppsFlyer
 from crawlfleet.sources.base import SourceSettings
@@ -28,7 +29,7 @@ def test_the_built_in_source_is_made_from_its_settings():
 
 def test_an_unknown_source_is_wrong_usage_that_lists_the_known_ones(monkeypatch):
     offer(monkeypatch, other="collections:OrderedDict")
-    with pytest.raises(UsageError, match="unknown source 'apsflyer': known are appsflyer, other"):
+    with pytest.raises(UsageError, match="unknown source 'apsflyer': known are apple, appsflyer, other"):
         registry.make_source("apsflyer", SourceSettings())
 
 
@@ -44,10 +45,22 @@ def test_an_entry_point_that_cannot_be_loaded_is_wrong_usage(monkeypatch):
         registry.make_source("other", SourceSettings())
 
 
+@pytest.mark.parametrize("name", registry.BUILT_IN)
+def test_a_key_that_no_source_reads_is_wrong_usage(name):
+    with pytest.raises(UsageError, match=r"reprots is unknown: known are .*base_url"):
+        registry.make_source(name, SourceSettings(options={"reprots": 1}))
+
+
+def test_the_default_report_is_the_first_one_of_a_built_in_source():
+    assert registry.default_report("appsflyer") == DEFAULT_REPORT
+    assert registry.default_report("apple") == "app_details"
+    assert registry.default_report("other") is None
+
+
 def test_a_source_that_fetches_nothing_never_loads_the_http_library():
     program = (
         "import sys; from crawlfleet.sources.registry import make_source;"
         "from crawlfleet.sources.base import SourceSettings;"
-        "make_source('appsflyer', SourceSettings()); sys.exit('httpx2' in sys.modules)"
+        "[make_source(name, SourceSettings()) for name in ('appsflyer', 'apple')]; sys.exit('httpx2' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

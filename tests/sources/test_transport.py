@@ -396,3 +396,14 @@ def test_each_request_asks_for_leave_right_before_it_is_sent_and_nothing_is_sent
         session.get_json("/x")
     transport.close()
     assert (seen, len(server.requests), context.calls, context.answers) == (2, 2, 2, 2)
+
+
+def test_a_session_without_a_token_sends_no_authorization_and_reads_errors_all_the_same(
+    raw_server, make_reply, context
+):
+    server = raw_server(make_reply(b"x" * 100_000, "403 No"))
+    transport = Transport(server.address)
+    with pytest.raises(PermanentError, match="answered 403: xxx"):
+        transport.session(None, context).get_json("/x")
+    transport.close()
+    assert "authorization" not in server.requests[0].lower()
