@@ -158,7 +158,8 @@ class Apple:
                 f"report {report} shows today only, which is {today} in UTC: leave out the days (got {start} to {end})"
             )
         if report in CHARTS:
-            return self._ranks(self._charts.session(None, context, _refused, account.proxy), app_id, CHARTS[report], today)
+            charts = self._charts.session(None, context, _refused, account.proxy)
+            return self._ranks(charts, app_id, CHARTS[report], today)
         session = self._store.session(None, context, _refused, account.proxy)
         if report == "reviews":
             return self._wherever_sold(

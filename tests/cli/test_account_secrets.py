@@ -15,6 +15,7 @@ from crawlfleet.sources.sandbox import Sandbox
 from tests.cli.console import Console, Said
 from tests.http_proxies import ConnectProxy
 from tests.nodes import ROOT
+from tests.waiting import wait_until
 
 TOKEN = "sandbox-u"
 ADD = ("accounts", "add", "--source", "appsflyer", "--username")
@@ -134,9 +135,10 @@ def test_the_token_is_in_no_command_line(tmp_path: Path, key: str) -> None:
     assert process.stdin is not None
     process.stdin.write(b"very-secret\n")
     process.stdin.flush()
-    shown = Path(f"/proc/{process.pid}/cmdline").read_bytes() + Path(f"/proc/{process.pid}/environ").read_bytes()
+    place = Path(f"/proc/{process.pid}")
+    wait_until(lambda: b"token-stdin" in (place / "cmdline").read_bytes(), what="its command line")
+    shown = (place / "cmdline").read_bytes() + (place / "environ").read_bytes()
     out, _ = process.communicate(timeout=30)
-    assert b"token-stdin" in shown
     assert b"very-secret" not in shown + out
     assert process.returncode == 0
 
