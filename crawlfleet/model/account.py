@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -187,6 +188,21 @@ def from_row(row: RowMapping) -> Account:
         row["token_sealed"],
         row["proxy"],
     )
+
+
+def accounts_of(
+    db: Database, connection: Connection, keys: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], tuple[Account, str]]:
+    """The accounts with these (source, username), each with its status; those that do not exist are missing."""
+    if not keys:
+        return {}
+    statement = sa.text(
+        f"SELECT a.source, a.username, a.status, {ACCOUNT_COLUMNS}"
+        f" FROM {db.wording.rows(source='text', username='text')}"
+        " JOIN cl_account a ON a.source = v.source AND a.username = v.username"
+    )
+    found = connection.execute(statement, {"rows": json_rows(sorted(keys))}).mappings()
+    return {(row["source"], row["username"]): (from_row(row), row["status"]) for row in found}
 
 
 def park(connection: Connection, source: str | None, username: str | None, reason: str, now: datetime) -> bool | None:

@@ -23,7 +23,7 @@ from sqlalchemy.engine import Connection, RowMapping
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, stamp
-from crawlfleet.model.account import ACCOUNT_COLUMNS, from_row
+from crawlfleet.model.account import accounts_of
 from crawlfleet.model.budget import Window
 from crawlfleet.model.ledger import LaneBudgets, Ledger
 from crawlfleet.model.lifecycle import AccountStatus, AssignmentStatus, TaskStatus, task_guard
@@ -139,13 +139,16 @@ def claim(
         parameters |= {f"lane{i}": lane_id, f"count{i}": count}
     query = _candidates(db.family, len(wanted), strategy is Strategy.SKIP_LOCKED)
     found = sorted(connection.execute(query, parameters).mappings(), key=lambda row: (row["ready_key"], row["id"]))
+    owners = {(row["source"], row["username"]) for row in found if row["source"] and row["username"]}
+    accounts = accounts_of(db, connection, owners)
     picked: list[RowMapping] = []
     sourced = 0
     for row in found:
         if len(picked) == slots + reserve:
             break
         if row["source"] is not None:
-            if row["account_status"] not in (None, AccountStatus.HEALTHY):
+            status = accounts.get((row["source"], row["username"]), (None, None))[1]
+            if status not in (None, AccountStatus.HEALTHY):
                 ledger.touch([row["lane_id"]])  # parked while the task was added
                 continue
             if sourced == slots:
@@ -164,7 +167,12 @@ def claim(
     _open_runs(db, connection, device_id, [(row, assigned[row["id"]]) for row in picked], ledger.now)
     ledger.touch(row["lane_id"] for row in picked if row["lane_id"] in lanes)
     return [
-        _claim(row, number, ledger.hold(lanes[row["lane_id"]], number) if row["lane_id"] in lanes else ())
+        Claim(
+            number,
+            _task(row),
+            accounts.get((row["source"], row["username"]), (None, None))[0],
+            ledger.hold(lanes[row["lane_id"]], number) if row["lane_id"] in lanes else (),
+        )
         for row, number in ((row, assigned[row["id"]]) for row in picked)
     ]
 
@@ -213,13 +221,10 @@ def _candidates(family: str, lanes: int, skip_locked: bool) -> sa.TextClause:
         for i in range(lanes)
     ]
     if lanes == 1:
-        return sa.text(f"SELECT c.*, {_ACCOUNT_COLUMNS} FROM ({parts[0]}) AS c {_ACCOUNT}")
-    union = " UNION ALL ".join(f"SELECT * FROM ({part}) AS lane{i}" for i, part in enumerate(parts))
-    return sa.text(f"SELECT c.*, {_ACCOUNT_COLUMNS} FROM ({union}) AS c {_ACCOUNT}")
-
-
-_ACCOUNT_COLUMNS = f"{ACCOUNT_COLUMNS}, a.status AS account_status"
-_ACCOUNT = "LEFT JOIN cl_account a ON a.source = c.source AND a.username = c.username"
+        return sa.text(parts[0])
+    if family == "mysql":  # MariaDB 10.11 died of these as derived tables of one query; the others allow nothing else
+        return sa.text(" UNION ALL ".join(f"({part})" for part in parts))
+    return sa.text(" UNION ALL ".join(f"SELECT * FROM ({part}) AS lane{i}" for i, part in enumerate(parts)))
 
 
 def _take(
@@ -276,8 +281,8 @@ def _open_runs(
     connection.execute(statement, parameters)
 
 
-def _claim(row: RowMapping, assignment_id: int, calls: tuple[Window, ...] | None) -> Claim:
-    task = Task(
+def _task(row: RowMapping) -> Task:
+    return Task(
         id=row["id"],
         task_type=row["task_type"],
         username=row["username"],
@@ -291,8 +296,6 @@ def _claim(row: RowMapping, assignment_id: int, calls: tuple[Window, ...] | None
         execution_timeout=row["execution_timeout"],
         attempt=row["retry"] + 1,
     )
-    account = None if row["kind"] is None else from_row(row)
-    return Claim(assignment_id, task, account, calls)
 
 
 def promote(db: Database, lead_seconds: float = 0.0, now: datetime | None = None) -> int:

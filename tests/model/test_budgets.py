@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -37,6 +38,8 @@ def cost(spec: TaskSpec) -> Cost:
 
 
 DEFAULTS = TaskDefaults(cost_of=cost)
+HOUR = timedelta(hours=1)
+tick = (timedelta(milliseconds=n) for n in itertools.count())
 
 
 @pytest.fixture
@@ -47,8 +50,9 @@ def device(db: Database, strategy: Strategy) -> Device:
 
 
 def add(db: Database, count: int = 1, app_id: str = "a", now: datetime = NOON, **needs: object) -> list[int]:
+    """Each a moment more urgent than the next, since those that are equal come in any order."""
     specs = [
-        TaskSpec("fetch", source="vendor", username="u", app_id=app_id, task_data=needs, run_at=now)
+        TaskSpec("fetch", source="vendor", username="u", app_id=app_id, task_data=needs, run_at=now - HOUR + next(tick))
         for _ in range(count)
     ]
     return CrawlTaskDAO(db).add(specs, DEFAULTS, now)
