@@ -12,9 +12,9 @@ from crawlfleet.core.errors import PermanentError, RangeTooLarge
 from crawlfleet.core.figures import Figures, ReportRange
 from crawlfleet.executors.contract import Executor, Instead, TaskContext, TaskResult
 from crawlfleet.executors.task_dates import asked_range, count_days, only_known, required
-from crawlfleet.executors.user_apps import task_for_app, tasks_per_app, visible_apps
+from crawlfleet.executors.user_apps import asks_for_all_apps, task_for_app, tasks_per_app, visible_apps
 from crawlfleet.model.task_spec import Task, TaskSpec
-from crawlfleet.sources.base import ALL_APPS, Report, Shape, Source
+from crawlfleet.sources.base import ALL_APPS, Shape, Source
 
 
 def check_app_data(task: Task) -> None:
@@ -26,15 +26,10 @@ def check_app_data(task: Task) -> None:
 
 def app_data_cost(spec: TaskSpec, source: Source) -> Shape:
     """One call of the shape that fits its days; a list of apps without an app. Raises PermanentError: too many days."""
-    report = source.reports.get(spec.report or next(iter(source.reports)))
-    if not _app_of(spec, report):
+    if not spec.app_id and not asks_for_all_apps(spec, source):
         return source.app_list
+    report = source.reports.get(spec.report or next(iter(source.reports)))
     return Shape() if report is None else report.shape_of(count_days(spec))
-
-
-def _app_of(task: Task | TaskSpec, report: Report | None) -> str | None:
-    """The app id to ask the vendor for; None: for each app by itself."""
-    return task.app_id or (ALL_APPS if report is not None and report.account_wide else None)
 
 
 def fetch_app_data(task: Task, context: TaskContext) -> TaskResult:
@@ -58,7 +53,7 @@ def fetch_app_data(task: Task, context: TaskContext) -> TaskResult:
         "start_date": start.isoformat(),
         "end_date": end.isoformat(),
     }
-    app_id = _app_of(task, known)
+    app_id = task.app_id or (ALL_APPS if asks_for_all_apps(task, context.source) else None)
     if app_id is None:
         app_ids = [app.app_id for app in visible_apps(context)]
         # A snapshot is of the day on which its task runs, which may be after midnight.

@@ -57,9 +57,7 @@ class Stretch:
 class CallPlanner:
     """Plans the calls of one report. `meters_of(app_id, shape)` gives the budgets of a call, shared where they are."""
 
-    def __init__(
-        self, report: Report, meters_of: MetersOf, now: datetime, oldest_possible: date | None = None
-    ) -> None:
+    def __init__(self, report: Report, meters_of: MetersOf, now: datetime, oldest_possible: date | None = None) -> None:
         self._report = report
         self._meters_of = meters_of
         self._now = now

@@ -69,6 +69,8 @@ def yesterday():
 class Unlisted:
     """A vendor that lists no apps for this account."""
 
+    reports: ClassVar = {}
+
     def __init__(self, error):
         self.error = error
 
@@ -174,6 +176,11 @@ def test_app_data_without_an_app_is_one_call_where_the_report_takes_all_apps(run
     assert list(result.follow_ups) == []
     spec = TaskSpec("app_data", "demo_agency", "appsflyer", report=MASTER, start_date=START, end_date=END)
     assert APP_DATA.cost(spec, source).limits == ("master",)
+
+
+def test_user_apps_with_days_of_an_account_wide_report_asks_once(run):
+    [spec] = run(USER_APPS, report=MASTER, start_date=START, end_date=END).follow_ups
+    assert (spec.task_type, spec.app_id, spec.report) == ("app_data", ALL_APPS, MASTER)
 
 
 def apple(sandbox, **values):
