@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from itertools import groupby
 
 from crawlfleet.model.budget import midnight_after
 from crawlfleet.services.meters import Bookings, Meter
@@ -47,11 +48,16 @@ class PlannedCall:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stretch:
-    """Days of one app that one long call covers, or several short ones."""
+    """Days of one app that one long call covers, or `parts` short ones of at most `part_days`."""
 
     app_id: str
-    whole: Range
-    parts: Sequence[Range]
+    days: Sequence[date]
+    part_days: int
+    parts: int
+
+    @property
+    def whole(self) -> Range:
+        return self.days[0], self.days[-1]
 
 
 class CallPlanner:
@@ -68,7 +74,7 @@ class CallPlanner:
         stretches = [stretch for need in needs for stretch in self._stretches(need)]
         if not stretches:
             return []
-        splittable = {each for each in stretches if len(each.parts) > 1}
+        splittable = {each for each in stretches if each.parts > 1}
         plans = [self._schedule(stretches, splittable)]
         if splittable:
             plans.append(self._schedule(stretches, set()))
@@ -90,9 +96,9 @@ class CallPlanner:
         short = min(most_days, self._report.shapes[0].max_days)
         found = []
         for start, end in cover(need.days, most_days):
-            parts = cover([day for day in need.days if start <= day <= end], short)
-            found.append(Stretch(need.app_id, (start, end), parts))
-        return sorted(found, key=lambda stretch: self._urgency(*stretch.whole))
+            days = [day for day in need.days if start <= day <= end]
+            found.append(Stretch(need.app_id, days, short, len(cover(days, short))))
+        return found
 
     def _urgency(self, start: date, end: date) -> tuple[int, int]:
         """What expires soon comes first, the oldest before the others; then the newest."""
@@ -109,22 +115,22 @@ class CallPlanner:
         spent: Counter[Meter] = Counter()
         long: set[Stretch] = set()
         short: list[Stretch] = []
-        for stretch in sorted(stretches, key=lambda each: len(each.parts)):
-            shape = self._shape(stretch.parts[0])
+        for stretch in sorted(stretches, key=lambda each: each.parts):
+            shape = self._report.shapes[0]
             meters = self._meters_of(stretch.app_id, shape)
-            calls = {meter: len(stretch.parts) * min(shape.calls, meter.most) for meter in meters}
+            calls = {meter: stretch.parts * min(shape.calls, meter.most) for meter in meters}
             if all(spent[meter] + count <= meter.room_until(moment) for meter, count in calls.items()):
                 spent.update(calls)
                 short.append(stretch)
-            elif len(stretch.parts) == 1:
+            elif stretch.parts == 1:
                 return None
             else:
                 long.add(stretch)
         bookings = Bookings(self._now)
         if any(self._book(bookings, each.app_id, each.whole, moment) is None for each in self._in_turn(long)):
             return None
-        for stretch in sorted(short, key=lambda each: -len(each.parts)):
-            if len(stretch.parts) > 1 and self._book(bookings, stretch.app_id, stretch.whole, moment) is not None:
+        for stretch in sorted(short, key=lambda each: -each.parts):
+            if stretch.parts > 1 and self._book(bookings, stretch.app_id, stretch.whole, moment) is not None:
                 long.add(stretch)
         return long
 
@@ -132,13 +138,18 @@ class CallPlanner:
         """The calls of these stretches, each at its earliest moment."""
         bookings = Bookings(self._now)
         wanted = [(each.app_id, each.whole) for each in self._in_turn(long)]
-        parts = [(each.app_id, part) for each in stretches if each not in long for part in each.parts]
+        parts: list[tuple[str, Range]] = []
+        for (app_id, fetched_whole), group in groupby(stretches, key=lambda each: (each.app_id, each in long)):
+            if not fetched_whole:  # neighbours together: a short call may lie across their border
+                near = list(group)
+                days = [day for each in near for day in each.days]
+                parts += [(app_id, part) for part in cover(days, near[0].part_days)]
         wanted += sorted(parts, key=lambda each: self._urgency(*each[1]))
         calls = []
-        for app_id, days in wanted:
-            at = self._book(bookings, app_id, days)
+        for app_id, asked in wanted:
+            at = self._book(bookings, app_id, asked)
             assert at is not None
-            calls.append(self._call(app_id, days, at))
+            calls.append(self._call(app_id, asked, at))
         return calls
 
     def _in_turn(self, long: Collection[Stretch]) -> list[Stretch]:

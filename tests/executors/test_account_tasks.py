@@ -69,10 +69,9 @@ def yesterday():
 class Unlisted:
     """A vendor that lists no apps for this account."""
 
-    reports: ClassVar = {}
-
     def __init__(self, error):
         self.error = error
+        self.reports = {}
 
     def list_apps(self, account, context):
         raise self.error
