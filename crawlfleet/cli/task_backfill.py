@@ -65,7 +65,7 @@ def _task(task: Mapping[str, Any]) -> Sequence[Any]:
 
 
 def _by_limit(budgets: Sequence[Mapping[str, Any]]) -> list[Sequence[Any]]:
-    rows = []
+    rows: list[Sequence[Any]] = []
     for limit in dict.fromkeys(budget["limit"] for budget in budgets):
         same = [budget for budget in budgets if budget["limit"] == limit]
         left = [budget["calls_left"] for budget in same if budget["calls_left"] is not None]

@@ -136,7 +136,7 @@ class BackfillPlanner:
         found: dict[str, set[date]] = {app: set() for app in apps}
         yesterday = now.date() - timedelta(1)
         every = [ALL_APPS] if self._report.account_wide else list(apps)
-        for task in outlook.open_requests(self._connection, self._source, self._username, self._report.name):
+        for task in outlook.open_requests(self._db, self._connection, self._source, self._username, self._report.name):
             try:
                 days = asked_range(task, now.date())
             except PermanentError:  # it will fail
