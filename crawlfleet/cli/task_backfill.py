@@ -84,7 +84,7 @@ def add_parser(subparsers: Any) -> None:
     add("--start-date", metavar="D", required=True, type=calendar_day, help="first day, as in 2026-01-31")
     add("--end-date", metavar="D", required=True, type=calendar_day, help="last day, included")
     add("--app-id", metavar="A", action="append", help="this app; may be repeated (default: all known apps)")
-    add("--report", metavar="R", default=DEFAULT_REPORT, help=f"the vendor's report (default: {DEFAULT_REPORT})")
+    add("--report", metavar="R", help=f"the vendor's report (default: its first, as {DEFAULT_REPORT})")
     add("--dry-run", action="store_true", help="show the plan and queue nothing")
     add_json_option(parser)
     parser.set_defaults(run=run_backfill)

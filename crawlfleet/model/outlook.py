@@ -16,7 +16,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
 from crawlfleet.model.budget import Budget, Call
 from crawlfleet.model.lifecycle import TaskStatus
-from crawlfleet.model.task_spec import DEFAULT_REPORT, Task
+from crawlfleet.model.task_spec import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ def feeds(connection: Connection, source: str, username: str, report: str) -> di
     }
 
 
-def open_requests(db: Database, connection: Connection, source: str, username: str, report: str) -> list[Task]:
-    """The account's open tasks of the built-in types that ask for this report."""
+def open_requests(db: Database, connection: Connection, source: str, username: str) -> list[Task]:
+    """The account's open tasks of the built-in types."""
     columns = "t.id, t.task_type, t.app_id, t.report, t.start_date, t.end_date, t.task_data"
     own = "(SELECT l.id FROM cl_lane l WHERE l.source = :source AND l.username = :username)"
     parts = [
@@ -77,7 +77,7 @@ def open_requests(db: Database, connection: Connection, source: str, username: s
             task_data=json_value(row["task_data"]) or {},
         )
         for row in found
-        if row["task_type"] in ("app_data", "user_apps") and (row["report"] or DEFAULT_REPORT) == report
+        if row["task_type"] in ("app_data", "user_apps")
     ]
 
 

@@ -83,7 +83,7 @@ class CallPlanner:
             chosen = self._long_until(stretches, self._after(found))
             if chosen is not None:
                 plans.insert(0, self._schedule(stretches, chosen))
-        best = min(plans, key=lambda calls: (_finish(calls), len(calls)))
+        best = min(plans, key=lambda calls: (_finish(calls), sum(call.shape.calls for call in calls)))
         return sorted(best, key=lambda call: (call.run_at or self._now, call.at, self._urgency(call.start, call.end)))
 
     def _after(self, seconds: int) -> datetime:
@@ -113,13 +113,15 @@ class CallPlanner:
         long calls are left over go where they save most.
         """
         spent: Counter[Meter] = Counter()
+
+        def fits(calls: Counter[Meter]) -> bool:
+            return all(spent[meter] + count <= meter.room_until(moment) for meter, count in calls.items())
+
         long: set[Stretch] = set()
         short: list[Stretch] = []
         for stretch in sorted(stretches, key=lambda each: each.parts):
-            shape = self._report.shapes[0]
-            meters = self._meters_of(stretch.app_id, shape)
-            calls = {meter: stretch.parts * min(shape.calls, meter.most) for meter in meters}
-            if all(spent[meter] + count <= meter.room_until(moment) for meter, count in calls.items()):
+            calls = self._calls_in_parts(stretch)
+            if fits(calls):
                 spent.update(calls)
                 short.append(stretch)
             elif stretch.parts == 1:
@@ -127,12 +129,36 @@ class CallPlanner:
             else:
                 long.add(stretch)
         bookings = Bookings(self._now)
-        if any(self._book(bookings, each.app_id, each.whole, moment) is None for each in self._in_turn(long)):
-            return None
-        for stretch in sorted(short, key=lambda each: -each.parts):
-            if stretch.parts > 1 and self._book(bookings, stretch.app_id, stretch.whole, moment) is not None:
+        for stretch in self._in_turn(long):
+            calls = self._calls_as_whole(stretch)
+            if not fits(calls) or self._book(bookings, stretch.app_id, stretch.whole, moment) is None:
+                return None
+            spent.update(calls)
+        for stretch in sorted(short, key=lambda each: -self._saving(each)):
+            if self._saving(stretch) <= 0:
+                break
+            in_parts, calls = self._calls_in_parts(stretch), self._calls_as_whole(stretch)
+            spent.subtract(in_parts)
+            if fits(calls) and self._book(bookings, stretch.app_id, stretch.whole, moment) is not None:
+                spent.update(calls)
                 long.add(stretch)
+            else:
+                spent.update(in_parts)
         return long
+
+    def _saving(self, stretch: Stretch) -> int:
+        """Calls that a stretch costs less as a whole."""
+        return stretch.parts * self._report.shapes[0].calls - self._shape(stretch.whole).calls
+
+    def _calls_in_parts(self, stretch: Stretch) -> Counter[Meter]:
+        shape = self._report.shapes[0]
+        meters = self._meters_of(stretch.app_id, shape)
+        return Counter({meter: stretch.parts * min(shape.calls, meter.most) for meter in meters})
+
+    def _calls_as_whole(self, stretch: Stretch) -> Counter[Meter]:
+        shape = self._shape(stretch.whole)
+        meters = self._meters_of(stretch.app_id, shape)
+        return Counter({meter: min(shape.calls, meter.most) for meter in meters})
 
     def _schedule(self, stretches: Sequence[Stretch], long: Collection[Stretch]) -> list[PlannedCall]:
         """The calls of these stretches, each at its earliest moment."""

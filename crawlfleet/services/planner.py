@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -16,15 +17,16 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, PermanentError, UsageError
 from crawlfleet.executors.task_dates import asked_range
 from crawlfleet.model import coverage, outlook
-from crawlfleet.model.budget import Charge, CostOf
+from crawlfleet.model.budget import Cost, CostOf
 from crawlfleet.model.coverage_state import NEIGHBOUR_DAYS
 from crawlfleet.model.lifecycle import AccountStatus
-from crawlfleet.model.task_spec import TaskSpec
+from crawlfleet.model.task_spec import Task, TaskSpec
 from crawlfleet.services.backfill import Backfill
 from crawlfleet.services.call_plan import CallPlanner, Need
 from crawlfleet.services.day_needs import Skip, day_needs
 from crawlfleet.services.meters import Meter, Standing
 from crawlfleet.sources.base import ALL_APPS, Report, Shape
+from crawlfleet.sources.registry import default_report
 
 MOST_DAYS = 3660  # of one backfill: ten years
 
@@ -51,6 +53,8 @@ class BackfillPlanner:
         now = now or self._db.now(self._connection)
         yesterday = now.date() - timedelta(1)
         _check_days(start, end, yesterday)
+        if self._report.is_snapshot:
+            raise UsageError(f"report {self._report.name} is a snapshot of its day: no past day can be fetched")
         notes = self._parked()
         last = min(end, yesterday)
         if last < end:
@@ -58,6 +62,8 @@ class BackfillPlanner:
         apps = self._apps(app_ids)
         needs, skipped = self._needs(apps, start, last, now, notes)
         skipped[Skip.NOT_OVER] += (end - last).days * len(apps)
+        if needs:
+            self._report = self._with_costs(needs[0].app_id, now)
         meters = self._meters([need.app_id for need in needs], now)
         planner = CallPlanner(self._report, lambda app_id, shape: meters[app_id, shape], now, self._oldest(now))
         calls = planner.plan(needs)
@@ -136,7 +142,7 @@ class BackfillPlanner:
         found: dict[str, set[date]] = {app: set() for app in apps}
         yesterday = now.date() - timedelta(1)
         every = [ALL_APPS] if self._report.account_wide else list(apps)
-        for task in outlook.open_requests(self._db, self._connection, self._source, self._username, self._report.name):
+        for task in self._open_requests():
             try:
                 days = asked_range(task, now.date())
             except PermanentError:  # it will fail
@@ -152,9 +158,14 @@ class BackfillPlanner:
                     found[app].update(inside)
         return {app: frozenset(days) for app, days in found.items()}
 
+    def _open_requests(self) -> list[Task]:
+        found = outlook.open_requests(self._db, self._connection, self._source, self._username)
+        usual = default_report(self._source)
+        return [task for task in found if (task.report or usual) == self._report.name]
+
     def _meters(self, apps: Sequence[str], now: datetime) -> dict[tuple[str, Shape], tuple[Meter, ...]]:
         """The budgets of each way of asking for each app, as they stand."""
-        charges = {(app, shape): self._charges(app, shape, now) for app in apps for shape in self._report.shapes}
+        charges = {(app, shape): self._cost(app, shape, now).charges for app in apps for shape in self._report.shapes}
         by_key = {charge.key: charge for each in charges.values() for charge in each}
         known = outlook.budgets(self._db, self._connection, by_key, now)
         owed = outlook.owed_calls(self._db, self._connection, [budget.id for budget in known.values()], now)
@@ -169,12 +180,16 @@ class BackfillPlanner:
             made[key] = Meter(charge, standing, now)
         return {way: tuple(made[charge.key] for charge in each) for way, each in charges.items()}
 
-    def _charges(self, app: str, shape: Shape, now: datetime) -> tuple[Charge, ...]:
+    def _with_costs(self, app: str, now: datetime) -> Report:
+        """The report with calls as the settings have them; they may change what a source asks for."""
+        shapes = [replace(shape, calls=self._cost(app, shape, now).calls) for shape in self._report.shapes]
+        return replace(self._report, shapes=tuple(shapes))
+
+    def _cost(self, app: str, shape: Shape, now: datetime) -> Cost:
+        """What a task of this app costs that is asked in this way."""
         end = now.date() - timedelta(1)
         start = end - timedelta(shape.min_days - 1)
-        return self._cost_of(
-            TaskSpec("app_data", self._username, self._source, app, start, end, self._report.name)
-        ).charges
+        return self._cost_of(TaskSpec("app_data", self._username, self._source, app, start, end, self._report.name))
 
 
 def _check_days(start: date, end: date, yesterday: date) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from crawlfleet.cli.task_backfill import SHOWN_TASKS
@@ -120,7 +120,7 @@ def test_wrong_usage_ends_with_two_and_what_is_missing_with_one(ready: Console) 
     assert "'u' has no account" in ready.refuses(2, *backfill(ready))
     account(ready, 0)
     assert "run `tasks add --type user_apps --username u" in ready.refuses(1, *backfill(ready))
-    future = (date.today() + timedelta(9)).isoformat()
+    future = (datetime.now(UTC).date() + timedelta(9)).isoformat()
     words = ("tasks", "backfill", "--username", "u", "--start-date", future, "--end-date", future)
     assert "yesterday in UTC" in ready.refuses(2, *words)
     assert "'all' is not for report" in ready.refuses(2, *backfill(ready, "--app-id", "all"))

@@ -261,6 +261,14 @@ def test_an_account_wide_report_is_asked_for_once_for_all_apps(fleet: Fleet) -> 
         plan(fleet, apps=("all",))
 
 
+def test_what_is_only_a_snapshot_cannot_be_fetched_later(fleet: Fleet) -> None:
+    fleet.accounts.add(Account("apple", "123"))
+    with pytest.raises(UsageError, match="report app_details is a snapshot of its day"):
+        fleet.backfill("123", FIRST, YESTERDAY, app_ids=["id1"])
+    found = fleet.backfill("123", FIRST, FIRST + timedelta(39), app_ids=["id1"], report="reviews", dry_run=True)
+    assert [(call.start, call.end, call.shape.calls) for call in found.calls] == [(FIRST, FIRST + timedelta(39), 10)]
+
+
 # -- budgets
 
 

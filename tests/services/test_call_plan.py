@@ -158,6 +158,17 @@ def test_a_report_of_one_shape_and_no_number_is_asked_for_at_once() -> None:
     assert finish(calls) == timedelta(0)
 
 
+def test_pages_that_a_long_call_may_need_are_not_spent_where_short_ones_need_fewer() -> None:
+    """Both ways cost the same budget, as of Apple's reviews."""
+    report = Report("reviews", (Shape(("store",), 2, 1, 7), Shape(("store",), 10, 8, 1000)))
+    limits = [Limit("store", 19, 60, ())]
+    few = Vendor(report, limits).plan(need(10))
+    assert [call.shape.calls for call in few] == [2, 2]
+    many = Vendor(report, limits).plan(need(100, "a"), need(100, "b"), need(10, "c"))
+    assert sorted(call.shape.calls for call in many) == [2, 2, 10, 10]
+    assert finish(many) == MINUTE
+
+
 def test_nothing_to_fetch_is_no_call() -> None:
     assert Vendor().plan() == []
 
