@@ -73,6 +73,7 @@ def _mariadb_command(datadir: Path, port: int) -> list[str]:
         f"--datadir={datadir}",
         f"--socket={datadir}/socket",
         f"--pid-file={datadir}/pid",
+        f"--tmpdir={datadir}",  # a server that starts throws away the temporary tables of all others in /tmp
         "--bind-address=127.0.0.1",
         f"--port={port}",
         "--skip-name-resolve",

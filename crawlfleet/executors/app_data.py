@@ -1,4 +1,7 @@
-"""Task type `app_data`: the figures of one app over a range of days; without an app id, one task for each app."""
+"""Task type `app_data`: the figures of one app over a range of days.
+
+Without an app id it is one task for each app, or one call for all of them where the report takes that.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ from crawlfleet.core.errors import PermanentError, RangeTooLarge
 from crawlfleet.core.figures import Figures, ReportRange
 from crawlfleet.executors.contract import Executor, Instead, TaskContext, TaskResult
 from crawlfleet.executors.task_dates import asked_range, count_days, only_known, required
-from crawlfleet.executors.user_apps import task_for_app, tasks_per_app, visible_apps
+from crawlfleet.executors.user_apps import asks_for_all_apps, task_for_app, tasks_per_app, visible_apps
 from crawlfleet.model.task_spec import Task, TaskSpec
-from crawlfleet.sources.base import Shape, Source
+from crawlfleet.sources.base import ALL_APPS, Shape, Source
 
 
 def check_app_data(task: Task) -> None:
@@ -23,7 +26,7 @@ def check_app_data(task: Task) -> None:
 
 def app_data_cost(spec: TaskSpec, source: Source) -> Shape:
     """One call of the shape that fits its days; a list of apps without an app. Raises PermanentError: too many days."""
-    if not spec.app_id:
+    if not spec.app_id and not asks_for_all_apps(spec, source):
         return source.app_list
     report = source.reports.get(spec.report or next(iter(source.reports)))
     return Shape() if report is None else report.shape_of(count_days(spec))
@@ -50,15 +53,16 @@ def fetch_app_data(task: Task, context: TaskContext) -> TaskResult:
         "start_date": start.isoformat(),
         "end_date": end.isoformat(),
     }
-    if not task.app_id:
+    app_id = task.app_id or (ALL_APPS if asks_for_all_apps(task, context.source) else None)
+    if app_id is None:
         app_ids = [app.app_id for app in visible_apps(context)]
         # A snapshot is of the day on which its task runs, which may be after midnight.
         follow_ups = tasks_per_app(task, app_ids, *(asked or (None, None) if is_snapshot else (start, end)))
         return TaskResult(summary={**summary, "app_tasks": len(follow_ups)}, follow_ups=follow_ups)
-    rows = context.source.fetch_app_data(context.account, task.app_id, report, start, end, context)
+    rows = context.source.fetch_app_data(context.account, app_id, report, start, end, context)
     declared = context.source.reports[report]
-    scope = ReportRange(source, username, task.app_id, report, start, end, declared.settle_days)
-    summary["app_id"] = task.app_id
+    scope = ReportRange(source, username, app_id, report, start, end, declared.settle_days)
+    summary["app_id"] = app_id
     whole = _all_or_halves(rows, declared.row_cap, task, scope, summary)
     return TaskResult(rows=whole, replaces=scope, summary=summary)
 

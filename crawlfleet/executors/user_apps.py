@@ -1,4 +1,4 @@
-"""Task type `user_apps`: which apps an account sees, and one `app_data` task for each when the task names days."""
+"""Task type `user_apps`: which apps an account sees, and the `app_data` tasks of the days that the task names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from crawlfleet.core.figures import App, AppList
 from crawlfleet.executors.contract import Executor, TaskContext, TaskResult
 from crawlfleet.executors.task_dates import asked_range, only_known, required
 from crawlfleet.model.task_spec import Task, TaskSpec
-from crawlfleet.sources.base import AppListUnavailable, Shape, Source
+from crawlfleet.sources.base import ALL_APPS, AppListUnavailable, Shape, Source
 
 
 def check_user_apps(task: Task) -> None:
@@ -26,13 +26,20 @@ def user_apps_cost(_spec: TaskSpec, source: Source) -> Shape:
 
 
 def sync_user_apps(task: Task, context: TaskContext) -> TaskResult:
-    """The account's apps, which replace those stored before."""
+    """The account's apps, which replace those stored before; with days, one task for each, or for all of them."""
     source, username = context.account.source, context.account.username
     apps = visible_apps(context)
     summary = {"username": username, "source": source, "synced_apps": len(apps)}
     days = asked_range(task)
-    follow_ups = tasks_per_app(task, (app.app_id for app in apps), *days) if days else []
+    wanted = [ALL_APPS] if days and asks_for_all_apps(task, context.source) else [app.app_id for app in apps]
+    follow_ups = tasks_per_app(task, wanted, *days) if days else []
     return TaskResult(rows=apps, replaces=AppList(source, username), summary=summary, follow_ups=follow_ups)
+
+
+def asks_for_all_apps(task: Task | TaskSpec, source: Source) -> bool:
+    """Whether one call brings the task's report for all apps of the account."""
+    report = source.reports.get(task.report) if task.report else next(iter(source.reports.values()), None)
+    return report is not None and report.account_wide
 
 
 def visible_apps(context: TaskContext) -> list[App]:

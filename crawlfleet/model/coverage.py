@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -76,16 +76,36 @@ def is_settled(which: date, fetched_at: datetime, settle_days: int) -> bool:
 def of_days(db: Database, connection: Connection, feed_id: int, start: date, end: date) -> dict[date, Covered]:
     """What is known of these days of a feed; days that were never fetched are missing."""
     statement = sa.text(
-        "SELECT day, row_count, checksum, totals, settled_fetches, fetched_at FROM cl_coverage"
-        f" WHERE feed_id = :feed AND day BETWEEN {db.wording.day('first')} AND {db.wording.day('last')}"
+        f"SELECT {_COVERED} FROM cl_coverage c WHERE c.feed_id = :feed"
+        f" AND c.day BETWEEN {db.wording.day('first')} AND {db.wording.day('last')}"
     )
     parameters = {"feed": feed_id, "first": start.isoformat(), "last": end.isoformat()}
-    found = {}
-    for which, row_count, checksum, totals, settled_fetches, fetched_at in connection.execute(statement, parameters):
+    return _by_feed(connection.execute(statement, parameters)).get(feed_id, {})
+
+
+def of_feeds(
+    db: Database, connection: Connection, feed_ids: Iterable[int], start: date, end: date
+) -> dict[int, dict[date, Covered]]:
+    """The same for many feeds; those of which nothing is known are missing."""
+    statement = sa.text(
+        f"SELECT {_COVERED} FROM {db.wording.rows(id='int')} JOIN cl_coverage c ON c.feed_id = v.id"
+        f" WHERE c.day BETWEEN {db.wording.day('first')} AND {db.wording.day('last')}"
+    )
+    rows = json_rows([each] for each in sorted(feed_ids))
+    return _by_feed(connection.execute(statement, {"rows": rows, "first": start.isoformat(), "last": end.isoformat()}))
+
+
+_COVERED = "c.feed_id, c.day, c.row_count, c.checksum, c.totals, c.settled_fetches, c.fetched_at"
+
+
+def _by_feed(rows: Iterable[Any]) -> dict[int, dict[date, Covered]]:
+    found: dict[int, dict[date, Covered]] = {}
+    for feed_id, which, row_count, checksum, totals, settled_fetches, fetched_at in rows:
         moment, known = utc(fetched_at), day(which)
         assert moment is not None
         assert known is not None
-        found[known] = Covered(row_count, checksum, json_value(totals), settled_fetches, moment)
+        covered = Covered(row_count, checksum, json_value(totals), settled_fetches, moment)
+        found.setdefault(feed_id, {})[known] = covered
     return found
 
 

@@ -10,12 +10,16 @@ from typing import Any
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, UsageError
 from crawlfleet.executors.registry import ALIASES, executors
+from crawlfleet.executors.shared_sources import shared_source
 from crawlfleet.model import migrations, rescue
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.lifecycle import MOVES
-from crawlfleet.model.task_spec import TaskSpec
+from crawlfleet.model.task_spec import TaskSpec, parse_date
+from crawlfleet.services.backfill import Backfill
+from crawlfleet.services.planner import BackfillPlanner
 from crawlfleet.services.tariff import Tariff
+from crawlfleet.sources.base import SourceSettings
 from crawlfleet.sources.registry import default_report
 
 ACCOUNT_TYPES = frozenset({"user_apps", "app_data"})  # built-in types that run on behalf of an account
@@ -89,6 +93,40 @@ class Fleet:
             source = found[0]
         report = spec.report or (default_report(source) if spec.task_type == "app_data" else None)
         return replace(spec, source=source, report=report)
+
+    def backfill(
+        self,
+        username: str,
+        start_date: date | str,
+        end_date: date | str,
+        *,
+        source: str | None = None,
+        app_ids: Sequence[str] = (),
+        report: str | None = None,
+        dry_run: bool = False,
+    ) -> Backfill:
+        """Queue the fewest calls that fetch what is missing of these days, as early as the budgets allow.
+
+        For all known apps of the account unless `app_ids` names some. With `dry_run` nothing is queued. Repeating it
+        queues nothing twice. Raises UsageError for an account, a report or days that cannot be, CrawlfleetError when
+        no app is known. How it decides: docs/planning.md.
+        """
+        start, end = parse_date(start_date, "start_date"), parse_date(end_date, "end_date")
+        if start is None or end is None:
+            raise UsageError("a backfill needs start_date and end_date")
+        [spec] = self.completed([TaskSpec("app_data", username, source, report=report)])
+        assert spec.source is not None
+        accounts = self.accounts.find(username, spec.source)
+        if not accounts:
+            raise UsageError(f"username {username!r} has no account at {spec.source}: `accounts add` adds one")
+        reports = shared_source(spec.source, SourceSettings()).reports
+        name = spec.report or next(iter(reports))
+        if name not in reports:
+            raise UsageError(f"report must be one of {', '.join(sorted(reports))} (got {name!r:.80})")
+        with self.db.read() as connection:
+            planner = BackfillPlanner(self.db, connection, accounts[0], reports[name], self._defaults.cost_of)
+            found = planner.plan(start, end, app_ids)
+        return found if dry_run else found.queued(self.tasks.add(found.specs(), self._defaults))
 
     def retry_tasks(self, task_ids: Sequence[int], actor: str | None = None) -> list[int]:
         """Queue failed and cancelled tasks again, due now and with all attempts; the ids that were.

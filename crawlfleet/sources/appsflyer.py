@@ -18,13 +18,12 @@ from crawlfleet.sources.appsflyer_apps import read_app_list
 from crawlfleet.sources.appsflyer_errors import app_list_error, master_error, pull_error, without_refusal
 from crawlfleet.sources.appsflyer_master import master_rows
 from crawlfleet.sources.appsflyer_report import GEO_CAPTIONS, PULL_CAPTIONS, ReportText
-from crawlfleet.sources.base import Cancellable, Limit, Report, Shape, SourceSettings
+from crawlfleet.sources.base import ALL_APPS, Cancellable, Limit, Report, Shape, SourceSettings
 from crawlfleet.sources.http import Transport
 from crawlfleet.sources.refusals import Refusal
 
 BASE_URL = "https://hq1.appsflyer.com"
 APP_ID_PATTERN = re.compile(r"[a-zA-Z0-9._-]{1,190}")
-ALL_APPS = "all"  # in place of an app id, where the vendor takes it
 SHORT_RANGE_DAYS = 2  # up to here a call counts against the minute, beyond it against the day
 ROW_CAP = 200_000  # the Pull API drops further rows silently, the Master API refuses
 
@@ -49,7 +48,9 @@ PULL_REPORTS = {  # each is a path of the Pull API, with the captions that it mu
 }
 REPORTS = {
     **{name: Report(name, BY_DATE, settle_days=2, row_cap=ROW_CAP) for name in PULL_REPORTS},
-    MASTER: Report(MASTER, (Shape(("master",), calls=2, max_days=31),), settle_days=2, row_cap=ROW_CAP),
+    MASTER: Report(
+        MASTER, (Shape(("master",), calls=2, max_days=31),), settle_days=2, row_cap=ROW_CAP, account_wide=True
+    ),
 }
 
 

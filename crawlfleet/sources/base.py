@@ -11,6 +11,8 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.errors import PermanentError, UsageError
 from crawlfleet.core.figures import App, Figures
 
+ALL_APPS = "all"  # in place of an app id, where one call covers all apps of an account
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -47,7 +49,8 @@ class Report:
 
     `shapes` are the ways of asking for it, shortest ranges first, without gaps between them. Figures of a day change
     for `settle_days` after it. The vendor answers days up to `lookback_days` ago (None: without end; 0: a snapshot
-    of today, UTC), and at most `row_cap` rows, silently dropping the rest.
+    of today, UTC), and at most `row_cap` rows, silently dropping the rest. `account_wide`: the app id `ALL_APPS` asks
+    for all apps in one call.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Report:
     lookback_days: int | None = None
     settle_days: int = 2
     row_cap: int | None = None
+    account_wide: bool = False
 
     @property
     def is_snapshot(self) -> bool:

@@ -17,8 +17,8 @@ from crawlfleet.executors.task_dates import asked_range
 from crawlfleet.executors.user_apps import USER_APPS
 from crawlfleet.model.task_spec import DEFAULT_REPORT, Task, TaskSpec
 from crawlfleet.sources.apple import Apple
-from crawlfleet.sources.appsflyer import AppsFlyer
-from crawlfleet.sources.base import Account, AppListUnavailable, Report, SourceSettings
+from crawlfleet.sources.appsflyer import MASTER, AppsFlyer
+from crawlfleet.sources.base import ALL_APPS, Account, AppListUnavailable, Report, SourceSettings
 from crawlfleet.sources.sandbox import Sandbox, apps_of, expected_rows
 from crawlfleet.sources.sandbox_apple_data import DEVELOPERS, expected_apps
 
@@ -71,6 +71,7 @@ class Unlisted:
 
     def __init__(self, error):
         self.error = error
+        self.reports = {}
 
     def list_apps(self, account, context):
         raise self.error
@@ -165,6 +166,20 @@ def test_app_data_without_an_app_becomes_one_task_for_each_app(run):
         (spec.task_type, spec.app_id, spec.start_date, spec.end_date, spec.priority) for spec in result.follow_ups
     ] == [("app_data", app_id, START, END, -2) for app_id in APP_IDS]
     assert result.summary["app_tasks"] == len(APP_IDS)
+
+
+def test_app_data_without_an_app_is_one_call_where_the_report_takes_all_apps(run, source):
+    result = run(APP_DATA, report=MASTER, start_date=START, end_date=END)
+    assert result.replaces.app_id == result.summary["app_id"] == ALL_APPS
+    assert list(result.rows) == expected_rows("demo_agency", ALL_APPS, START, END, report=MASTER)
+    assert list(result.follow_ups) == []
+    spec = TaskSpec("app_data", "demo_agency", "appsflyer", report=MASTER, start_date=START, end_date=END)
+    assert APP_DATA.cost(spec, source).limits == ("master",)
+
+
+def test_user_apps_with_days_of_an_account_wide_report_asks_once(run):
+    [spec] = run(USER_APPS, report=MASTER, start_date=START, end_date=END).follow_ups
+    assert (spec.task_type, spec.app_id, spec.report) == ("app_data", ALL_APPS, MASTER)
 
 
 def apple(sandbox, **values):

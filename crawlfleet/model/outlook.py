@@ -1,0 +1,139 @@
+"""What a planner must know before it asks for more: feeds and their days, what is asked for already, budgets.
+
+Read-only. Open tasks are found through the indexes of the claim, so ended ones cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
+from crawlfleet.model.budget import Budget, Call
+from crawlfleet.model.lifecycle import TaskStatus
+from crawlfleet.model.task_spec import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """One stream of figures as far as it was fetched; `denied_until` lies in the future while the vendor denies it."""
+
+    id: int
+    denied_until: datetime | None
+    denied_reason: str | None
+    rows_per_day: float | None
+
+
+def active_apps(connection: Connection, source: str, username: str) -> list[str]:
+    """The apps that the account saw when its list was synced last."""
+    statement = sa.text(
+        "SELECT app_id FROM cl_user_app WHERE source = :source AND username = :username AND app_status = 'active'"
+        " ORDER BY app_id"
+    )
+    return list(connection.execute(statement, {"source": source, "username": username}).scalars())
+
+
+def feeds(connection: Connection, source: str, username: str, report: str) -> dict[str, Feed]:
+    """The account's feeds of a report, by app id."""
+    statement = sa.text(
+        "SELECT f.app_id, f.id, f.denied_until, f.denied_reason,"
+        " (SELECT AVG(c.row_count) FROM cl_coverage c WHERE c.feed_id = f.id) FROM cl_feed f"
+        " WHERE f.source = :source AND f.username = :username AND f.report = :report"
+    )
+    found = connection.execute(statement, {"source": source, "username": username, "report": report})
+    return {
+        app_id: Feed(feed_id, utc(denied_until), reason, None if rows is None else float(rows))
+        for app_id, feed_id, denied_until, reason, rows in found
+    }
+
+
+def open_requests(db: Database, connection: Connection, source: str, username: str) -> list[Task]:
+    """The account's open tasks of the built-in types."""
+    columns = "t.id, t.task_type, t.app_id, t.report, t.start_date, t.end_date, t.task_data"
+    own = "(SELECT l.id FROM cl_lane l WHERE l.source = :source AND l.username = :username)"
+    parts = [
+        f"SELECT {columns} FROM cl_lane l {_join_tasks(db)} ON t.lane_id = l.id"
+        " WHERE l.source = :source AND l.username = :username AND t.ready_key IS NOT NULL",
+        f"SELECT {columns} FROM cl_crawl_task t WHERE t.wake_at IS NOT NULL AND t.lane_id IN {own}",
+        f"SELECT {columns} FROM cl_crawl_task t"
+        f" WHERE t.status IN ('{TaskStatus.ASSIGNED}', '{TaskStatus.RUNNING}') AND t.lane_id IN {own}",
+    ]
+    found = connection.execute(sa.text(" UNION ALL ".join(parts)), {"source": source, "username": username}).mappings()
+    return [
+        Task(
+            row["id"],
+            row["task_type"],
+            username,
+            source,
+            row["app_id"],
+            day(row["start_date"]),
+            day(row["end_date"]),
+            row["report"],
+            task_data=json_value(row["task_data"]) or {},
+        )
+        for row in found
+        if row["task_type"] in ("app_data", "user_apps")
+    ]
+
+
+def budgets(db: Database, connection: Connection, keys: Collection[str], now: datetime) -> dict[str, Budget]:
+    """Those of these budgets that exist, by key, with the calls that count now. Locks nothing."""
+    source = db.wording.rows(k="text")
+    rows = json_rows([key] for key in sorted(keys))
+    statement = sa.text(
+        "SELECT t.budget_key, t.id, t.source, t.limit_name, t.calls, t.seconds, t.learned_calls, t.learned_until,"
+        f" t.refusals, t.closed_until, t.closed_reason, t.open_at FROM {source} JOIN cl_budget t ON t.budget_key = v.k"
+    )
+    found: dict[str, Budget] = {}
+    for row in connection.execute(statement, {"rows": rows}).mappings():
+        values = {name: value for name, value in row.items() if name != "budget_key"}
+        values |= {name: utc(values[name]) for name in ("learned_until", "closed_until", "open_at")}
+        found[row["budget_key"]] = Budget(**values)
+    by_id = {budget.id: budget for budget in found.values()}
+    calls = sa.text(
+        "SELECT t.budget_id, t.assignment_id, t.number, t.called_at, t.free_at"
+        f" FROM {db.wording.rows(id='int')} JOIN cl_budget_call t ON t.budget_id = v.id"
+    )
+    rows = json_rows([each] for each in sorted(by_id))
+    for budget_id, assignment_id, number, called_at, free_at in connection.execute(calls, {"rows": rows}):
+        call = Call(assignment_id, number, utc(called_at), utc(free_at))
+        if call.busy_until > now:
+            by_id[budget_id].busy.append(call)
+    return found
+
+
+def owed_calls(
+    db: Database, connection: Connection, budget_ids: Iterable[int], now: datetime
+) -> Mapping[int, Sequence[tuple[datetime, int]]]:
+    """The calls that queued tasks will make against these budgets: (when they are due, how many), by budget."""
+    source = f"{db.wording.rows(id='int')} JOIN cl_lane_budget lb ON lb.budget_id = v.id"
+    statement = sa.text(
+        f"SELECT lb.budget_id, {db.wording.moment('now')} AS due, l.calls * COUNT(*) FROM {source}"
+        f" JOIN cl_lane l ON l.id = lb.lane_id {_join_tasks(db)} ON t.lane_id = l.id"
+        " WHERE t.ready_key IS NOT NULL GROUP BY lb.budget_id, l.id, l.calls"
+        # counted before they are joined: their index is by moment, not by lane
+        f" UNION ALL SELECT lb.budget_id, w.wake_at AS due, l.calls * w.tasks FROM {source}"
+        " JOIN (SELECT t.lane_id, t.wake_at, COUNT(*) AS tasks FROM cl_crawl_task t WHERE t.wake_at IS NOT NULL"
+        " GROUP BY t.lane_id, t.wake_at) AS w ON w.lane_id = lb.lane_id JOIN cl_lane l ON l.id = lb.lane_id"
+    )
+    found: dict[int, list[tuple[datetime, int]]] = {}
+    parameters = {"rows": json_rows([each] for each in sorted(budget_ids)), "now": stamp(now)}
+    for budget_id, due, calls in connection.execute(statement, parameters):
+        moment = utc(due)
+        assert moment is not None
+        found.setdefault(budget_id, []).append((moment, int(calls)))
+    return found
+
+
+def _join_tasks(db: Database) -> str:
+    """Joins the tasks of lanes that were found before; MariaDB read the whole table first once many had ended."""
+    return (
+        "STRAIGHT_JOIN cl_crawl_task t FORCE INDEX (ix_crawl_task_claim)"
+        if db.family == "mysql"
+        else "JOIN cl_crawl_task t"
+    )
