@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from crawlfleet.cli.arguments import add_json_option
@@ -15,6 +14,8 @@ from crawlfleet.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from crawlfleet.services.insights_coverage import FeedCoverage
+
+COLUMNS = ("day", "state", "rows", "fetched_at", "settles_at")
 
 
 def run_coverage(args: argparse.Namespace) -> int:
@@ -59,7 +60,7 @@ def _as_objects(found: Iterable[FeedCoverage]) -> Iterator[dict[str, Any]]:
         name = each.feed.name
         feed = {"source": name.source, "username": name.username, "app_id": name.app_id, "report": name.report}
         for covered in each.days:
-            yield feed | asdict(covered)
+            yield feed | {column: getattr(covered, column) for column in COLUMNS}
 
 
 def _print_lines(found: Iterable[FeedCoverage], asked: Question) -> None:

@@ -67,7 +67,7 @@ def _sink(args: argparse.Namespace) -> Iterator[BinaryIO]:
             raise UsageError(f"--output must name a file (got {args.output})")
         if path.exists() and not args.force:
             raise UsageError(f"{args.output} exists: name another file, or replace it with --force")
-        with unfinished.open("xb") as file, _undone_by_signals(unfinished):
+        with _undone(unfinished), unfinished.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -77,8 +77,8 @@ def _sink(args: argparse.Namespace) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _undone_by_signals(unfinished: Path) -> Iterator[None]:
-    """Remove the file when what is done with it fails, also when a signal ends it."""
+def _undone(unfinished: Path) -> Iterator[None]:
+    """Remove the file when the block fails, also when SIGTERM ends it."""
 
     def stop(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)

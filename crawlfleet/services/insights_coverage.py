@@ -62,13 +62,14 @@ class _Fetched(NamedTuple):
     fetched_at: datetime
 
 
-def period(db: Database, start: date | None = None, end: date | None = None) -> tuple[date, date]:
+def period(
+    db: Database, start: date | None = None, end: date | None = None, now: datetime | None = None
+) -> tuple[date, date]:
     """The days that are meant: 30 days up to yesterday by the database's clock, unless these say otherwise.
 
     Raises UsageError for a period that ends before it starts or after today, or that has more than 10,000 days.
     """
-    with db.read() as connection:
-        today = db.now(connection).date()
+    today = (now or _clock(db)).date()
     last = end or today - timedelta(1)
     first = start or date.fromordinal(max(1, last.toordinal() - DEFAULT_DAYS + 1))
     if last > today:
@@ -80,13 +81,19 @@ def period(db: Database, start: date | None = None, end: date | None = None) -> 
     return first, last
 
 
-def coverage(db: Database, wanted: FeedFilter, start: date, end: date, reports_of: ReportsOf) -> Iterator[FeedCoverage]:
+def coverage(
+    db: Database,
+    wanted: FeedFilter,
+    start: date,
+    end: date,
+    reports_of: ReportsOf,
+    now: datetime | None = None,
+) -> Iterator[FeedCoverage]:
     """The state of each day from `start` to `end` of each feed, by source, account, report and app.
 
     Days are read for a page of feeds at a time: between two pages nothing is held at the server.
     """
-    with db.read() as connection:
-        today = db.now(connection).date()
+    today = (now or _clock(db)).date()
     feeds = iter(find_feeds(db, wanted, reports_of))
     feeds_at_once = max(1, PAGE_DAYS // ((end - start).days + 1))
     while page := list(itertools.islice(feeds, feeds_at_once)):
@@ -97,12 +104,18 @@ def coverage(db: Database, wanted: FeedFilter, start: date, end: date, reports_o
             yield FeedCoverage(feed, _days(feed, known, report, start, end, today))
 
 
-def gaps(db: Database, wanted: FeedFilter, start: date, end: date, reports_of: ReportsOf) -> Iterator[Gap]:
+def gaps(
+    db: Database,
+    wanted: FeedFilter,
+    start: date,
+    end: date,
+    reports_of: ReportsOf,
+    now: datetime | None = None,
+) -> Iterator[Gap]:
     """Days that are missing or thin, or settling although the vendor no longer changes them."""
-    with db.read() as connection:
-        now = db.now(connection)
-    for covered in coverage(db, wanted, start, end, reports_of):
-        for state, days in itertools.groupby(covered.days, key=lambda each: _gap_state(each, now)):
+    moment = now or _clock(db)
+    for covered in coverage(db, wanted, start, end, reports_of, moment):
+        for state, days in itertools.groupby(covered.days, key=lambda each: _gap_state(each, moment)):
             if state is not None:
                 stretch = [each.day for each in days]
                 yield Gap(covered.feed, stretch[0], stretch[-1], state)
@@ -118,6 +131,11 @@ def stored_rows(db: Database, wanted: FeedFilter, start: date | None, end: date 
     days = {"first": (start or date.min).isoformat(), "last": (end or date.max).isoformat()}
     with db.read() as connection:
         return int(connection.execute(query, parameters | days).scalar_one())
+
+
+def _clock(db: Database) -> datetime:
+    with db.read() as connection:
+        return db.now(connection)
 
 
 def _gap_state(each: CoveredDay, now: datetime) -> DayState | None:

@@ -74,17 +74,18 @@ def _changes(feed: FeedName, row: sa.RowMapping) -> Iterator[Restatement]:
     assert which is not None
     assert fetched_before is not None
     assert fetched_at is not None
-    before = _sums(row["rows_before"], json_value(row["totals_before"]))
-    after = _sums(row["rows_after"], json_value(row["totals_after"]))
+    totals_before, totals_after = json_value(row["totals_before"]), json_value(row["totals_after"])
+    before = _sums(row["rows_before"], totals_before, totals_after)
+    after = _sums(row["rows_after"], totals_after, totals_before)
     changed = [name for name in (ROWS, *FIGURES) if before[name] != after[name]]
     for name in changed or [DETAILS]:
         yield Restatement(feed, which, name, before.get(name), after.get(name), fetched_before, fetched_at)
 
 
-def _sums(rows: int, totals: Mapping[str, Any]) -> dict[str, int | Decimal | None]:
-    """Every figure; without any row each is 0, which is not the same as rows without the figure."""
+def _sums(rows: int, totals: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, int | Decimal | None]:
+    """Every figure. A day without any row has 0 of what it has at the other time; rows may lack a figure, though."""
     found: dict[str, int | Decimal | None] = {ROWS: rows}
     for name in FIGURES:
-        value = totals.get(name, None if rows else 0)
+        value = totals.get(name, 0 if rows == 0 and name in others else None)
         found[name] = Decimal(str(value)) if isinstance(value, float) else value
     return found
