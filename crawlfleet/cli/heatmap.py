@@ -48,8 +48,16 @@ def print_heatmap(found: Iterable[FeedCoverage], start: date, end: date) -> None
     )
     for (source, username, report), feeds in groups:
         console.print(Text(cell(f"{username} at {source}, {report}"), style="bold"))
-        lines = [(cell(each.feed.name.app_id), [covered.state for covered in each.days]) for each in feeds]
+        lines, refusals = [], []
+        for each in feeds:
+            app_id = cell(each.feed.name.app_id)
+            lines.append((app_id, [covered.state for covered in each.days]))
+            if each.feed.refusal is not None:
+                refusals.append(cell(f"{app_id}: {each.feed.refusal}"))
         _print_group(console, lines, start, (end - start).days + 1)
+        for refusal in refusals:
+            console.print(Text(refusal, style="dim"))
+        console.print()
 
 
 def _print_group(console: Console, lines: Sequence[tuple[str, Sequence[DayState]]], start: date, days: int) -> None:
@@ -67,7 +75,6 @@ def _print_group(console: Console, lines: Sequence[tuple[str, Sequence[DayState]
             for state, stretch in itertools.groupby(states[first : first + count]):
                 line.append(LETTERS[state] * len(list(stretch)), COLOURS[state])
             _print(console, line)
-    console.print()
 
 
 def _print(console: Console, line: Text) -> None:

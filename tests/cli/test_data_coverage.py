@@ -9,6 +9,7 @@ import sys
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
 from crawlfleet.model.task_spec import DEFAULT_REPORT
@@ -145,6 +146,17 @@ def test_the_calendar_has_a_colour_for_each_state(ready: Console, monkeypatch: p
     )
     assert line == f"a {expected}"
     assert all(f"\x1b[{colour}m {letter} \x1b[0m" in out for letter, colour in colours.items())
+
+
+def test_the_calendar_says_what_the_vendor_refuses(ready: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_terminal(monkeypatch, 80, NO_COLOR="1")
+    ready.on_database(fill)
+    denied = sa.text("UPDATE cl_feed SET denials = 1, denied_reason = 'no plan [x]' WHERE app_id = 'a'")
+    ready.on_database(lambda db: db.write(lambda connection: connection.execute(denied)))
+    lines = plain(ready("data", "coverage", "--app-id", "a", *DAYS).out).splitlines()
+    letters = "." * 20 + "-----.----"
+    assert lines[3].split() == ["a", letters]
+    assert lines[4] == "a: the vendor refuses it: no plan [x]"
 
 
 @pytest.mark.parametrize("columns", [1, 10, 200])
