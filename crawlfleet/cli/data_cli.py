@@ -1,4 +1,4 @@
-"""`data`: what was fetched, the apps of accounts and the figures of apps."""
+"""`data`: what was fetched. Here are the apps of accounts and the figures of apps; `data_*.py` has the others."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import argparse
 import json
 from typing import Any
 
-from crawlfleet.cli.arguments import MAX_ROWS, add_json_option, calendar_day, whole_number
+from crawlfleet.cli import data_coverage, data_export, data_gaps, data_restatements
+from crawlfleet.cli.arguments import MAX_ROWS, add_json_option, whole_number
+from crawlfleet.cli.data_filters import add_account_filters, add_app_filters, add_day_filters, check_days
 from crawlfleet.cli.database import existing_database
 from crawlfleet.cli.output import print_json, print_table, say
-from crawlfleet.core.errors import UsageError
 
 TABLE_LIMIT = 50  # rows of figures on a screen; --json prints all
 APP_COLUMNS = (
@@ -46,9 +47,7 @@ def run_rows(args: argparse.Namespace) -> int:
     """Print stored figures."""
     from crawlfleet.services.insights import data_rows
 
-    start, end = args.start_date, args.end_date
-    if start and end and start > end:
-        raise UsageError(f"--start-date must not be after --end-date (got {start} and {end})")
+    start, end = check_days(args)
     limit = args.limit if args.json or args.limit else TABLE_LIMIT
     with existing_database(args) as db:
         found = data_rows(db, args.source, args.username, args.app_id, args.report, start, end, limit)
@@ -82,13 +81,12 @@ def add_parser(subparsers: Any) -> None:
     apps = inner.add_parser("apps", help="show the apps that accounts see")
     rows = inner.add_parser("rows", help="show the figures of apps, by app and day")
     for command, run in ((apps, run_apps), (rows, run_rows)):
-        command.add_argument("--source", metavar="S", help="of this vendor")
-        command.add_argument("--username", metavar="U", help="of this account")
+        add_account_filters(command)
         add_json_option(command)
         command.set_defaults(run=run)
-    rows.add_argument("--app-id", metavar="A", help="of this app")
-    rows.add_argument("--report", metavar="R", help="of this report")
-    rows.add_argument("--start-date", metavar="D", type=calendar_day, help="first day, as in 2026-01-31")
-    rows.add_argument("--end-date", metavar="D", type=calendar_day, help="last day, included")
+    add_app_filters(rows)
+    add_day_filters(rows)
     limit = f"at most so many (default: {TABLE_LIMIT} in the table, all with --json)"
     rows.add_argument("--limit", metavar="N", type=whole_number(1, MAX_ROWS), help=limit)
+    for module in (data_coverage, data_gaps, data_restatements, data_export):
+        module.add_parser(inner)

@@ -12,8 +12,9 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crawlfleet.cli.demo_node import DemoNode, program_words
+from crawlfleet.cli.demo_node import DemoNode
 from crawlfleet.cli.output import print_table, say
+from crawlfleet.cli.program import program_words
 from crawlfleet.core.account import Account
 from crawlfleet.core.errors import CrawlfleetError, UsageError
 

@@ -11,18 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-import crawlfleet
+from crawlfleet.cli.program import MAIN
 from crawlfleet.core.config_file import toml_value
 from crawlfleet.settings import ENVIRONMENT_PREFIX, OLD_VARIABLES
 
 DEVICE_ID = "demo-01"
 GRACE_SECONDS = 3.0  # that the node gives its running tasks when it is stopped
-MAIN = Path(crawlfleet.__file__).parent.parent / "main.py"
-
-
-def program_words() -> str:
-    """How a user starts this program: from a checkout, or installed."""
-    return "python main.py" if MAIN.is_file() else "crawlfleet"
 
 
 def _program() -> list[str]:

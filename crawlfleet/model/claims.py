@@ -222,8 +222,6 @@ def _candidates(family: str, lanes: int, skip_locked: bool) -> sa.TextClause:
     ]
     if lanes == 1:
         return sa.text(parts[0])
-    if family == "mysql":  # MariaDB 10.11 died of these as derived tables of one query; the others allow nothing else
-        return sa.text(" UNION ALL ".join(f"({part})" for part in parts))
     return sa.text(" UNION ALL ".join(f"SELECT * FROM ({part}) AS lane{i}" for i, part in enumerate(parts)))
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from datetime import date, timedelta
 from enum import StrEnum
 from statistics import median
-
-from crawlfleet.model.coverage import Covered
+from typing import Protocol
 
 NEIGHBOUR_DAYS = 7  # on either side of a day: the same weekday is among them
 LEAST_NEIGHBOURS = 4
@@ -25,8 +24,18 @@ class DayState(StrEnum):
     IMPOSSIBLE = "impossible"  # the vendor no longer has it, or may not give it to this account
 
 
+class Fetched(Protocol):
+    """What must be known of a fetched day to tell its state."""
+
+    @property
+    def row_count(self) -> int: ...
+
+    @property
+    def settled_fetches(self) -> int: ...
+
+
 def day_states(
-    known: Mapping[date, Covered],
+    known: Mapping[date, Fetched],
     start: date,
     end: date,
     oldest_possible: date | None = None,
@@ -52,7 +61,7 @@ def day_states(
     return states
 
 
-def _is_thin(known: Mapping[date, Covered], which: date) -> bool:
+def _is_thin(known: Mapping[date, Fetched], which: date) -> bool:
     around = (which + timedelta(n) for n in range(-NEIGHBOUR_DAYS, NEIGHBOUR_DAYS + 1) if n != 0)
     rows = [known[each].row_count for each in around if each in known]
     if len(rows) < LEAST_NEIGHBOURS:

@@ -250,7 +250,9 @@ def _feed_rows(db: Database, feed_id: int, period: list[sa.ColumnElement[bool]])
             return
         last = page[-1]
         same_day = sa.and_(data.c.date == last["date"], data.c.row_hash > last["row_hash"])
-        page = _page(db, query.where(sa.or_(data.c.date > last["date"], same_day)))
+        later = sa.or_(data.c.date > last["date"], same_day)
+        # the first condition says nothing new, but it alone lets every database enter the key there
+        page = _page(db, query.where(data.c.date >= last["date"], later))
 
 
 def _page(db: Database, query: sa.Select[Any]) -> Sequence[sa.RowMapping]:

@@ -13,7 +13,7 @@ from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.settings import SOURCE_KEYS, Settings
-from crawlfleet.sources.base import Limit, Shape, Source, SourceSettings
+from crawlfleet.sources.base import Limit, Report, Shape, Source, SourceSettings
 
 UNNAMED = Limit("calls", None, 60)  # of a source that declares no limit: closed by its refusals alone
 
@@ -28,10 +28,20 @@ class Tariff:
         self._settings = sources
         self._load_executors = executors
         self._executors: Mapping[str, Executor] | None = None
+        self._reports: dict[str, Mapping[str, Report]] = {}
 
     def source(self, name: str) -> Source:
         """The source of this name; raises UsageError that lists those that are known."""
         return shared_source(name, self._settings.get(name, SourceSettings()))
+
+    def reports_of(self, name: str) -> Mapping[str, Report]:
+        """The reports of a source; none of one that is not known here."""
+        if name not in self._reports:  # finding out that there is no such source takes milliseconds
+            try:
+                self._reports[name] = self.source(name).reports
+            except UsageError:  # another node has it
+                self._reports[name] = {}
+        return self._reports[name]
 
     def check(self) -> None:
         """Raise UsageError for settings that their source cannot use, rather than fail each of its tasks."""

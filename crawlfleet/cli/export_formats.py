@@ -1,0 +1,93 @@
+"""Files of figures: CSV, JSON lines and Parquet, written while the rows arrive.
+
+Each writer takes rows as `insights.data_rows` yields them and a binary file, and returns how many rows there were. At
+most PARQUET_ROWS of them are in memory.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date
+from decimal import Decimal
+from typing import Any, BinaryIO
+
+from crawlfleet.core.errors import UsageError
+
+Row = Mapping[str, Any]
+Writer = Callable[[Iterable[Row], BinaryIO], int]
+
+TEXTS = ("source", "username", "app_id", "report", "date", "agency", "media_source", "campaign", "country")
+COUNTS = ("impressions", "clicks", "installs", "sessions", "loyal_users")
+AMOUNTS = ("revenue", "cost")
+COLUMNS = (*TEXTS, *COUNTS, *AMOUNTS, "extra")  # of v_app_data
+AMOUNT_DIGITS = (24, 6)  # as the tables have them
+PARQUET_ROWS = 20_000  # of a row group: each takes about 1 KB of memory until it is written
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def write_csv(rows: Iterable[Row], file: BinaryIO) -> int:
+    """UTF-8, a header, lines that end with a line feed. A missing value is empty, `extra` is JSON."""
+    writer = csv.writer(codecs.getwriter("utf-8")(file), lineterminator="\n")
+    writer.writerow(COLUMNS)
+    count = 0
+    for row in rows:
+        writer.writerow(_csv_cells(row))
+        count += 1
+    return count
+
+
+def _csv_cells(row: Row) -> list[Any]:
+    amounts = (None if row[name] is None else format(row[name], "f") for name in AMOUNTS)
+    return [*(row[name] for name in (*TEXTS, *COUNTS)), *amounts, _json_text(row["extra"])]
+
+
+def write_jsonl(rows: Iterable[Row], file: BinaryIO) -> int:
+    """One object a line, as `data rows --json` has them: decimals are numbers with all their digits."""
+    count = 0
+    for row in rows:
+        members = ", ".join(f'"{name}": {_json(row[name])}' for name in COLUMNS)
+        file.write(f"{{{members}}}\n".encode())
+        count += 1
+    return count
+
+
+def _json(value: Any) -> str:
+    if isinstance(value, Decimal):
+        return format(value, "f")  # json would make it a float and lose digits
+    return _encode(value.isoformat() if isinstance(value, date) else value)
+
+
+def write_parquet(rows: Iterable[Row], file: BinaryIO) -> int:
+    """Texts, `date` as date32, counts as int64, amounts as decimal128(24, 6), `extra` as JSON text.
+
+    Raises UsageError when pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa  # type: ignore[import-untyped]
+        from pyarrow import parquet
+    except ImportError:
+        raise UsageError("--format parquet needs pyarrow: pip install 'crawlfleet[parquet]'") from None
+    kinds = dict.fromkeys((*TEXTS, "extra"), pa.string())
+    kinds |= {"date": pa.date32()} | dict.fromkeys(COUNTS, pa.int64())
+    kinds |= dict.fromkeys(AMOUNTS, pa.decimal128(*AMOUNT_DIGITS))
+    schema = pa.schema([(name, kinds[name]) for name in COLUMNS])
+    iterator, count = iter(rows), 0
+    with parquet.ParquetWriter(file, schema) as writer:
+        while batch := list(itertools.islice(iterator, PARQUET_ROWS)):
+            columns = {name: [row[name] for row in batch] for name in COLUMNS}
+            columns["extra"] = [_json_text(value) for value in columns["extra"]]
+            writer.write_batch(pa.RecordBatch.from_pydict(columns, schema))
+            count += len(batch)
+    return count
+
+
+def _json_text(value: Any) -> str | None:
+    return None if value is None else _encode(value)
+
+
+WRITERS: Mapping[str, Writer] = {"csv": write_csv, "jsonl": write_jsonl, "parquet": write_parquet}
