@@ -9,7 +9,7 @@ from crawlfleet.core.errors import PermanentError
 from crawlfleet.core.figures import App, AppList
 from crawlfleet.executors.contract import Executor, TaskContext, TaskResult
 from crawlfleet.executors.task_dates import asked_range, only_known, required
-from crawlfleet.model.task_spec import Task, TaskSpec
+from crawlfleet.model.task_spec import DEFAULT_REPORT, Task, TaskSpec
 from crawlfleet.sources.base import AppListUnavailable, Shape, Source
 
 
@@ -62,7 +62,7 @@ def task_for_app(task: Task, app_id: str, start: date | None, end: date | None) 
         app_id=app_id,
         start_date=start,
         end_date=end,
-        report=task.report,
+        report=task.report or DEFAULT_REPORT,
         priority=task.priority,
     )
 

@@ -723,6 +723,7 @@ def _ending(run: Run, outcome: Outcome) -> Ending:
         quota_scope=outcome.quota_scope,
         quota_daily=outcome.quota_daily,
         calls_wanted=outcome.calls_wanted,
+        denied=outcome.denied,
     )
 
 
