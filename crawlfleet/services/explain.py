@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
-from crawlfleet.model import fleet_state, outlook
+from crawlfleet.model import fleet_state, queue_depth
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import NEVER, Budget
 from crawlfleet.model.device import DeviceDAO
@@ -231,7 +231,7 @@ class _Teller:
         return self._because(reason, sentence, until, budget=facts, ahead=ahead)
 
     def _ahead_in(self, budget: Budget) -> int:
-        return outlook.ahead_in_budget(self.db, self.connection, budget.id, self._key(), self.task["id"])
+        return queue_depth.ahead_in_budget(self.db, self.connection, budget.id, self._key(), self.task["id"])
 
     def _key(self) -> int:
         return int(self.task["ready_key"] or self.task["order_key"])
@@ -249,7 +249,7 @@ class _Teller:
         devices = [each for each in self._knowing() if _claims(each)]
         free = sum(max(0, each["max_concurrent_tasks"] - each["current_tasks"]) for each in devices)
         types = {name for each in devices for name in each["capabilities"]["supported_tasks"]}
-        ahead = outlook.ahead_of_slots(self.db, self.connection, types, self._key(), self.task["id"])
+        ahead = queue_depth.ahead_of_slots(self.db, self.connection, types, self._key(), self.task["id"])
         if ahead and ahead >= free:
             names = ", ".join(each["device_id"] for each in devices)
             sentence = f"behind {_count(ahead, 'more urgent task')}; {_count(free, 'slot')} free on {names}"
@@ -266,7 +266,7 @@ def _device_facts(device: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _count(number: int, noun: str) -> str:
-    text = f"at least {outlook.COUNT_CAP:,}" if number >= outlook.COUNT_CAP else str(number)
+    text = f"at least {queue_depth.COUNT_CAP:,}" if number >= queue_depth.COUNT_CAP else str(number)
     return f"{text} {noun}" + ("" if number == 1 else "s")
 
 

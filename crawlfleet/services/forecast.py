@@ -16,13 +16,13 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
-from crawlfleet.model import fleet_state, outlook
+from crawlfleet.model import fleet_state, queue_depth
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import Budget
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.ledger import LaneBudgets, Ledger
 from crawlfleet.model.lifecycle import AccountStatus, DeviceStatus
-from crawlfleet.model.outlook import EndedRun, OpenLane
+from crawlfleet.model.queue_depth import EndedRun, OpenLane
 from crawlfleet.services.drain import Work, calls_per_day, run_at, sent_at, usual
 from crawlfleet.services.insights_budgets import budget_facts
 
@@ -100,9 +100,9 @@ class _Picture:
     def __init__(self, db: Database, connection: Connection, now: datetime) -> None:
         self.now = now
         self.paused = fleet_state.pause_of(connection).paused
-        self.lanes = outlook.open_lanes(db, connection)
+        self.lanes = queue_depth.open_lanes(db, connection)
         self.status = {(row["source"], row["username"]): row for row in AccountDAO(db).find()}
-        self.runs = outlook.newest_runs(connection)
+        self.runs = queue_depth.newest_runs(connection)
         devices = [
             each for each in DeviceDAO(db).find() if each["status"] == DeviceStatus.ONLINE and not each["draining"]
         ]
@@ -110,7 +110,7 @@ class _Picture:
         knowing = [each for each in devices if open_types & set(each["capabilities"].get("supported_tasks", ()))]
         self.known = {name for each in knowing for name in each["capabilities"]["supported_tasks"]}
         self.slots = sum(each["max_concurrent_tasks"] for each in knowing)
-        self.added = outlook.added_on_days(db, connection, now, HABIT_DAYS)
+        self.added = queue_depth.added_on_days(db, connection, now, HABIT_DAYS)
         sourced = [lane.id for lane in self.lanes if lane.source is not None]
         self.loads = self._loads(Ledger(db, connection, now, locks=False).load(sourced))
         self.work = self._work()

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from crawlfleet.core.db import Database
-from crawlfleet.model import outlook
+from crawlfleet.model import queue_depth
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import DAY_SECONDS, NEVER, Budget, midnight_after
 from crawlfleet.model.feed import denied_feeds
@@ -78,11 +78,11 @@ def budgets(
     each of its accounts. `blocked_only`: those that allow no call now."""
     with db.read() as connection:
         moment = now or db.now(connection)
-        ids = outlook.budget_ids(connection, moment, source, username, blocked_only)
+        ids = queue_depth.budget_ids(connection, moment, source, username, blocked_only)
         found = Ledger(db, connection, moment, locks=False).budgets(ids)
         if blocked_only:
             found = [each for each in found if each.next_opening(moment) > moment]
-        waiting = outlook.waiting_for(db, connection, [each.id for each in found])
+        waiting = queue_depth.waiting_for(db, connection, [each.id for each in found])
     facts = [{**budget_facts(each, moment), "waiting": waiting.get(each.id, 0)} for each in found]
     return sorted(facts, key=lambda each: -each["waiting"])
 

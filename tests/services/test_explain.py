@@ -9,7 +9,7 @@ import pytest
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
-from crawlfleet.model import fleet_state, outlook, rescue
+from crawlfleet.model import fleet_state, queue_depth, rescue
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import DAY_MARGIN_SECONDS, Charge, Cost
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
@@ -206,7 +206,7 @@ def test_a_task_behind_others_for_slots_and_how_many_are_counted(
     found = why(db, tasks[7])
     assert (found.reason, found.blocked_by["ahead"]) == (Reason.BEHIND, 7)
     assert found.sentence == "behind 7 more urgent tasks; 5 slots free on d1"
-    monkeypatch.setattr(outlook, "COUNT_CAP", 6)
+    monkeypatch.setattr(queue_depth, "COUNT_CAP", 6)
     assert "behind at least 6 more urgent tasks" in why(db, tasks[7]).sentence
     device.claim(slots=5, now=NOON)
     assert [why(db, each).reason for each in tasks[5:]] == [Reason.READY, Reason.BEHIND, Reason.BEHIND]
