@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
+from crawlfleet.core.errors import TokenUnavailable
 from crawlfleet.core.sql import json_rows, stamp, utc
 from crawlfleet.model.lifecycle import LIVE, AssignmentStatus, quoted
 
@@ -85,7 +86,7 @@ def budget_ids(
 @dataclass
 class OpenLane:
     """What is open of one lane: tasks that are due, that are not due yet (the last one at `last_due_at`), and that
-    devices have now."""
+    devices have now. `no_token` is the message of one that waits because its node lacked the account's token."""
 
     id: int
     task_type: str
@@ -95,6 +96,7 @@ class OpenLane:
     later: int = 0
     live: int = 0
     last_due_at: datetime | None = None
+    no_token: str | None = None
 
     @property
     def tasks(self) -> int:
@@ -108,12 +110,15 @@ def open_lanes(db: Database, connection: Connection) -> list[OpenLane]:
         f"{_claim_index(db)} WHERE t.lane_id = l.id AND t.ready_key IS NOT NULL) FROM cl_lane l ORDER BY l.id"
     )
     later = sa.text(
-        "SELECT lane_id, COUNT(*), MAX(wake_at) FROM cl_crawl_task WHERE wake_at IS NOT NULL GROUP BY lane_id"
+        "SELECT lane_id, COUNT(*), MAX(wake_at),"
+        f" MIN(CASE WHEN error_kind = '{TokenUnavailable.kind}' THEN error_message END)"
+        " FROM cl_crawl_task WHERE wake_at IS NOT NULL GROUP BY lane_id"
     )
     live = sa.text(f"SELECT lane_id, COUNT(*) FROM cl_crawl_task WHERE status IN ({quoted(LIVE)}) GROUP BY lane_id")
     lanes = {row[0]: OpenLane(*row) for row in connection.execute(due)}
-    for lane_id, count, last in connection.execute(later):
-        lanes[lane_id].later, lanes[lane_id].last_due_at = count, utc(last)
+    for lane_id, count, last, message in connection.execute(later):
+        lane = lanes[lane_id]
+        lane.later, lane.last_due_at, lane.no_token = count, utc(last), message
     for lane_id, count in connection.execute(live):
         lanes[lane_id].live = count
     return [lane for lane in lanes.values() if lane.tasks]

@@ -18,6 +18,7 @@ from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.ledger import LaneBudgets, Ledger
 from crawlfleet.model.lifecycle import ENDED, LIVE, AccountStatus, DeviceStatus, TaskStatus
 from crawlfleet.services import insights
+from crawlfleet.services.drain import sent_at
 from crawlfleet.services.insights_budgets import budget_facts, budget_name, calls_used
 
 When = Callable[[datetime], str]
@@ -215,12 +216,13 @@ class _Teller:
             return None
         ahead = self._ahead_in(budget)
         facts = budget_facts(budget, self.now, opening)
-        behind = f", after {_count(ahead, 'more urgent task')}" if ahead else ""
+        turn = self.when(self._turn(budget, ahead, lane))
+        behind = f"; {_count(ahead, 'more urgent task')} first, so its turn is about {turn}" if ahead else ""
         reason, until = Reason.BUDGET_USED_UP, facts["opens_at"]
         name = budget_name(facts)
         if facts["closed_until"] is not None and facts["closed_until"] >= opening:
             reason = Reason.BUDGET_CLOSED
-            sentence = f"{name} is closed until {self.when(opening)}{behind}: {facts['reason']}"
+            sentence = f"{name} is closed until {self.when(opening)} ({facts['reason']}){behind}"
         elif opening >= NEVER:
             reason = Reason.CALLS_HELD
             sentence = f"running tasks hold {name} ({calls_used(facts)}); it goes on when they end{behind}"
@@ -233,6 +235,10 @@ class _Teller:
     def _ahead_in(self, budget: Budget) -> int:
         return queue_depth.ahead_in_budget(self.db, self.connection, budget.id, self._key(), self.task["id"])
 
+    def _turn(self, budget: Budget, ahead: int, lane: LaneBudgets) -> datetime:
+        """When the budget has room for it after so many others like it."""
+        return sent_at(budget, (ahead + 1) * max(1, lane.need(self.now)), self.now)
+
     def _key(self) -> int:
         return int(self.task["ready_key"] or self.task["order_key"])
 
@@ -243,9 +249,12 @@ class _Teller:
             room = budget.room(self.now, self.now)
             ahead = 0 if room is None else self._ahead_in(budget)
             if lane is not None and room is not None and (ahead + 1) * lane.need(self.now) > room:
-                facts = budget_facts(budget, self.now)
-                others = f"{_count(ahead, 'more urgent task')} that need {budget_name(facts)} too"
-                return self._because(Reason.BEHIND, f"behind {others} ({calls_used(facts)})", budget=facts, ahead=ahead)
+                facts, turn = budget_facts(budget, self.now), self._turn(budget, ahead, lane)
+                sentence = (
+                    f"behind {_count(ahead, 'more urgent task')} that need {budget_name(facts)} too"
+                    f" ({calls_used(facts)}): its turn is about {self.when(turn)}"
+                )
+                return self._because(Reason.BEHIND, sentence, turn, budget=facts, ahead=ahead)
         devices = [each for each in self._knowing() if _claims(each)]
         free = sum(max(0, each["max_concurrent_tasks"] - each["current_tasks"]) for each in devices)
         types = {name for each in devices for name in each["capabilities"]["supported_tasks"]}

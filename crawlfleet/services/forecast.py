@@ -33,11 +33,12 @@ Owner = tuple[str | None, str | None]  # (source, username)
 
 
 class Limit(StrEnum):
-    """What decides when an account's backlog is done; the first five: that it never is, as things stand."""
+    """What decides when an account's backlog is done; the first six: that it never is, as things stand."""
 
     PAUSED = "paused"
     PARKED = "parked"
     NO_DEVICE = "no_device"
+    NO_TOKEN = "no_token"  # no node that tried has the account's token
     FAILING = "failing"
     INFLOW = "inflow"  # more is added than a quota allows
     QUOTA = "quota"
@@ -169,12 +170,15 @@ class _Picture:
         row = self.status.get(owner)
         unknown = sorted({lane.task_type for lane in lanes} - self.known)
         own_runs = [run.completed for run in self.runs if (run.source, run.username) == owner][:FAILING_RUNS]
+        no_token = next((lane.no_token for lane in lanes if lane.no_token), None)
         if self.paused:
             return Limit.PAUSED, None, "the queue is paused", None
         if row is not None and not self._is_healthy(owner):
             return Limit.PARKED, None, f"{row['status']}: {row['status_reason']}", None
         if unknown:
             return Limit.NO_DEVICE, None, f"no device is online that takes the task type {', '.join(unknown)}", None
+        if no_token is not None and not any(own_runs):
+            return Limit.NO_TOKEN, None, no_token, None
         if owner != (None, None) and len(own_runs) == FAILING_RUNS and not any(own_runs):
             return Limit.FAILING, None, f"its newest {FAILING_RUNS} runs all failed", None
         loads = [self._facts(load) for load in self.loads if owner in load.owners]

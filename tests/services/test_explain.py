@@ -156,7 +156,8 @@ def test_a_used_up_budget_says_how_much_and_when_the_claim_will_have_it(device: 
     assert "the budget app of vendor (u, a) is used up until 2026-03-01 12:01:00 UTC" in found.sentence
     assert "(1 of 1 calls in 60 s are used)" in found.sentence
     assert why(db, third).blocked_by["ahead"] == 1
-    assert "after 1 more urgent task" in why(db, third).sentence
+    turn = "1 more urgent task first, so its turn is about 2026-03-01 12:02:00 UTC"
+    assert why(db, third).sentence.endswith(turn)
     assert found.until is not None
     assert device.claim(now=found.until - timedelta(milliseconds=1)) == []
     assert [claim.task.id for claim in device.claim(now=found.until)] == [second]
@@ -178,7 +179,7 @@ def test_a_refusal_closes_a_budget_with_its_reason(device: Device, db: Database)
     device.end(ending(claim, "quota", message="limit reached", retry_after=90.0, calls=[NOON]), now=NOON)
     found = why(db, second)
     assert (found.reason, found.until) == (Reason.BUDGET_CLOSED, NOON + timedelta(seconds=90))
-    assert found.sentence.endswith(": limit reached")
+    assert "is closed until 2026-03-01 12:01:30 UTC (limit reached)" in found.sentence
     assert found.blocked_by["budget"]["reason"] == "limit reached"
 
 
@@ -196,6 +197,7 @@ def test_a_task_behind_others_for_the_calls_that_are_left(device: Device, db: Da
     found = why(db, tasks[3])
     assert (found.blocked_by["ahead"], found.blocked_by["budget"]["limit"]) == (3, "app")
     assert "behind 3 more urgent tasks" in found.sentence
+    assert found.until == NOON + timedelta(seconds=60.03)
 
 
 def test_a_task_behind_others_for_slots_and_how_many_are_counted(

@@ -122,6 +122,18 @@ def test_what_is_never_done_as_things_stand_says_why(device: Device, db: Databas
     assert {each.limit for each in forecast(db, now=NOON).accounts} == {Limit.PAUSED}
 
 
+def test_an_account_whose_token_no_node_has_is_not_merely_due_later(device: Device, db: Database) -> None:
+    add(db)
+    [claim] = device.claim(now=NOON)
+    device.end(ending(claim, "token", message="T is not set on this node", retry_after=60.0, calls=[]), now=NOON)
+    found = of(db)
+    assert (found.limit, found.done_at, found.why) == (Limit.NO_TOKEN, None, "T is not set on this node")
+    [claim] = device.claim(now=NOON + timedelta(minutes=1))
+    device.end(ending(claim, calls=[]), now=NOON + timedelta(minutes=1))
+    CrawlTaskDAO(db).add([TaskSpec("fetch", source="vendor", username="u", run_at=NOON)], DEFAULTS, NOON)
+    assert of(db).limit is Limit.DEVICES
+
+
 def test_an_account_whose_runs_all_failed_is_failing_until_one_does_not(device: Device, db: Database) -> None:
     add(db, 7)
     for n in range(5):
