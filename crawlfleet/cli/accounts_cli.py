@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from crawlfleet.cli import account_show
 from crawlfleet.cli.account_secrets import add_parsers, sealed_token
 from crawlfleet.cli.arguments import add_json_option, settings_from
 from crawlfleet.cli.database import existing_fleet, ready_fleet
-from crawlfleet.cli.output import print_json, print_table, say
+from crawlfleet.cli.output import local_time, print_json, print_table, say
 from crawlfleet.core.account import Account
 from crawlfleet.core.errors import CrawlfleetError, ProxyError, TokenUnavailable, UsageError
 from crawlfleet.core.secrets import keyring
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 KINDS = ("advertiser", "agency", "ad_network")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 MAX_PATH = 1024
-LISTED = ("source", "username", "kind", "token", "proxy", "apps by hand", "status", "since", "reason")
+LISTED = ("source", "username", "kind", "token", "proxy", "apps by hand", "health", "since", "until", "reason")
 
 
 class RefuseToken(argparse.Action):
@@ -123,8 +124,10 @@ def _proxy(address: str | None) -> str | None:
 
 def run_list(args: argparse.Namespace) -> int:
     """Print all accounts."""
+    from crawlfleet.services.insights_budgets import accounts
+
     with existing_fleet(args) as fleet:
-        found = fleet.accounts.find()
+        found = accounts(fleet.db)
     if args.json:
         print_json(found)
     else:
@@ -141,50 +144,38 @@ def _line(row: Mapping[str, Any]) -> tuple[Any, ...]:
     elif row["token_env"] or row["token_file"]:
         token = f"variable {row['token_env']}" if row["token_env"] else f"file {row['token_file']}"
     proxy = row["proxy"] and Proxy(row["proxy"]).name
-    status = (row["status"], row["status_since"], row["status_reason"])
-    return (row["source"], row["username"], row["kind"], token, proxy, row["app_ids"], *status)
+    health = (row["health"][name] for name in ("state", "since", "until", "reason"))
+    return (row["source"], row["username"], row["kind"], token, proxy, row["app_ids"], *health)
 
 
 def run_test(args: argparse.Namespace) -> int:
     """Ask the vendor for the account's apps, which shows that token and network are fine."""
+    from crawlfleet.services.account_check import count_apps
     from crawlfleet.services.node import usable_account
-    from crawlfleet.services.tariff import source_settings
+    from crawlfleet.services.tariff import tariff_of
     from crawlfleet.sources.base import AppListUnavailable
-    from crawlfleet.sources.registry import make_source
 
     settings = settings_from(args)
     with existing_fleet(args) as fleet:
         row = _the_account(fleet, args)
         stored = fleet.accounts.get(row["source"], row["username"])
-    if stored is None:
-        raise CrawlfleetError(f"account {row['username']!r} was just removed")
-    account = usable_account(stored, settings)
-    source = make_source(account.source, source_settings(settings.sources.get(account.source, {}), settings.use_proxy))
-    if source.needs_token:
-        account.token()  # no call is spent without one
-    say(f"asking {account.source} for the apps of {account.username}; this counts against its app-list quota")
-    try:
-        count = len(list(source.list_apps(account, Uncancelled())))
-    except AppListUnavailable as error:
-        if not account.app_ids:
-            raise
-        say(f"{error}; the {len(account.app_ids)} apps named by hand are used")
-        return 0
-    print(f"fine: {account.username} at {account.source} sees {count} apps")
+        if stored is None:
+            raise CrawlfleetError(f"account {row['username']!r} was just removed")
+        account, tariff = usable_account(stored, settings), tariff_of(settings)
+        if tariff.source(account.source).needs_token:
+            account.token()  # no call is spent without one
+        say(f"asking {account.source} for the apps of {account.username}; this counts against its app-list quota")
+        try:
+            count = count_apps(fleet.db, tariff, account, when=local_time)
+        except AppListUnavailable as error:
+            if not account.app_ids:
+                raise
+            say(f"{error}; the {len(account.app_ids)} apps named by hand are used")
+        else:
+            print(f"fine: {account.username} at {account.source} sees {count} apps")
+    if row["status"] != AccountStatus.HEALTHY:
+        say(f"its tasks still wait ({row['status']}): `accounts resume {account.username}` lets them go on")
     return 0
-
-
-class Uncancelled:
-    """The context of a call that nobody cancels but Ctrl-C."""
-
-    def check(self) -> None:
-        """Go on."""
-
-    def before_call(self) -> None:
-        """Go on."""
-
-    def after_answer(self) -> None:
-        """Go on."""
 
 
 def run_park(args: argparse.Namespace) -> int:
@@ -251,6 +242,7 @@ def add_parser(subparsers: Any) -> None:
     listing = inner.add_parser("list", help="show all accounts; tokens are never shown")
     add_json_option(listing)
     listing.set_defaults(run=run_list)
+    account_show.add_parser(inner, _the_account)
 
     for name, run, help_line in (
         ("test", run_test, "ask the vendor for the account's apps; costs one call of its app-list quota"),

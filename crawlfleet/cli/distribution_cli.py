@@ -185,9 +185,13 @@ def write_config(path: Path, text: str, force: bool) -> None:
 
 def print_status(status: Mapping[str, Any]) -> None:
     """The fleet's state for people, the verdict last, where the eye is."""
+    from crawlfleet.cli.budget_table import print_budgets
     from crawlfleet.cli.devices_cli import print_devices
 
     print_devices(status["devices"])
+    if status["budgets"]:
+        print("\nbudgets that allow no call now:")
+        print_budgets(status["budgets"])
     print()
     print("tasks: " + ", ".join(f"{count} {state}" for state, count in status["tasks"].items()))
     if status["success_rate"] is not None:

@@ -11,6 +11,7 @@ from crawlfleet.executors.contract import Executor, TaskContext, TaskResult
 from crawlfleet.executors.task_dates import asked_range, only_known, required
 from crawlfleet.model.task_spec import Task, TaskSpec
 from crawlfleet.sources.base import ALL_APPS, AppListUnavailable, Shape, Source
+from crawlfleet.sources.registry import default_report
 
 
 def check_user_apps(task: Task) -> None:
@@ -69,7 +70,7 @@ def task_for_app(task: Task, app_id: str, start: date | None, end: date | None) 
         app_id=app_id,
         start_date=start,
         end_date=end,
-        report=task.report,
+        report=task.report or (default_report(task.source) if task.source else None),
         priority=task.priority,
     )
 

@@ -115,6 +115,9 @@ class Budget:
     id: int
     source: str
     limit_name: str
+    username: str
+    app_id: str
+    report: str
     calls: int | None
     seconds: float
     learned_calls: int | None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
+
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import stamp
+from crawlfleet.core.sql import stamp, utc
 from crawlfleet.model import signals
 
 MAX_EPOCH = 2**22 - 1  # see claims.EPOCH_SHIFT
@@ -21,6 +24,21 @@ def next_epoch(db: Database, connection: Connection) -> int:
     if epoch > MAX_EPOCH:
         raise AssertionError(f"all {MAX_EPOCH} epochs are used up")
     return epoch
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Whether the queue is paused, why, and since when."""
+
+    paused: bool
+    note: str | None
+    since: datetime | None
+
+
+def pause_of(connection: Connection) -> Pause:
+    """The pause of the whole queue."""
+    row = connection.execute(sa.text("SELECT value, note, updated_at FROM cl_fleet_state WHERE name = 'paused'")).one()
+    return Pause(bool(row[0]), row[1], utc(row[2]))
 
 
 def set_paused(db: Database, paused: bool, reason: str | None = None) -> bool:

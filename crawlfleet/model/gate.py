@@ -7,6 +7,7 @@ nothing of it is written.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -22,10 +23,11 @@ from crawlfleet.core.backoff import retry_delay
 from crawlfleet.core.db import Database
 from crawlfleet.core.figures import Scope
 from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
-from crawlfleet.model import results
+from crawlfleet.model import feed, results
 from crawlfleet.model.account import park
 from crawlfleet.model.budget import MAX_CALLS
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults, order_key
+from crawlfleet.model.feed import FeedKey
 from crawlfleet.model.lanes import Lane, ensure
 from crawlfleet.model.ledger import LaneBudgets, Ledger
 from crawlfleet.model.lifecycle import MOVES, run_guard, task_guard
@@ -54,7 +56,8 @@ class Ending:
     Moments are the database's clock; `retry_after` seconds is the earliest retry that the vendor named. `calls` are the
     moments by which the vendor saw the run's calls, None when nobody can tell. `quota_scope` names the limit that was
     hit, `quota_daily` says that it holds until the UTC day ends. An unpaid run lacked calls: its task needs
-    `calls_wanted` (None: as many as before, but later) and moves to the lane `lane_id`.
+    `calls_wanted` (None: as many as before, but later) and moves to the lane `lane_id`. `denied`: the vendor says that
+    the account may not have the task's app or report.
     """
 
     assignment_id: int
@@ -73,6 +76,7 @@ class Ending:
     quota_daily: bool = False
     calls_wanted: int | None = None
     lane_id: int | None = None
+    denied: bool = False
 
     @property
     def writes_data(self) -> bool:
@@ -121,10 +125,13 @@ def end_runs(
     }
     lost = [e for e in endings if e.assignment_id not in live]
     settled = {e.assignment_id: Ended(e, verdict) for e, verdict in _judge_lost(db, connection, lost)}
-    stored = [
-        _store(db, connection, asked, defaults, ledger) if asked.writes_data else asked
-        for asked in sorted((e for e in endings if e.assignment_id in live), key=_feed_order)
-    ]
+    stored = []
+    # transactions that touch several feeds lock them in one order
+    for asked in sorted((e for e in endings if e.assignment_id in live), key=lambda e: _feed_of(e, tasks[e.task_id])):
+        task = tasks[asked.task_id]
+        if asked.denied and (denied := _feed_of(asked, task)):
+            feed.deny(db, connection, FeedKey(*denied), (asked.message or "not permitted")[:MAX_MESSAGE], ledger.now)
+        stored.append(_store(db, connection, asked, task, defaults, ledger) if asked.writes_data else asked)
     lanes = ledger.load({tasks[e.task_id]["lane_id"] for e in stored if tasks[e.task_id]["source"] is not None})
     moves = []
     for asked in stored:
@@ -237,8 +244,8 @@ def _ask_for_more(
 def _lock_tasks(connection: Connection, db: Database, ids: set[int]) -> dict[int, Any]:
     guard = task_guard("finish", "COALESCE(t.status, '')")  # COALESCE: by primary key, not by the index on status
     statement = sa.text(
-        "SELECT t.id, t.assignment_id, t.lane_id, t.source, t.username, t.priority, t.order_key, t.next_run_at,"
-        " t.retry, t.max_retry_count, t.crash_count"
+        "SELECT t.id, t.assignment_id, t.lane_id, t.source, t.username, t.app_id, t.report, t.priority, t.order_key,"
+        " t.next_run_at, t.retry, t.max_retry_count, t.crash_count"
         f" FROM {db.wording.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
         f" WHERE {guard} ORDER BY t.id{db.wording.for_update_of_t}"
     )
@@ -277,18 +284,50 @@ _OWN_END = {
 }
 
 
-def _feed_order(ending: Ending) -> tuple[str, ...]:
-    """Transactions that touch several feeds lock them in one order."""
-    return tuple(str(part) for part in results.lock_key(ending.replaces)) if ending.replaces else ()
+def _feed_of(ending: Ending, task: RowMapping) -> FeedKey | tuple[()]:
+    """The feed that an ending writes or denies, () when there is none."""
+    if ending.replaces is not None:
+        return results.lock_key(ending.replaces)
+    if not ending.denied:
+        return ()
+    return _whole_feed(task["source"], task["username"], task["app_id"], task["report"]) or ()
 
 
-def _store(db: Database, connection: Connection, ending: Ending, defaults: TaskDefaults, ledger: Ledger) -> Ending:
+def _whole_feed(source: str | None, username: str | None, app_id: str | None, report: str | None) -> FeedKey | None:
+    """The feed that a task names; None for one that leaves something open."""
+    if source is None or username is None or app_id is None or report is None:
+        return None
+    return FeedKey(source, username, app_id, report)
+
+
+def _without_denied(db: Database, connection: Connection, ending: Ending, task: RowMapping, now: datetime) -> Ending:
+    """The ending without follow-ups for feeds that the vendor denies the account; its summary tells how many.
+
+    Parts of the task's own app stay: that the vendor lets the account have it has just been seen.
+    """
+    asked = [
+        None if spec.app_id == task["app_id"] else _whole_feed(spec.source, spec.username, spec.app_id, spec.report)
+        for spec in ending.follow_ups
+    ]
+    denied = feed.denied_among(db, connection, {key for key in asked if key is not None}, now)
+    wanted = [spec for spec, key in zip(ending.follow_ups, asked, strict=True) if key not in denied]
+    if skipped := len(ending.follow_ups) - len(wanted):
+        log.info("left out tasks of denied feeds: task=%d count=%d", ending.task_id, skipped)
+        summary = json.dumps({**json.loads(ending.summary or "{}"), "denied_skipped": skipped}, ensure_ascii=False)
+        return replace(ending, follow_ups=wanted, summary=summary)
+    return ending
+
+
+def _store(
+    db: Database, connection: Connection, ending: Ending, task: RowMapping, defaults: TaskDefaults, ledger: Ledger
+) -> Ending:
     """Write rows and follow-ups within a savepoint; what the database refuses makes the ending a failure."""
     savepoint = connection.begin_nested()
     try:
         if ending.replaces is not None:
             results.replace_range(db, connection, ending.replaces, ending.rows, ending.started_at or ledger.now)
         if ending.follow_ups:
+            ending = _without_denied(db, connection, ending, task, ledger.now)
             CrawlTaskDAO(db).add_in(connection, ending.follow_ups, defaults, ledger, parent_id=ending.task_id)
     except (sa.exc.DataError, sa.exc.IntegrityError, ValueError) as error:  # ValueError: text that is no UTF-8, too
         savepoint.rollback()

@@ -47,12 +47,13 @@ class LaneBudgets:
 
     def opens_at(self, now: datetime) -> datetime:
         """When one of its tasks can be claimed, as far as that is known."""
-        moment, need = now, self.need(now)
-        for budget in self.budgets:
-            moment = max(moment, budget.next_opening(now))
-            allowed = budget.allowed(now)
-            if allowed is not None and (in_the_way := len(budget.busy) - (allowed - need)) > 0:
-                moment = max(moment, sorted(call.busy_until for call in budget.busy)[in_the_way - 1])
+        return max([now, *(self.opening_of(budget, now) for budget in self.budgets)])
+
+    def opening_of(self, budget: Budget, now: datetime) -> datetime:
+        """When this one of its budgets has room for a whole task."""
+        moment, allowed = budget.next_opening(now), budget.allowed(now)
+        if allowed is not None and (in_the_way := len(budget.busy) - (allowed - self.need(now))) > 0:
+            moment = max(moment, sorted(call.busy_until for call in budget.busy)[in_the_way - 1])
         return moment
 
 
@@ -60,6 +61,7 @@ class Ledger:
     """The budgets of one transaction. `limit_of` tells the settings of this node, which prevail over stored limits.
 
     `lease_ends_at` is the latest moment at which runs that were lost can have sent a call: now, unless it is given.
+    One that only looks (`locks` False) needs no transaction, and is never closed.
     """
 
     def __init__(
@@ -69,12 +71,14 @@ class Ledger:
         now: datetime,
         limit_of: LimitOf = as_stored,
         lease_ends_at: datetime | None = None,
+        locks: bool = True,
     ) -> None:
         self.db = db
         self.now = now
         self._lease_ends_at = lease_ends_at or now
         self._connection = connection
         self._limit_of = limit_of
+        self._locks = locks
         self._budgets: dict[int, Budget] = {}
         self._before: dict[int, tuple[Any, ...]] = {}
         self._changed: dict[tuple[int, int, int], tuple[int, Call]] = {}
@@ -118,17 +122,23 @@ class Ledger:
                 lane.budgets.append(self._budgets[budget_id])
         return {key: lane for key, lane in loaded.items() if len(lane.budgets) == counts[key]}
 
+    def budgets(self, ids: Collection[int]) -> list[Budget]:
+        """These budgets by themselves, in the order of their ids."""
+        self._load_budgets(set(ids), skip_locked=False)
+        return [self._budgets[each] for each in sorted(ids) if each in self._budgets]
+
     def _load_budgets(self, ids: set[int], skip_locked: bool) -> None:
         missing = sorted(ids - set(self._budgets))
         if not missing:
             return
-        lock = self.db.wording.for_update_of_t + (self.db.wording.skip_locked if skip_locked else "")
+        wording = self.db.wording
+        lock = wording.for_update_of_t + (wording.skip_locked if skip_locked else "") if self._locks else ""
         rows = json_rows([each] for each in missing)
         source = self.db.wording.rows(id="int")
         budgets = sa.text(
-            "SELECT t.id, t.source, t.limit_name, t.calls, t.seconds, t.learned_calls, t.learned_until, t.refusals,"
-            f" t.closed_until, t.closed_reason, t.open_at FROM {source} JOIN cl_budget t ON t.id = v.id"
-            f" ORDER BY t.id{lock}"
+            "SELECT t.id, t.source, t.limit_name, t.username, t.app_id, t.report, t.calls, t.seconds, t.learned_calls,"
+            f" t.learned_until, t.refusals, t.closed_until, t.closed_reason, t.open_at FROM {source}"
+            f" JOIN cl_budget t ON t.id = v.id ORDER BY t.id{lock}"
         )
         for row in self._connection.execute(budgets, {"rows": rows}).mappings():
             values = dict(row)

@@ -22,6 +22,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.figures import App, AppList, Figures, ReportRange, Scope
 from crawlfleet.core.sql import json_rows, stamp, utc
 from crawlfleet.model import coverage
+from crawlfleet.model.feed import FeedKey, lock_feed
 
 STORE_BATCH = 1000  # rows of one INSERT
 AMOUNT_LIMIT = Decimal(10) ** 18  # revenue and cost are stored with 18 digits before the point and 6 after
@@ -53,11 +54,11 @@ _APPS = {
 }
 
 
-def lock_key(scope: Scope) -> tuple[str, str, str, str]:
-    """(source, username, app_id, report) of the feed that a result locks."""
+def lock_key(scope: Scope) -> FeedKey:
+    """The feed that a result locks."""
     if isinstance(scope, AppList):
-        return scope.source, scope.username, "", APP_LIST
-    return scope.source, scope.username, scope.app_id, scope.report
+        return FeedKey(scope.source, scope.username, "", APP_LIST)
+    return FeedKey(scope.source, scope.username, scope.app_id, scope.report)
 
 
 def replace_range(
@@ -68,29 +69,11 @@ def replace_range(
     `fetched_at` is when the fetch began, by the database's clock. Runs in the caller's transaction.
     Raises DataError or IntegrityError for what the database refuses.
     """
-    feed_id = _lock_feed(db, connection, lock_key(scope), fetched_at)
+    feed_id = lock_feed(db, connection, lock_key(scope), fetched_at)
     if isinstance(scope, AppList):
         _replace_apps(db, connection, scope, list(rows), fetched_at)
     else:
         _replace_figures(db, connection, feed_id, scope, rows, fetched_at)
-
-
-def _lock_feed(db: Database, connection: Connection, key: tuple[str, str, str, str], now: datetime) -> int:
-    parameters = dict(zip(("source", "username", "app_id", "report"), key, strict=True))
-    find = sa.text(
-        "SELECT id FROM cl_feed WHERE source = :source AND username = :username AND app_id = :app_id"
-        " AND report = :report" + db.wording.for_update
-    )
-    found = connection.execute(find, parameters).scalar()
-    if found is None:
-        insert = db.wording.insert_ignore(
-            "INSERT INTO cl_feed (source, username, app_id, report, denials, created_at)"
-            " VALUES (:source, :username, :app_id, :report, 0, :now)",
-            "source, username, app_id, report",
-        )
-        connection.execute(sa.text(insert), {**parameters, "now": stamp(now)})
-        found = connection.execute(find, parameters).scalar_one()
-    return int(found)
 
 
 def _replace_apps(db: Database, connection: Connection, scope: AppList, apps: list[App], fetched_at: datetime) -> None:

@@ -21,6 +21,7 @@ from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
 from crawlfleet.model.lifecycle import AccountStatus, DeviceStatus, TaskStatus
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
+from crawlfleet.services.insights_budgets import budgets
 
 PAGE_ROWS = 5000  # of one look at the figures
 
@@ -121,7 +122,7 @@ def database_state(db: Database) -> dict[str, Any]:
 
 
 def fleet_status(db: Database) -> dict[str, Any]:
-    """Devices with their latest beat, tasks by state, and one sentence on how it stands."""
+    """Devices with their latest beat, tasks by state, budgets that allow no call now, and one sentence on all."""
     found = devices(db)
     tasks = CrawlTaskDAO(db).stats()
     open_work = backlog(db)
@@ -131,6 +132,7 @@ def fleet_status(db: Database) -> dict[str, Any]:
         "tasks": tasks,
         "success_rate": _success_rate(tasks),
         "blocked": open_work.blocked,
+        "budgets": budgets(db, blocked_only=True),
         "verdict": _verdict(len(online), open_work, tasks),
     }
 

@@ -122,10 +122,14 @@ def all_source_settings(settings: Settings) -> dict[str, SourceSettings]:
     return {name: source_settings(table, settings.use_proxy) for name, table in settings.sources.items()}
 
 
+def tariff_of(settings: Settings) -> Tariff:
+    """The tariff of somebody with these settings."""
+    return Tariff(all_source_settings(settings), lambda: executors(settings.executors))
+
+
 def task_defaults(settings: Settings) -> TaskDefaults:
     """What a task gets that is added by somebody with these settings."""
-    tariff = Tariff(all_source_settings(settings), lambda: executors(settings.executors))
-    return TaskDefaults(settings.execution_timeout, settings.max_retry, tariff.cost_of)
+    return TaskDefaults(settings.execution_timeout, settings.max_retry, tariff_of(settings).cost_of)
 
 
 def source_settings(table: Mapping[str, Any], use_proxy: bool) -> SourceSettings:

@@ -576,7 +576,7 @@ class TaskScheduler(Service):
         """One ending is committed, or was refused."""
         ending = ended.ending
         key, task_id = ending.assignment_id, ending.task_id
-        self._held.pop(key, None)
+        held = self._held.pop(key, None)
         close_rows(decided.ending.rows)
         if ended.verdict is Verdict.STALE:
             if decided.ending.kind != "released":
@@ -586,14 +586,15 @@ class TaskScheduler(Service):
         if ending.kind not in {"ok", "released"}:
             self.counters["errors"] += 1
         if ended.parked:
-            log.warning("account parked until a person resumes it: task=%d reason=%s", task_id, ending.message)
+            name = "" if held is None else f"source={held.run.task.source} username={held.run.task.username} "
+            log.warning("account parked until a person resumes it: %stask=%d reason=%s", name, task_id, ending.message)
         if ended.move == "finish":
             if not quiet:
                 seconds = decided.ended_at - (decided.began_at or decided.ended_at)
                 log.info("Task %d completed successfully in %.2fs", task_id, seconds)
         elif ended.move in {"fail", "bury"}:
             log.error("Task %d failed: kind=%s assignment=%d reason=%s", task_id, ending.kind, key, ending.message)
-        elif ended.move is not None and ending.kind != "released" and not quiet:
+        elif ended.move is not None and ending.kind not in {"released", "auth"} and not quiet:
             when = "" if ended.next_run_at is None else f" again_at={ended.next_run_at:%Y-%m-%dT%H:%M:%SZ}"
             log.warning(
                 "Task %d waits: kind=%s assignment=%d%s reason=%s", task_id, ending.kind, key, when, ending.message
@@ -723,6 +724,7 @@ def _ending(run: Run, outcome: Outcome) -> Ending:
         quota_scope=outcome.quota_scope,
         quota_daily=outcome.quota_daily,
         calls_wanted=outcome.calls_wanted,
+        denied=outcome.denied,
     )
 
 

@@ -1,0 +1,35 @@
+"""How budgets are shown to people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crawlfleet.cli.output import print_table, say
+
+MOST_ROWS = 20
+REASON_WIDTH = 60  # of a vendor's refusal
+COLUMNS = ("source", "limit", "account", "app", "report", "used", "opens", "waiting", "reason")
+
+
+def calls_text(budget: Mapping[str, Any]) -> str:
+    """`24 of 24`; `*` marks a number that a refusal taught."""
+    allowed = "any" if budget["allowed"] is None else budget["allowed"]
+    return f"{budget['used']} of {allowed}" + ("*" if budget["learned_calls"] is not None else "")
+
+
+def print_budgets(budgets: Sequence[Mapping[str, Any]]) -> None:
+    """A table of these budgets, in their order, at most 20, and how many there are beyond it."""
+    print_table(COLUMNS, map(_line, budgets[:MOST_ROWS]))
+    if any(budget["learned_calls"] is not None for budget in budgets):
+        say("* learned from a refusal, fewer than the vendor documents")
+    if len(budgets) > MOST_ROWS:
+        say(f"{len(budgets) - MOST_ROWS} more budgets; --json shows all")
+
+
+def _line(budget: Mapping[str, Any]) -> tuple[Any, ...]:
+    names = tuple(budget[name] for name in ("source", "limit", "username", "app_id", "report"))
+    reason = budget["reason"] or ""
+    reason = reason if len(reason) <= REASON_WIDTH else f"{reason[: REASON_WIDTH - 1]}…"
+    opens_at = budget["opens_at"] or "when a run ends"
+    return (*names, calls_text(budget), opens_at, budget["waiting"], reason)

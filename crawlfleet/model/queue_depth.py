@@ -1,0 +1,185 @@
+"""What stands before a task, and how much is open: looks at the queue along its indexes. Nothing here locks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.errors import TokenUnavailable
+from crawlfleet.core.sql import json_rows, stamp, utc
+from crawlfleet.model.lifecycle import LIVE, AssignmentStatus, quoted
+
+COUNT_CAP = 10_000  # tasks ahead are not counted further
+SPEED_RUNS = 500  # newest ended runs that tell how long a task of each type takes
+
+
+def ahead_in_budget(db: Database, connection: Connection, budget_id: int, ready_key: int, task_id: int) -> int:
+    """How many tasks that need this budget come before this one, at most COUNT_CAP."""
+    return _ahead(
+        db,
+        connection,
+        f"cl_lane_budget l JOIN cl_crawl_task t{_claim_index(db)} ON t.lane_id = l.lane_id WHERE l.budget_id = :budget",
+        {"budget": budget_id, "key": ready_key, "id": task_id},
+    )
+
+
+def ahead_of_slots(db: Database, connection: Connection, types: Collection[str], ready_key: int, task_id: int) -> int:
+    """How many tasks of these types, in lanes that are open, come before this one, at most COUNT_CAP."""
+    return _ahead(
+        db,
+        connection,
+        f"{db.wording.rows(task_type='text')} JOIN cl_lane l ON l.task_type = v.task_type"
+        f" JOIN cl_crawl_task t{_claim_index(db)} ON t.lane_id = l.id"
+        " WHERE (l.source IS NULL OR l.ready_key <= :key)",
+        {"rows": json_rows([each] for each in sorted(types)), "key": ready_key, "id": task_id},
+    )
+
+
+def _ahead(db: Database, connection: Connection, source: str, parameters: dict[str, object]) -> int:
+    statement = sa.text(
+        f"SELECT COUNT(*) FROM (SELECT t.id FROM {source} AND t.ready_key IS NOT NULL AND t.ready_key <= :key"
+        f" AND (t.ready_key < :key OR t.id < :id) LIMIT {COUNT_CAP}) AS ahead"
+    )
+    return int(connection.execute(statement, parameters).scalar_one())
+
+
+def _claim_index(db: Database) -> str:
+    return " FORCE INDEX (ix_crawl_task_claim)" if db.family == "mysql" else ""  # as in claims.py
+
+
+def waiting_for(db: Database, connection: Connection, budget_ids: Collection[int]) -> dict[int, int]:
+    """How many due tasks need each of these budgets."""
+    if not budget_ids:
+        return {}
+    statement = sa.text(
+        "SELECT w.budget_id, SUM(w.tasks) FROM (SELECT lb.budget_id, (SELECT COUNT(*) FROM cl_crawl_task t"
+        f"{_claim_index(db)} WHERE t.lane_id = lb.lane_id AND t.ready_key IS NOT NULL) AS tasks"
+        f" FROM {db.wording.rows(id='int')} JOIN cl_lane_budget lb ON lb.budget_id = v.id) AS w GROUP BY w.budget_id"
+    )
+    rows = connection.execute(statement, {"rows": json_rows([each] for each in sorted(budget_ids))})
+    return {budget_id: int(tasks) for budget_id, tasks in rows}
+
+
+def budget_ids(
+    connection: Connection, now: datetime, source: str | None, username: str | None, blocked_only: bool
+) -> list[int]:
+    """The budgets of a source and an account, those included that all accounts share; None: of every one."""
+    conditions = ["1 = 1"]
+    if source is not None:
+        conditions.append("source = :source")
+    if username is not None:
+        conditions.append("username IN (:username, '')")
+    if blocked_only:
+        conditions.append("(open_at > :now OR closed_until > :now)")
+    statement = sa.text(f"SELECT id FROM cl_budget WHERE {' AND '.join(conditions)} ORDER BY id")
+    parameters = {"source": source, "username": username, "now": stamp(now)}
+    used = {name: value for name, value in parameters.items() if f":{name}" in str(statement)}
+    return list(connection.execute(statement, used).scalars())
+
+
+@dataclass
+class OpenLane:
+    """What is open of one lane: tasks that are due, that are not due yet (the last one at `last_due_at`), and that
+    devices have now. `no_token` is the message of one that waits because its node lacked the account's token."""
+
+    id: int
+    task_type: str
+    source: str | None
+    username: str | None
+    due: int = 0
+    later: int = 0
+    live: int = 0
+    last_due_at: datetime | None = None
+    no_token: str | None = None
+
+    @property
+    def tasks(self) -> int:
+        return self.due + self.later + self.live
+
+
+def open_lanes(db: Database, connection: Connection) -> list[OpenLane]:
+    """All lanes with open tasks."""
+    due = sa.text(
+        "SELECT l.id, l.task_type, l.source, l.username, (SELECT COUNT(*) FROM cl_crawl_task t"
+        f"{_claim_index(db)} WHERE t.lane_id = l.id AND t.ready_key IS NOT NULL) FROM cl_lane l ORDER BY l.id"
+    )
+    later = sa.text(
+        "SELECT lane_id, COUNT(*), MAX(wake_at),"
+        f" MIN(CASE WHEN error_kind = '{TokenUnavailable.kind}' THEN error_message END)"
+        " FROM cl_crawl_task WHERE wake_at IS NOT NULL GROUP BY lane_id"
+    )
+    live = sa.text(f"SELECT lane_id, COUNT(*) FROM cl_crawl_task WHERE status IN ({quoted(LIVE)}) GROUP BY lane_id")
+    lanes = {row[0]: OpenLane(*row) for row in connection.execute(due)}
+    for lane_id, count, last, message in connection.execute(later):
+        lane = lanes[lane_id]
+        lane.later, lane.last_due_at, lane.no_token = count, utc(last), message
+    for lane_id, count in connection.execute(live):
+        lanes[lane_id].live = count
+    return [lane for lane in lanes.values() if lane.tasks]
+
+
+@dataclass(frozen=True)
+class EndedRun:
+    """A run that ended by itself, and how long its body took."""
+
+    task_type: str
+    source: str | None
+    username: str | None
+    completed: bool
+    seconds: float | None
+
+
+def newest_runs(connection: Connection) -> list[EndedRun]:
+    """The newest SPEED_RUNS runs of the fleet that completed or failed, newest first; others went back unspent."""
+    states = (AssignmentStatus.COMPLETED, AssignmentStatus.FAILED)
+    statement = sa.text(
+        "SELECT t.task_type, t.source, t.username, r.status, r.started_at, r.completed_at FROM"
+        " (SELECT task_id, status, started_at, completed_at FROM cl_task_assignment WHERE completed_at IS NOT NULL"
+        f" AND status IN ({quoted(states)}) ORDER BY completed_at DESC LIMIT {SPEED_RUNS}) AS r"
+        " JOIN cl_crawl_task t ON t.id = r.task_id ORDER BY r.completed_at DESC"
+    )
+    found = []
+    for task_type, source, username, status, started, completed in connection.execute(statement):
+        began, end = utc(started), utc(completed)
+        seconds = None if began is None or end is None else (end - began).total_seconds()
+        found.append(EndedRun(task_type, source, username, status == AssignmentStatus.COMPLETED, seconds))
+    return found
+
+
+def added_on_days(db: Database, connection: Connection, now: datetime, days: int) -> list[dict[int, int]]:
+    """How many tasks each lane got in each of the last so many times 24 hours, the newest first.
+
+    Empty when the queue is not that old. Where a day begins is found by halving the range of ids: ids grow with
+    `created_at`, which needs no index of its own for this.
+    """
+    first, last = connection.execute(sa.text("SELECT MIN(id), MAX(id) FROM cl_crawl_task")).one()
+    if first is None:
+        return []
+    starts = [_first_since(connection, now - timedelta(days=n), first, last + 1) for n in range(days + 1)]
+    if starts[-1] == first:  # nothing is older than the first of these days
+        return []
+    count = sa.text("SELECT lane_id, COUNT(*) FROM cl_crawl_task WHERE id >= :first AND id < :next GROUP BY lane_id")
+    return [
+        dict(connection.execute(count, {"first": begin, "next": end}).all())
+        for end, begin in itertools.pairwise(starts)
+    ]
+
+
+def _first_since(connection: Connection, moment: datetime, low: int, high: int) -> int:
+    """The smallest id of a task created at that moment or later; `high` when there is none."""
+    probe = sa.text("SELECT id, created_at FROM cl_crawl_task WHERE id >= :id ORDER BY id LIMIT 1")
+    while low < high:
+        middle = (low + high) // 2
+        row = connection.execute(probe, {"id": middle}).first()
+        created = None if row is None else utc(row[1])
+        if row is None or created is None or created >= moment:
+            high = middle
+        else:
+            low = row[0] + 1
+    return high
