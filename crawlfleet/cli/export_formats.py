@@ -68,7 +68,7 @@ def write_parquet(rows: Iterable[Row], file: BinaryIO) -> int:
     Raises UsageError when pyarrow is not installed.
     """
     try:
-        import pyarrow as pa  # type: ignore[import-untyped]
+        import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
         raise UsageError("--format parquet needs pyarrow: pip install 'crawlfleet[parquet]'") from None

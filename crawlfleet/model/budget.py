@@ -11,6 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from sqlalchemy.engine import RowMapping
+
+from crawlfleet.core.sql import utc
 from crawlfleet.model.task_spec import TaskSpec
 
 DAY_SECONDS = 86_400.0  # a limit of this length means the UTC calendar day
@@ -187,6 +190,34 @@ class Budget:
             closed_until = min(next_day, now + timedelta(seconds=self.seconds * 2 ** min(self.refusals - 1, 20)))
         self.closed_until = max(closed_until, self.closed_until or now)
         self.closed_reason = reason
+
+
+BUDGET_COLUMNS = (  # of cl_budget as t: what `budget_from` reads
+    "t.id, t.source, t.limit_name, t.username, t.app_id, t.report, t.calls, t.seconds, t.learned_calls,"
+    " t.learned_until, t.refusals, t.closed_until, t.closed_reason, t.open_at"
+)
+
+
+def budget_from(row: RowMapping) -> Budget:
+    """The budget in a row that has BUDGET_COLUMNS, without its calls."""
+    open_at = utc(row["open_at"])
+    assert open_at is not None
+    return Budget(
+        row["id"],
+        row["source"],
+        row["limit_name"],
+        row["username"],
+        row["app_id"],
+        row["report"],
+        row["calls"],
+        row["seconds"],
+        row["learned_calls"],
+        utc(row["learned_until"]),
+        row["refusals"],
+        utc(row["closed_until"]),
+        row["closed_reason"],
+        open_at,
+    )
 
 
 def midnight_after(moment: datetime) -> datetime:

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import json_rows, stamp, utc
 from crawlfleet.model import lanes
-from crawlfleet.model.budget import Budget, Call, LimitOf, Window, as_stored
+from crawlfleet.model.budget import BUDGET_COLUMNS, Budget, Call, LimitOf, Window, as_stored, budget_from
 
 
 @dataclass
@@ -135,17 +135,10 @@ class Ledger:
         lock = wording.for_update_of_t + (wording.skip_locked if skip_locked else "") if self._locks else ""
         rows = json_rows([each] for each in missing)
         source = self.db.wording.rows(id="int")
-        budgets = sa.text(
-            "SELECT t.id, t.source, t.limit_name, t.username, t.app_id, t.report, t.calls, t.seconds, t.learned_calls,"
-            f" t.learned_until, t.refusals, t.closed_until, t.closed_reason, t.open_at FROM {source}"
-            f" JOIN cl_budget t ON t.id = v.id ORDER BY t.id{lock}"
-        )
+        budgets = sa.text(f"SELECT {BUDGET_COLUMNS} FROM {source} JOIN cl_budget t ON t.id = v.id ORDER BY t.id{lock}")
         for row in self._connection.execute(budgets, {"rows": rows}).mappings():
-            values = dict(row)
-            for name in ("learned_until", "closed_until", "open_at"):
-                values[name] = utc(values[name])
-            self._before[row["id"]] = tuple(values[name] for name in _BUDGET_COLUMNS)
-            budget = self._budgets[row["id"]] = Budget(**values)
+            budget = self._budgets[row["id"]] = budget_from(row)
+            self._before[row["id"]] = tuple(getattr(budget, name) for name in _BUDGET_COLUMNS)
             limit = self._limit_of(budget.source, budget.limit_name)
             if limit is not None:
                 budget.calls, budget.seconds = limit

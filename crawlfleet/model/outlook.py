@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
-from crawlfleet.model.budget import Budget, Call
+from crawlfleet.model.budget import BUDGET_COLUMNS, Budget, Call, budget_from
 from crawlfleet.model.lifecycle import TaskStatus
 from crawlfleet.model.task_spec import Task
 
@@ -85,15 +85,8 @@ def budgets(db: Database, connection: Connection, keys: Collection[str], now: da
     """Those of these budgets that exist, by key, with the calls that count now. Locks nothing."""
     source = db.wording.rows(k="text")
     rows = json_rows([key] for key in sorted(keys))
-    statement = sa.text(
-        "SELECT t.budget_key, t.id, t.source, t.limit_name, t.calls, t.seconds, t.learned_calls, t.learned_until,"
-        f" t.refusals, t.closed_until, t.closed_reason, t.open_at FROM {source} JOIN cl_budget t ON t.budget_key = v.k"
-    )
-    found: dict[str, Budget] = {}
-    for row in connection.execute(statement, {"rows": rows}).mappings():
-        values = {name: value for name, value in row.items() if name != "budget_key"}
-        values |= {name: utc(values[name]) for name in ("learned_until", "closed_until", "open_at")}
-        found[row["budget_key"]] = Budget(**values)
+    statement = sa.text(f"SELECT t.budget_key, {BUDGET_COLUMNS} FROM {source} JOIN cl_budget t ON t.budget_key = v.k")
+    found = {row["budget_key"]: budget_from(row) for row in connection.execute(statement, {"rows": rows}).mappings()}
     by_id = {budget.id: budget for budget in found.values()}
     calls = sa.text(
         "SELECT t.budget_id, t.assignment_id, t.number, t.called_at, t.free_at"

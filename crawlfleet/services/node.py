@@ -7,13 +7,13 @@ import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from queue import Empty, SimpleQueue
 
 from crawlfleet import __version__
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.core.process import own_identity
+from crawlfleet.core.wakeup import Wakeup
 from crawlfleet.engines.contract import Engine, Reports, Slots
 from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.executors.permit import Permit
@@ -61,9 +61,7 @@ class Node:
         tariff = Tariff(self._sources, lambda: executors)
         self._direct: set[str] = set()  # sources that were noticed to have no proxy
         self._ending = False
-        # An Event would not do: a signal handler that sets it while this thread is about to wait for it, and so holds
-        # its lock, would wait for ever. SimpleQueue.put may be called at any moment.
-        self._told_to_end: SimpleQueue[None] = SimpleQueue()
+        self._wakeup = Wakeup()
         self._fatal: str | None = None
         self._started_at: datetime | None = None
         self._engines = self._make_engines()
@@ -157,7 +155,7 @@ class Node:
             self._fatal = reason
             log.error("node ends: %s", reason)
         self._ending = True
-        self._told_to_end.put(None)
+        self._wakeup.wake()
 
     @property
     def ending(self) -> bool:
@@ -169,21 +167,15 @@ class Node:
         code = 0
         while not self._ending:
             if not self.until_idle:
-                self._told_to_end.get()
+                self._wakeup.wait()
             elif self.scheduler.idle.wait(IDLE_LOOK_SECONDS) and not self._ending:
                 finished = self._idle_exit_code()
                 if finished is not None:
                     code, self._ending = finished, True
                 else:
-                    self._wait_a_little()
+                    self._wakeup.wait(IDLE_LOOK_SECONDS)
         self.stop()
         return 1 if self._fatal is not None else code
-
-    def _wait_a_little(self) -> None:
-        try:
-            self._told_to_end.get(timeout=IDLE_LOOK_SECONDS)
-        except Empty:
-            pass
 
     def stop(self) -> None:
         """The graceful stop: no new tasks, running ones end or go back, then the device leaves the fleet."""
