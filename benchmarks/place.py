@@ -32,10 +32,16 @@ class Place:
     url: str
     folder: Path
 
-    def node(self, *options: str, api: bool = False, environ: Mapping[str, str] | None = None) -> NodeProcess:
+    def node(
+        self,
+        *options: str,
+        api: bool = False,
+        device_id: str = "node-1",
+        environ: Mapping[str, str] | None = None,
+    ) -> NodeProcess:
         """A node that starts now, with the bodies of the benchmarks; killed with its `with` block."""
         options = ("--executors", "benchmarks.bodies", *options)
-        return NodeProcess(self.folder, self.url, *options, api=api, **environ or {})
+        return NodeProcess(self.folder, self.url, *options, device_id=device_id, api=api, **environ or {})
 
     def watch(self, node: NodeProcess, done: Callable[[], bool]) -> list[float]:
         """The node's resident memory in MB, every 0.1 s until `done`.

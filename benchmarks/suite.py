@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.backlog import backlog
+from benchmarks.blocked import blocked
 from benchmarks.crash import crash
 from benchmarks.drain import drain_5, drain_50, drain_async_500
 from benchmarks.enqueue import enqueue
@@ -10,6 +11,7 @@ from benchmarks.frame import Benchmark, Size
 from benchmarks.idle import idle
 from benchmarks.latency import latency
 from benchmarks.memory import memory
+from benchmarks.quota import quota
 from benchmarks.start import start
 from benchmarks.store import store
 
@@ -25,6 +27,9 @@ SUITE = (
     Benchmark("memory", memory, {"tiny": Size(100, 1), "small": Size(20_000, 1), "full": Size(100_000, 1)}),
     Benchmark("latency", latency, {"tiny": Size(3, 1), "small": Size(50, 1), "full": Size(100, 3)}),
     Benchmark("backlog", backlog, {"tiny": Size(90, 1), "small": Size(30_000, 3), "full": Size(300_000, 3)}),
+    Benchmark("blocked", blocked, {"tiny": Size(300, 1), "small": Size(50_000, 1), "full": Size(1_000_000, 1)}),
     Benchmark("crash", crash, {"tiny": Size(20, 1), "small": Size(200, 3), "full": Size(200, 5)}),
-    Benchmark("store", store, {"tiny": Size(2_000, 1), "small": Size(50_000, 1), "full": Size(200_000, 3)}),
+    Benchmark("quota", quota, {"tiny": Size(1, 1), "small": Size(2, 3), "full": Size(60, 1)}),
+    # one row below what AppsFlyer cuts a report at
+    Benchmark("store", store, {"tiny": Size(2_000, 1), "small": Size(50_000, 1), "full": Size(199_999, 3)}),
 )

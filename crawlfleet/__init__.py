@@ -8,36 +8,96 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from crawlfleet.core.errors import AuthError, PermanentError, QuotaError, TransientError
+    from crawlfleet.core.account import Account
+    from crawlfleet.core.errors import (
+        AuthError,
+        NotPermitted,
+        PermanentError,
+        QuotaError,
+        RangeTooLarge,
+        TaskError,
+        TransientError,
+    )
     from crawlfleet.core.figures import App, AppList, Figures, ReportRange
     from crawlfleet.executors.contract import TaskContext, TaskResult
     from crawlfleet.executors.registry import task_executor
     from crawlfleet.model.task_spec import Task, TaskSpec
     from crawlfleet.services.fleet import Fleet, connect
+    from crawlfleet.sources.base import (
+        ALL_APPS,
+        AppListUnavailable,
+        Cancellable,
+        Limit,
+        Report,
+        Shape,
+        Source,
+        SourceSettings,
+        Uncancelled,
+    )
+    from crawlfleet.sources.http import Session, Transport
+    from crawlfleet.sources.refusals import Refusal
 
 _HOMES = {
-    "crawlfleet.core.errors": ("AuthError", "PermanentError", "QuotaError", "TransientError"),
+    "crawlfleet.core.account": ("Account",),
+    "crawlfleet.core.errors": (
+        "AuthError",
+        "NotPermitted",
+        "PermanentError",
+        "QuotaError",
+        "RangeTooLarge",
+        "TaskError",
+        "TransientError",
+    ),
     "crawlfleet.core.figures": ("App", "AppList", "Figures", "ReportRange"),
     "crawlfleet.executors.contract": ("TaskContext", "TaskResult"),
     "crawlfleet.executors.registry": ("task_executor",),
     "crawlfleet.model.task_spec": ("Task", "TaskSpec"),
     "crawlfleet.services.fleet": ("Fleet", "connect"),
+    "crawlfleet.sources.base": (
+        "ALL_APPS",
+        "AppListUnavailable",
+        "Cancellable",
+        "Limit",
+        "Report",
+        "Shape",
+        "Source",
+        "SourceSettings",
+        "Uncancelled",
+    ),
+    "crawlfleet.sources.http": ("Session", "Transport"),
+    "crawlfleet.sources.refusals": ("Refusal",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
+    "ALL_APPS",
+    "Account",
     "App",
     "AppList",
+    "AppListUnavailable",
     "AuthError",
+    "Cancellable",
     "Figures",
     "Fleet",
+    "Limit",
+    "NotPermitted",
     "PermanentError",
     "QuotaError",
+    "RangeTooLarge",
+    "Refusal",
+    "Report",
     "ReportRange",
+    "Session",
+    "Shape",
+    "Source",
+    "SourceSettings",
     "Task",
     "TaskContext",
+    "TaskError",
     "TaskResult",
     "TaskSpec",
     "TransientError",
+    "Transport",
+    "Uncancelled",
     "__version__",
     "connect",
     "task_executor",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy.engine import Connection
 
@@ -37,7 +38,7 @@ class Device:
     types: Sequence[str] = ("noop",)
     strategy: Strategy = Strategy.COMPARE_AND_SET
     policy: RetryPolicy = field(default_factory=lambda: RetryPolicy(300, 3600, lambda: 0.5))
-    process: dict[str, object] = field(default_factory=dict)
+    process: dict[str, Any] = field(default_factory=dict)
     defaults: TaskDefaults = field(default_factory=TaskDefaults)
     limit_of: LimitOf = as_stored
 
@@ -67,6 +68,15 @@ class Device:
     def claim(
         self, slots: int = 5, reserve: int = 0, now: datetime | None = None, lead_seconds: float = 0.0
     ) -> list[Claim]:
+        """Let come due what is due, then claim."""
+        claims.promote(self.db, lead_seconds, now)
+        return self.take(slots, reserve, now, lead_seconds)
+
+    def take(
+        self, slots: int = 5, reserve: int = 0, now: datetime | None = None, lead_seconds: float = 0.0
+    ) -> list[Claim]:
+        """Claim, and nothing else."""
+
         def work(connection: Connection) -> list[Claim]:
             standing = DeviceDAO(self.db).hold(connection, self.device_id, self.epoch)
             ledger = Ledger(self.db, connection, now or standing.now, self.limit_of)
@@ -87,7 +97,6 @@ class Device:
             ledger.close()
             return claimed
 
-        claims.promote(self.db, lead_seconds, now)
         return self.db.write(work)
 
     def start(self, claimed: Iterable[Claim]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent
+CLOCK_LIBRARY = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")  # gives a node another wall clock
 
 
 class NodeProcess:

@@ -94,6 +94,17 @@ class Wording:
         picks = ", ".join(f"{name} {_MYSQL_TYPES[kind]} PATH '$[{i}]' ERROR ON ERROR" for i, (name, kind) in cells)
         return f"JSON_TABLE(:rows, '$[*]' COLUMNS ({picks})) AS v"
 
+    def is_among(self, column: str, parameter: str) -> str:
+        """Whether a column of text is one of the strings of a bound JSON list.
+
+        Unlike a join with `rows` it leaves a walk along an index as it is: in order, and ended by LIMIT.
+        """
+        if self.family == "sqlite":
+            return f"{column} IN (SELECT value FROM json_each(:{parameter}))"
+        if self.family == "postgresql":
+            return f"{column} = ANY(ARRAY(SELECT jsonb_array_elements_text(CAST(:{parameter} AS jsonb))))"
+        return f"JSON_CONTAINS(:{parameter}, JSON_QUOTE({column}))"
+
     def update_from(self, table: str, assignments: dict[str, str], source: str, where: str) -> str:
         """`UPDATE table t SET ... FROM source WHERE ...`, which MySQL and MariaDB spell as a join."""
         if self.family == "mysql":

@@ -14,7 +14,7 @@ from crawlfleet.executors.contract import Executor, Instead, TaskContext, TaskRe
 from crawlfleet.executors.task_dates import asked_range, count_days, only_known, required
 from crawlfleet.executors.user_apps import asks_for_all_apps, task_for_app, tasks_per_app, visible_apps
 from crawlfleet.model.task_spec import Task, TaskSpec
-from crawlfleet.sources.base import ALL_APPS, Shape, Source
+from crawlfleet.sources.base import ALL_APPS, Report, Shape, Source
 
 
 def check_app_data(task: Task) -> None:
@@ -42,10 +42,9 @@ def fetch_app_data(task: Task, context: TaskContext) -> TaskResult:
     """
     source, username = context.account.source, context.account.username
     report = task.report or next(iter(context.source.reports))
-    known = context.source.reports.get(report)
-    is_snapshot = known is not None and known.is_snapshot
+    declared = _declared(context.source, source, report)
     asked = asked_range(task)
-    start, end = asked or _latest_day(is_snapshot)
+    start, end = asked or _latest_day(declared.is_snapshot)
     summary = {
         "source": source,
         "username": username,
@@ -57,14 +56,22 @@ def fetch_app_data(task: Task, context: TaskContext) -> TaskResult:
     if app_id is None:
         app_ids = [app.app_id for app in visible_apps(context)]
         # A snapshot is of the day on which its task runs, which may be after midnight.
-        follow_ups = tasks_per_app(task, app_ids, *(asked or (None, None) if is_snapshot else (start, end)))
+        follow_ups = tasks_per_app(task, app_ids, *(asked or (None, None) if declared.is_snapshot else (start, end)))
         return TaskResult(summary={**summary, "app_tasks": len(follow_ups)}, follow_ups=follow_ups)
+    declared.shape_of((end - start).days + 1)
     rows = context.source.fetch_app_data(context.account, app_id, report, start, end, context)
-    declared = context.source.reports[report]
     scope = ReportRange(source, username, app_id, report, start, end, declared.settle_days)
     summary["app_id"] = app_id
     whole = _all_or_halves(rows, declared.row_cap, task, scope, summary)
     return TaskResult(rows=whole, replaces=scope, summary=summary)
+
+
+def _declared(source: Source, source_name: str, report: str) -> Report:
+    """What the source says of this report; raises PermanentError when it has none of this name."""
+    if report not in source.reports:
+        known = ", ".join(sorted(source.reports))
+        raise PermanentError(f"report must be one of {known} at {source_name} (got {report!r:.80})")
+    return source.reports[report]
 
 
 def _all_or_halves(

@@ -224,18 +224,22 @@ class Ledger:
         """Write what changed and compute the state of all lanes that it concerns. The transaction's last step."""
         moved = self._write_budgets()
         self._write_calls()
-        if moved:
+        # A booked call of a budget that was open, and is, only matters to lanes whose tasks need several at once.
+        concerned = {**dict.fromkeys(self._booked, 1), **dict.fromkeys(moved, -1)}
+        if concerned:
             statement = sa.text(
-                f"SELECT DISTINCT lb.lane_id FROM {self.db.wording.rows(id='int')}"
-                " JOIN cl_lane_budget lb ON lb.budget_id = v.id"
+                f"SELECT DISTINCT l.id FROM {self.db.wording.rows(id='int', calls='int')}"
+                " JOIN cl_lane_budget lb ON lb.budget_id = v.id JOIN cl_lane l ON l.id = lb.lane_id"
+                " WHERE l.calls > v.calls"
             )
-            found = self._connection.execute(statement, {"rows": json_rows([each] for each in sorted(moved))})
-            self._touched.update(found.scalars())
+            rows = json_rows(sorted(concerned.items()))
+            self._touched.update(self._connection.execute(statement, {"rows": rows}).scalars())
         lanes.refresh(self.db, self._connection, self._touched, self.now, self._postponed)
 
     def _write_budgets(self) -> set[int]:
-        """Store changed budgets; the ids of those that opened, closed or have more room than before."""
-        rows, moved = [], set(self._booked)
+        """Store changed budgets; the ids of those that opened, closed, or open at another moment than before."""
+        rows: list[tuple[Any, ...]] = []
+        moved: set[int] = set()
         for budget in self._budgets.values():
             opens_at = budget.next_opening(self.now)
             if opens_at > self.now or budget.open_at > self.now:  # open before and after is no news

@@ -59,7 +59,7 @@ crawl_task = _table(
     sa.Column("end_date", DAY),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
-    # the claim walks (lane_id, ready_key): order_key while the task is pending and due, else null
+    # the claim walks (lane_id, ready_key, id): order_key while the task is pending and due, else null
     sa.Column("lane_id", sa.BigInteger, nullable=False),
     sa.Column("order_key", sa.BigInteger, nullable=False),
     sa.Column("ready_key", sa.BigInteger),
@@ -82,7 +82,8 @@ crawl_task = _table(
     _moment("created_at"),
     _moment("updated_at"),
     _moment("completed_at", nullable=True),
-    sa.Index("ix_crawl_task_claim", "lane_id", "ready_key", **_only("ready_key IS NOT NULL")),
+    # with the id, or PostgreSQL would give equals in the order in which they were written last
+    sa.Index("ix_crawl_task_claim", "lane_id", "ready_key", "id", **_only("ready_key IS NOT NULL")),
     sa.Index("ix_crawl_task_wake", "wake_at", **_only("wake_at IS NOT NULL")),
     sa.Index("ix_crawl_task_status", "status", "id"),
 )

@@ -99,7 +99,8 @@ class Tariff:
             seconds,
             username=(spec.username or "") if "account" in limit.scope else "",
             app_id=(spec.app_id or "") if "app" in limit.scope else "",
-            report=(spec.report or "") if "report" in limit.scope else "",
+            # the default has one budget, whether the task names it or not
+            report=(spec.report or next(iter(source.reports), "")) if "report" in limit.scope else "",
         )
 
 

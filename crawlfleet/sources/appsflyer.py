@@ -76,7 +76,7 @@ class AppsFlyer:
 
         Raises AppListUnavailable when the vendor lists none for this account (403, 404), else as `read_app_list`.
         """
-        return read_app_list(self._transport.session(account.token, context, app_list_error, account.proxy))
+        return read_app_list(self._transport.session_of(account, context, app_list_error))
 
     def fetch_app_data(
         self, account: Account, app_id: str, report: str, start: date, end: date, context: Cancellable
@@ -95,7 +95,7 @@ class AppsFlyer:
             raise PermanentError(f"app_id must be made of letters, digits, '.', '_' and '-' (got {app_id!r:.80})")
         self.reports[report].shape_of((end - start).days + 1)
         if report == MASTER:
-            session = self._transport.session(account.token, context, master_error, account.proxy)
+            session = self._transport.session_of(account, context, master_error)
             return master_rows(session, app_id, start, end)
         if app_id == ALL_APPS:
             raise PermanentError(f"app_id {ALL_APPS!r} is for report {MASTER}: {report} needs the id of one app")
@@ -109,7 +109,7 @@ class AppsFlyer:
         def classify(refusal: Refusal) -> TaskError | None:
             return pull_error(refusal, is_short)
 
-        session = self._transport.session(account.token, context, classify, account.proxy)
+        session = self._transport.session_of(account, context, classify)
         path = f"/api/agg-data/export/app/{quote(app_id, safe='')}/{report}/v5"
         lines = session.stream_lines(path, {"from": start.isoformat(), "to": end.isoformat()})
         where = f"report {report} of {app_id}"

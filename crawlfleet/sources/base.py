@@ -92,6 +92,19 @@ class Cancellable(Protocol):
     def after_answer(self) -> None: ...
 
 
+class Uncancelled:
+    """The context of calls outside a task, as in a test of a source: nobody cancels them, no budget counts them."""
+
+    def check(self) -> None:
+        """Go on."""
+
+    def before_call(self) -> None:
+        """Go on."""
+
+    def after_answer(self) -> None:
+        """Go on."""
+
+
 class AppListUnavailable(PermanentError):
     """The vendor lists no apps for this account; apps named by hand (`Account.app_ids`) still work."""
 

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
+from crawlfleet.core.account import Account
 from crawlfleet.core.errors import PermanentError, ProxyError, TaskError, TransientError, UsageError
 from crawlfleet.sources.addresses import is_loopback, origin_of, split_address
 from crawlfleet.sources.base import Cancellable
@@ -68,6 +69,10 @@ class Transport:
         5xx transient, the rest permanent.
         """
         return Session(self, token, context, classify, self._checked(proxy) or self._proxy)
+
+    def session_of(self, account: Account, context: Cancellable, classify: Classify | None = None) -> Session:
+        """A session with the account's token and proxy."""
+        return self.session(account.token, context, classify, account.proxy)
 
     def close(self) -> None:
         """Close idle connections; the next request opens new ones."""

@@ -18,7 +18,7 @@ from crawlfleet.executors.user_apps import USER_APPS
 from crawlfleet.model.task_spec import DEFAULT_REPORT, Task, TaskSpec
 from crawlfleet.sources.apple import Apple
 from crawlfleet.sources.appsflyer import MASTER, AppsFlyer
-from crawlfleet.sources.base import ALL_APPS, Account, AppListUnavailable, Report, SourceSettings
+from crawlfleet.sources.base import ALL_APPS, Account, AppListUnavailable, Report, Shape, SourceSettings
 from crawlfleet.sources.sandbox import Sandbox, apps_of, expected_rows
 from crawlfleet.sources.sandbox_apple_data import DEVELOPERS, expected_apps
 
@@ -225,12 +225,17 @@ def test_app_data_of_an_unknown_report_fails_for_good(run):
         run(APP_DATA, app_id=APP_IDS[0], report="geo_report")
 
 
+def test_days_beyond_the_longest_range_fail_for_good_before_the_vendor_is_asked(run):
+    with pytest.raises(PermanentError, match="master_by_ad takes at most 31 days at once"):
+        run(APP_DATA, app_id=APP_IDS[0], report="master_by_ad", start_date=START, end_date=START + timedelta(31))
+
+
 class Capped:
     """A vendor that cuts a report silently after `cap` rows, or with `refuses` gives none instead; two rows a day."""
 
     def __init__(self, cap, refuses=False):
         self.cap, self.refuses = cap, refuses
-        self.reports = {DEFAULT_REPORT: Report(DEFAULT_REPORT, (), row_cap=cap)}
+        self.reports = {DEFAULT_REPORT: Report(DEFAULT_REPORT, (Shape(max_days=31),), row_cap=cap)}
 
     def fetch_app_data(self, account, app_id, report, start, end, context):
         days = [start + timedelta(n) for n in range((end - start).days + 1)]

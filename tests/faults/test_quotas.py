@@ -17,7 +17,7 @@ from crawlfleet.sources.sandbox import Sandbox
 from crawlfleet.sources.sandbox_data import expected_rows
 from tests import debian_packages
 from tests.conftest import Backend
-from tests.nodes import NodeProcess
+from tests.nodes import CLOCK_LIBRARY, NodeProcess
 from tests.waiting import wait_until
 
 WINDOW = 2.0  # the vendor's minute
@@ -25,7 +25,6 @@ ACCOUNTS = ("alice", "bob")
 APPS = 3
 DAYS = 3  # each fetched by a call of its own
 FIRST = date(2026, 4, 1)
-CLOCK_LIBRARY = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
-from crawlfleet.model import rescue
+from crawlfleet.model import lanes, rescue
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import DAY_MARGIN_SECONDS, MARGIN_SHARE, Charge, Cost
 from crawlfleet.model.claims import Strategy
@@ -383,3 +383,21 @@ def test_a_type_without_a_cost_may_not_call_its_source(device: Device, db: Datab
     assert claim.calls == ()
     device.end(ending(claim, "unpaid", calls=[], calls_wanted=1), now=NOON)
     assert "declares no cost" in str(task(db, task_id)["error_message"])
+
+
+def test_a_call_that_neither_opens_nor_closes_its_budget_leaves_the_other_lanes_alone(
+    device: Device, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for app in range(20):
+        add(db, 2, app_id=f"app{app}", account=[100, DAY])
+    [claim] = device.claim(slots=1, now=NOON)
+    refreshed: list[int] = []
+    refresh = lanes.refresh
+
+    def note(db: Database, connection: object, lane_ids: set[int], *more: object) -> None:
+        refreshed.append(len(lane_ids))
+        refresh(db, connection, lane_ids, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lanes, "refresh", note)
+    device.end(ending(claim, calls=[NOON]), now=NOON)
+    assert refreshed == [0]  # its task was the head no longer

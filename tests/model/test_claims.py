@@ -194,3 +194,20 @@ def test_a_reserve_alone_takes_nothing_while_all_that_is_due_has_a_source(device
     assert device.claim(slots=0, reserve=10) == []
     add(db, 3)
     assert len(device.claim(slots=0, reserve=10)) == 3
+
+
+def test_equally_urgent_tasks_come_in_the_order_in_which_they_were_added_also_after_a_return(
+    device: Device, db: Database
+) -> None:
+    ids = add(db, 3)
+    [first] = device.claim(slots=1)
+    device.end(ending(first, "unpaid"))
+    assert [claim.task.id for claim in device.claim()] == ids
+
+
+def test_types_are_told_apart_by_case(device: Device, db: Database) -> None:
+    add(db, task_type="Noop")
+    add(db, task_type="Noop", source="vendor", username="u")
+    assert device.claim() == []
+    device.types = ("Noop",)
+    assert len(device.claim()) == 2

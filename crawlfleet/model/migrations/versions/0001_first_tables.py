@@ -323,7 +323,9 @@ def upgrade() -> None:
         **OPTIONS,
         if_not_exists=True,
     )
-    _create_index("ix_crawl_task_claim", "cl_crawl_task", ["lane_id", "ready_key"], **_only("ready_key IS NOT NULL"))
+    _create_index(
+        "ix_crawl_task_claim", "cl_crawl_task", ["lane_id", "ready_key", "id"], **_only("ready_key IS NOT NULL")
+    )
     _create_index("ix_crawl_task_wake", "cl_crawl_task", ["wake_at"], **_only("wake_at IS NOT NULL"))
     _create_index("ix_crawl_task_status", "cl_crawl_task", ["status", "id"])
     _create_index("ix_task_assignment_task", "cl_task_assignment", ["task_id"])

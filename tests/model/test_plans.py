@@ -1,0 +1,146 @@
+"""Query plans: what a scheduler asks in each turn walks an index, however many rows wait or have ended."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from crawlfleet.core.db import Database
+from crawlfleet.model import claims, lanes
+from crawlfleet.model.budget import Charge, Cost
+from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.task_spec import TaskSpec
+from tests.fleets import Device, ending
+
+LANES = 608  # 16 are claimed from at once
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+Statement = tuple[str, Any]
+
+
+def cost(spec: TaskSpec) -> Cost:
+    """One call of the app's hour."""
+    return Cost((Charge("vendor", "hour", 1, HOUR.total_seconds(), "u", spec.app_id or ""),), 1)
+
+
+DEFAULTS = TaskDefaults(cost_of=cost)
+
+
+@pytest.fixture
+def device(db: Database) -> Device:
+    """A device whose queue has many lanes: most have used their budget up, and have a task that waits for it."""
+    made = Device(db, types=("fetch",), strategy=claims.probe_strategy(db), defaults=DEFAULTS)
+    made.register(now=NOON)
+    for _ in range(2):
+        specs = [TaskSpec("fetch", source="vendor", username="u", app_id=f"app{n}", run_at=NOON) for n in range(LANES)]
+        CrawlTaskDAO(db).add(specs, DEFAULTS, NOON)
+    used = [claim for _ in range(LANES // 16 - 1) for claim in made.take(slots=16, now=NOON)]
+    made.end(*(ending(claim, calls=[NOON]) for claim in used), now=NOON)
+    later = [TaskSpec("fetch", source="vendor", username="u", app_id="app0", run_at=NOON + HOUR)] * LANES
+    CrawlTaskDAO(db).add(later, DEFAULTS, NOON)
+    analyze = {
+        "sqlite": "ANALYZE",
+        "postgresql": "ANALYZE",
+        "mysql": "ANALYZE TABLE cl_crawl_task, cl_lane, cl_lane_budget, cl_budget, cl_budget_call",
+    }
+    with db.engine.begin() as connection:
+        connection.exec_driver_sql(analyze[db.family])
+    return made
+
+
+@contextmanager
+def recorded(db: Database) -> Iterator[list[Statement]]:
+    """The statements that are run meanwhile, with their parameters."""
+    found: list[Statement] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        found.append((statement, parameters))
+
+    event.listen(db.engine, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        event.remove(db.engine, "before_cursor_execute", note)
+
+
+def plan(db: Database, statement: str, parameters: Any) -> str:
+    """The plan of a statement, a step a line. PostgreSQL must not read a table whole merely because it is small."""
+    with db.engine.connect() as connection, connection.begin() as transaction:
+        if db.family == "postgresql":
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        explain = "EXPLAIN QUERY PLAN " if db.family == "sqlite" else "EXPLAIN "
+        found = connection.exec_driver_sql(explain + statement, parameters).mappings().all()
+        transaction.rollback()
+    if db.family == "mysql":
+        return "\n".join(f"{row['type']} of {row['table']}: {row['Extra']}" for row in found)
+    return "\n".join(str(row["detail" if db.family == "sqlite" else "QUERY PLAN"]) for row in found)
+
+
+# A table of ours read from end to end: by its alias, unlike JSON rows and subqueries. Accounts, devices and the
+# fleet's state fill a page or two.
+WHOLE = {
+    "sqlite": r"SCAN (l|t|k|b|lb|cl_\w+)$",
+    "postgresql": r"Seq Scan on cl_(?!device|fleet_state|account)",
+    "mysql": r"(ALL|index) of (l|t|k|b|lb|cl_\w+):",
+}
+SORTED = {"sqlite": "TEMP B-TREE", "postgresql": r"Sort(?! Key)", "mysql": "filesort|temporary"}
+
+
+def assert_walks_indexes(db: Database, statements: list[Statement]) -> None:
+    plans = {statement: plan(db, statement, parameters) for statement, parameters in statements if " cl_" in statement}
+    assert plans
+    for statement, steps in plans.items():
+        assert not re.search(WHOLE[db.family], steps, flags=re.MULTILINE), f"{statement}\n{steps}"
+
+
+def assert_unsorted(db: Database, statements: list[Statement], of: str) -> None:
+    [(statement, parameters)] = [each for each in statements if of in each[0]]
+    steps = plan(db, statement, parameters)
+    assert not re.search(SORTED[db.family], steps), f"{statement}\n{steps}"
+
+
+def test_open_lanes_are_found_along_an_index_and_without_sorting(device: Device, db: Database) -> None:
+    for state in ("few open", "all open"):
+        with db.read() as connection, recorded(db) as statements:
+            found = claims.open_heads(db, connection, ["fetch"])
+        assert len(found) == 16, state
+        assert_walks_indexes(db, statements)
+        assert_unsorted(db, statements, "open_lanes")
+        claims.promote(db, now=NOON + 2 * HOUR)
+
+
+def test_what_comes_due_is_found_along_an_index_and_without_sorting(device: Device, db: Database) -> None:
+    with recorded(db) as statements:
+        promoted = claims.promote(db, now=NOON + 2 * HOUR)
+    assert promoted > LANES
+    assert_walks_indexes(db, statements)
+    for table in ("cl_crawl_task", "cl_lane"):
+        assert_unsorted(db, statements, f"FROM {table} WHERE wake_at <=")
+
+
+def test_a_claim_and_its_end_read_no_table_whole(device: Device, db: Database) -> None:
+    with recorded(db) as statements:
+        [claim] = device.take(slots=1, now=NOON)
+        device.end(ending(claim, calls=[NOON]), now=NOON)
+    assert_walks_indexes(db, statements)
+
+
+def test_the_state_of_lanes_is_computed_along_indexes(device: Device, db: Database) -> None:
+    def refresh(connection: Any) -> None:
+        lanes.refresh(db, connection, range(1, 50), NOON)
+
+    with recorded(db) as statements:
+        db.write(refresh)
+    assert_walks_indexes(db, statements)
+
+
+def test_a_table_read_whole_is_noticed(device: Device, db: Database) -> None:
+    steps = plan(db, "SELECT t.id FROM cl_crawl_task t WHERE t.retry = 7 ORDER BY t.order_key", ())
+    assert re.search(WHOLE[db.family], steps, flags=re.MULTILINE), steps
+    assert re.search(SORTED[db.family], steps), steps
