@@ -164,9 +164,20 @@ def test_pages_that_a_long_call_may_need_are_not_spent_where_short_ones_need_few
     limits = [Limit("store", 19, 60, ())]
     few = Vendor(report, limits).plan(need(10))
     assert [call.shape.calls for call in few] == [2, 2]
+    more = Vendor(report, limits).plan(need(49, "a"), need(10, "b"))  # nine short ones would fit, too
+    assert sorted(call.shape.calls for call in more) == [2, 2, 10]
     many = Vendor(report, limits).plan(need(100, "a"), need(100, "b"), need(10, "c"))
     assert sorted(call.shape.calls for call in many) == [2, 2, 10, 10]
     assert finish(many) == MINUTE
+
+
+def test_the_app_that_needs_most_days_of_its_budget_begins_first() -> None:
+    """Else newer days of others would take the account's calls of today, and it would need a third day."""
+    report = Report("r", (Shape(("short",), max_days=1), Shape(("app", "account"), min_days=2, max_days=100)))
+    limits = [Limit("short", 1, 86_400, ("app",)), Limit("app", 4, 86_400, ("app",)), Limit("account", 6, 86_400)]
+    newer = days(100, FIRST + timedelta(600))
+    calls = Vendor(report, limits).plan(need(600, "a"), Need("b", newer), Need("c", newer))
+    assert Counter(call.run_at for call in calls) == {None: 4, NEXT_DAY: 4}
 
 
 def test_nothing_to_fetch_is_no_call() -> None:
