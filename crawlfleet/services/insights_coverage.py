@@ -93,15 +93,15 @@ def coverage(
 
     Days are read for a page of feeds at a time: between two pages nothing is held at the server.
     """
-    today = (now or _clock(db)).date()
-    feeds = iter(find_feeds(db, wanted, reports_of))
+    moment = now or _clock(db)
+    feeds = iter(find_feeds(db, wanted, reports_of, moment))
     feeds_at_once = max(1, PAGE_DAYS // ((end - start).days + 1))
     while page := list(itertools.islice(feeds, feeds_at_once)):
         fetched = _fetched_days(db, [feed.id for feed in page if feed.id is not None], start, end)
         for feed in page:
             report = reports_of(feed.name.source).get(feed.name.report, UNDECLARED)
             known = {} if feed.id is None else fetched.get(feed.id, {})
-            yield FeedCoverage(feed, _days(feed, known, report, start, end, today))
+            yield FeedCoverage(feed, _days(feed, known, report, start, end, moment.date()))
 
 
 def gaps(

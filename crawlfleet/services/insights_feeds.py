@@ -6,14 +6,16 @@ Those that were fetched have a row in cl_feed. An app that its account lists and
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
+from crawlfleet.core.sql import utc
 from crawlfleet.model.task_spec import DEFAULT_REPORT
-from crawlfleet.sources.base import Report
+from crawlfleet.sources.base import ALL_APPS, Report
 
 ReportsOf = Callable[[str], Mapping[str, Report]]  # by the name of a source; empty for one that is not known here
 
@@ -54,35 +56,38 @@ def conditions(wanted: FeedFilter, *columns: str) -> tuple[str, dict[str, str]]:
     return "".join(f" AND {name} = :{name}" for name in parameters), parameters
 
 
-def find_feeds(db: Database, wanted: FeedFilter, reports_of: ReportsOf) -> list[Feed]:
+def find_feeds(db: Database, wanted: FeedFilter, reports_of: ReportsOf, now: datetime | None = None) -> list[Feed]:
     """The feeds that are meant, by their names.
 
     A listed app is expected to have the report of the filter; without one, those that its account fetches for any of
-    its listed apps, or the default one when that is none.
+    its listed apps or for all at once, or the default one when that is none.
     """
     where, parameters = conditions(wanted, "source", "username")
     stored = sa.text(
-        f"SELECT id, source, username, report, app_id, denials, denied_reason FROM cl_feed WHERE app_id <> ''{where}"
+        "SELECT id, source, username, report, app_id, denied_until, denied_reason FROM cl_feed"
+        f" WHERE app_id <> ''{where}"
     )
     listed = sa.text(f"SELECT source, username, app_id FROM cl_user_app WHERE app_status = 'active'{where}")
     accounts = sa.text(f"SELECT source, username FROM cl_account WHERE 1 = 1{where}")
     apps: dict[tuple[str, str], set[str]] = defaultdict(set)
     found: dict[FeedName, Feed] = {}
     with db.read() as connection:
-        for feed_id, source, username, report, app_id, denials, reason in connection.execute(stored, parameters):
-            name = FeedName(source, username, report, app_id)
-            found[name] = Feed(name, feed_id, f"the vendor refuses it: {reason}" if denials else None)
+        moment = now or db.now(connection)
+        for feed_id, source, username, report, app_id, denied_until, reason in connection.execute(stored, parameters):
+            name, until = FeedName(source, username, report, app_id), utc(denied_until)
+            is_denied = until is not None and until > moment
+            found[name] = Feed(name, feed_id, f"the vendor refuses it: {reason}" if is_denied else None)
         for source, username, app_id in connection.execute(listed, parameters):
             apps[source, username].add(app_id)
         known_accounts = {(source, username) for source, username in connection.execute(accounts, parameters)}
     fetched: dict[tuple[str, str], set[str]] = defaultdict(set)
     for name in found:
-        if name.app_id in apps.get((name.source, name.username), ()):
-            fetched[name.source, name.username].add(name.report)
+        account = name.source, name.username
+        if name.app_id == ALL_APPS or name.app_id in apps.get(account, ()):
+            fetched[account].add(name.report)
     for account in apps.keys() & known_accounts:
-        expected = _expected_reports(wanted.report, fetched[account], reports_of(account[0]))
-        names_of_account = (FeedName(*account, report, app_id) for report in expected for app_id in apps[account])
-        found = {name: Feed(name) for name in names_of_account} | found
+        for name in _expected(account, apps[account], fetched[account], wanted.report, reports_of(account[0])):
+            found.setdefault(name, Feed(name))
     return [
         _unless_removed(found[name], known_accounts, reports_of)
         for name in sorted(found)
@@ -90,12 +95,23 @@ def find_feeds(db: Database, wanted: FeedFilter, reports_of: ReportsOf) -> list[
     ]
 
 
-def _expected_reports(wanted: str | None, fetched: Collection[str], known: Mapping[str, Report]) -> Collection[str]:
+def _expected(
+    account: tuple[str, str],
+    apps: Collection[str],
+    fetched: Collection[str],
+    wanted: str | None,
+    known: Mapping[str, Report],
+) -> Iterator[FeedName]:
+    """The feeds that an account should have by its apps; `known` are the reports of its source."""
     if wanted is not None:
-        return [wanted] if wanted in known or not known else []
-    if fetched:
-        return fetched
-    return [DEFAULT_REPORT if DEFAULT_REPORT in known or not known else next(iter(known))]
+        reports: Collection[str] = [wanted] if wanted in known or not known else []
+    else:
+        reports = fetched or [DEFAULT_REPORT if DEFAULT_REPORT in known or not known else next(iter(known))]
+    for report in reports:
+        if report not in known or not known[report].account_wide:
+            yield from (FeedName(*account, report, app_id) for app_id in apps)
+        elif report not in fetched:  # else it is fetched in the way that somebody chose, for all apps or for some
+            yield FeedName(*account, report, ALL_APPS)
 
 
 def _unless_removed(feed: Feed, accounts: Collection[tuple[str, str]], reports_of: ReportsOf) -> Feed:

@@ -9,9 +9,10 @@ import sys
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
-import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
+from crawlfleet.model import feed
+from crawlfleet.model.feed import FeedKey
 from crawlfleet.model.task_spec import DEFAULT_REPORT
 from tests.cli.console import Console
 from tests.stored_figures import add_account, add_days
@@ -151,8 +152,12 @@ def test_the_calendar_has_a_colour_for_each_state(ready: Console, monkeypatch: p
 def test_the_calendar_says_what_the_vendor_refuses(ready: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     on_terminal(monkeypatch, 80, NO_COLOR="1")
     ready.on_database(fill)
-    denied = sa.text("UPDATE cl_feed SET denials = 1, denied_reason = 'no plan [x]' WHERE app_id = 'a'")
-    ready.on_database(lambda db: db.write(lambda connection: connection.execute(denied)))
+
+    def deny(db: Database) -> None:
+        key = FeedKey("appsflyer", "u", "a", DEFAULT_REPORT)
+        db.write(lambda connection: feed.deny(db, connection, key, "no plan [x]", db.now(connection)))
+
+    ready.on_database(deny)
     lines = plain(ready("data", "coverage", "--app-id", "a", *DAYS).out).splitlines()
     letters = "." * 20 + "-----.----"
     assert lines[3].split() == ["a", letters]

@@ -11,7 +11,9 @@ import sqlalchemy as sa
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.figures import AppList
+from crawlfleet.model import feed
 from crawlfleet.model.coverage_state import DayState
+from crawlfleet.model.feed import FeedKey
 from crawlfleet.services import insights_coverage
 from crawlfleet.services.insights_coverage import CoveredDay, Gap, coverage, gaps, period, stored_rows
 from crawlfleet.services.insights_feeds import FeedFilter, find_feeds
@@ -28,6 +30,7 @@ REPORTS = {
         DEFAULT: Report(DEFAULT, ()),
         "geo": Report("geo", (), settle_days=5),
         "short": Report("short", (), lookback_days=20),
+        "wide": Report("wide", (), account_wide=True),
     },
     "other": {"first": Report("first", ()), "second": Report("second", ())},
 }
@@ -47,7 +50,7 @@ def reports_of(source: str) -> Mapping[str, Report]:
 
 
 def names(db: Database, wanted: FeedFilter = ANY) -> list[tuple[str, ...]]:
-    found = [feed.name for feed in find_feeds(db, wanted, reports_of)]
+    found = [each.name for each in find_feeds(db, wanted, reports_of)]
     return [(name.source, name.username, name.report, name.app_id) for name in found]
 
 
@@ -62,9 +65,10 @@ def found_gaps(db: Database, start: date, end: date, now: datetime = NOW) -> lis
     return list(gaps(db, ANY, start, end, reports_of, now))
 
 
-def deny(db: Database, app_id: str) -> None:
-    statement = sa.text("UPDATE cl_feed SET denials = 1, denied_reason = 'no plan' WHERE app_id = :app_id")
-    db.write(lambda connection: connection.execute(statement, {"app_id": app_id}))
+def deny(db: Database, app_id: str, now: datetime = NOW) -> None:
+    """The vendor says no: a pause of a day, as the first time."""
+    key = FeedKey("appsflyer", "u", app_id, DEFAULT)
+    db.write(lambda connection: feed.deny(db, connection, key, "no plan", now))
 
 
 def test_apps_that_never_were_fetched_are_feeds_without_a_day(db: Database) -> None:
@@ -76,10 +80,23 @@ def test_apps_that_never_were_fetched_are_feeds_without_a_day(db: Database) -> N
 def test_an_app_is_expected_to_have_the_reports_of_its_account(db: Database) -> None:
     add_account(db, "a", "b")
     add_days(db, "a", DAY, [1], report="geo")
-    add_days(db, "all", DAY, [1], report="short")  # of no app
+    add_days(db, "unlisted", DAY, [1], report="short")
     geo = [("appsflyer", "u", "geo", app_id) for app_id in "ab"]
-    assert names(db) == [*geo, ("appsflyer", "u", "short", "all")]
+    assert names(db) == [*geo, ("appsflyer", "u", "short", "unlisted")]
     assert names(db, FeedFilter(report=DEFAULT)) == [("appsflyer", "u", DEFAULT, app_id) for app_id in "ab"]
+
+
+def test_a_report_that_one_call_fetches_for_all_apps_is_one_feed(db: Database) -> None:
+    add_account(db, "a", "b")
+    assert names(db, FeedFilter(report="wide")) == [("appsflyer", "u", "wide", "all")]
+    add_days(db, "all", DAY, [1], report="wide")
+    assert names(db) == [("appsflyer", "u", "wide", "all")], "nobody asked for another report"
+
+
+def test_a_report_for_all_apps_that_is_fetched_for_one_is_expected_of_no_other(db: Database) -> None:
+    add_account(db, "a", "b")
+    add_days(db, "a", DAY, [1], report="wide")
+    assert names(db) == names(db, FeedFilter(report="wide")) == [("appsflyer", "u", "wide", "a")]
 
 
 def test_a_source_without_the_default_report_has_its_first(db: Database) -> None:
@@ -145,9 +162,16 @@ def test_what_the_vendor_refuses_is_impossible_and_no_gap(db: Database) -> None:
     add_days(db, "a", DAY, [1])
     deny(db, "a")
     assert states(db, DAY, DAY + timedelta(1)) == {"a": [F, X]}
-    [feed] = find_feeds(db, ANY, reports_of)
-    assert feed.refusal == "the vendor refuses it: no plan"
+    [found] = find_feeds(db, ANY, reports_of, NOW)
+    assert found.refusal == "the vendor refuses it: no plan"
     assert found_gaps(db, DAY, DAY + timedelta(1)) == []
+
+
+def test_what_the_vendor_refused_is_missing_again_when_it_may_be_asked_again(db: Database) -> None:
+    add_account(db, "a")
+    deny(db, "a")
+    assert states(db, now=NOW + timedelta(days=1, seconds=-1)) == {"a": [X]}
+    assert states(db, now=NOW + timedelta(days=1)) == {"a": [M]}
 
 
 def test_nothing_is_expected_of_an_account_that_was_removed(db: Database) -> None:
@@ -156,7 +180,7 @@ def test_nothing_is_expected_of_an_account_that_was_removed(db: Database) -> Non
     add_days(db, "a", DAY, [1], source="own")  # whose fetchers may need no account
     db.write(lambda connection: connection.execute(sa.text("DELETE FROM cl_account")))
     feeds = find_feeds(db, ANY, reports_of)
-    assert [(feed.name.source, feed.name.app_id, feed.refusal) for feed in feeds] == [
+    assert [(each.name.source, each.name.app_id, each.refusal) for each in feeds] == [
         ("appsflyer", "a", "there is no account u any more"),
         ("own", "a", None),
     ]
