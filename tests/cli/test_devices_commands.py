@@ -83,7 +83,7 @@ def test_status_shows_devices_tasks_and_a_verdict(any_console: Console) -> None:
     assert lines[3] == "tasks: 1 pending, 0 assigned, 0 running, 0 completed, 0 failed, 0 cancelled, 1 total"
     assert lines[-1] == "working: 1 tasks are open, 1 devices are online"
     found = any_console("distribute", "status", "--json").json
-    assert list(found) == ["devices", "tasks", "success_rate", "blocked", "verdict"]
+    assert list(found) == ["devices", "tasks", "success_rate", "blocked", "budgets", "verdict"]
     assert (found["devices"][0]["device_id"], found["tasks"]["pending"], found["blocked"]) == ("d1", 1, [])
 
 
