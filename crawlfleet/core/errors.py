@@ -81,7 +81,12 @@ class PermanentError(TaskError):
 
 
 class NotPermitted(PermanentError):
-    """The account lacks this app or report: not granted, not in its plan. A new grant or plan may change it."""
+    """The account lacks this app or report: not granted, not in its plan. A new grant or plan may change it.
+
+    `feed` is the (app id, report) that was asked for, where the executor says so: it is then asked for more rarely.
+    """
+
+    feed: tuple[str, str] | None = None
 
 
 class RangeTooLarge(PermanentError):

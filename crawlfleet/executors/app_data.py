@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 
-from crawlfleet.core.errors import PermanentError, RangeTooLarge
+from crawlfleet.core.errors import NotPermitted, PermanentError, RangeTooLarge
 from crawlfleet.core.figures import Figures, ReportRange
 from crawlfleet.executors.contract import Executor, Instead, TaskContext, TaskResult
 from crawlfleet.executors.task_dates import asked_range, count_days, only_known, required
@@ -79,12 +79,15 @@ def _all_or_halves(
 ) -> Iterator[Figures]:
     try:
         yield from _below_cap(rows, row_cap)
+    except NotPermitted as error:
+        error.feed = (scope.app_id, scope.report)
+        raise
     except RangeTooLarge as error:
         if scope.start == scope.end:
             raise PermanentError(f"{error}: the single day {scope.start} cannot be split, nothing is stored") from None
         middle = scope.start + (scope.end - scope.start) // 2
         halves = [(scope.start, middle), (middle + timedelta(1), scope.end)]
-        follow_ups = [task_for_app(task, scope.app_id, first, last) for first, last in halves]
+        follow_ups = [task_for_app(task, task.app_id, first, last) for first, last in halves]
         raise Instead(TaskResult(summary={**summary, "split_into": 2}, follow_ups=follow_ups)) from None
 
 

@@ -28,7 +28,7 @@ class Outcome:
 
     `rows` is a list or a `Spool` (iterable, with len and close); whoever takes the outcome closes it. `summary` is
     JSON text. `retry_after` is seconds; `quota_scope`, `quota_daily` and `calls_wanted` are those of QuotaError and
-    CallRefused. `denied` marks a permanent end because the account may not have this app or report.
+    CallRefused. `denied` is the feed of NotPermitted.
     Picklable unless its rows are a Spool.
     """
 
@@ -42,7 +42,7 @@ class Outcome:
     rows: Any = ()
     replaces: Scope | None = None
     follow_ups: Sequence[TaskSpec] = ()
-    denied: bool = False
+    denied: tuple[str, str] | None = None
 
 
 def failed(error: BaseException, context: TaskContext) -> Outcome:
@@ -66,7 +66,7 @@ def failed(error: BaseException, context: TaskContext) -> Outcome:
         quota_scope=error.scope if isinstance(error, QuotaError) else None,
         quota_daily=isinstance(error, QuotaError) and error.daily,
         calls_wanted=error.calls_wanted if isinstance(error, CallRefused) else None,
-        denied=isinstance(error, NotPermitted),
+        denied=error.feed if isinstance(error, NotPermitted) else None,
     )
 
 

@@ -61,7 +61,7 @@ def tasks_per_app(task: Task, app_ids: Iterable[str], start: date | None, end: d
     return [task_for_app(task, app_id, start, end) for app_id in sorted(set(app_ids))]
 
 
-def task_for_app(task: Task, app_id: str, start: date | None, end: date | None) -> TaskSpec:
+def task_for_app(task: Task, app_id: str | None, start: date | None, end: date | None) -> TaskSpec:
     """An `app_data` task over these days for the account, report and priority of the task that it follows."""
     return TaskSpec(
         "app_data",

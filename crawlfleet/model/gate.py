@@ -56,8 +56,8 @@ class Ending:
     Moments are the database's clock; `retry_after` seconds is the earliest retry that the vendor named. `calls` are the
     moments by which the vendor saw the run's calls, None when nobody can tell. `quota_scope` names the limit that was
     hit, `quota_daily` says that it holds until the UTC day ends. An unpaid run lacked calls: its task needs
-    `calls_wanted` (None: as many as before, but later) and moves to the lane `lane_id`. `denied`: the vendor says that
-    the account may not have the task's app or report.
+    `calls_wanted` (None: as many as before, but later) and moves to the lane `lane_id`. `denied` is the
+    (app id, report) that the vendor says the account may not have.
     """
 
     assignment_id: int
@@ -76,7 +76,7 @@ class Ending:
     quota_daily: bool = False
     calls_wanted: int | None = None
     lane_id: int | None = None
-    denied: bool = False
+    denied: tuple[str, str] | None = None
 
     @property
     def writes_data(self) -> bool:
@@ -129,7 +129,7 @@ def end_runs(
     # transactions that touch several feeds lock them in one order
     for asked in sorted((e for e in endings if e.assignment_id in live), key=lambda e: _feed_of(e, tasks[e.task_id])):
         task = tasks[asked.task_id]
-        if asked.denied and (denied := _feed_of(asked, task)):
+        if asked.denied is not None and (denied := _feed_of(asked, task)):
             feed.deny(db, connection, FeedKey(*denied), (asked.message or "not permitted")[:MAX_MESSAGE], ledger.now)
         stored.append(_store(db, connection, asked, task, defaults, ledger) if asked.writes_data else asked)
     lanes = ledger.load({tasks[e.task_id]["lane_id"] for e in stored if tasks[e.task_id]["source"] is not None})
@@ -288,13 +288,13 @@ def _feed_of(ending: Ending, task: RowMapping) -> FeedKey | tuple[()]:
     """The feed that an ending writes or denies, () when there is none."""
     if ending.replaces is not None:
         return results.lock_key(ending.replaces)
-    if not ending.denied:
+    if ending.denied is None:
         return ()
-    return _whole_feed(task["source"], task["username"], task["app_id"], task["report"]) or ()
+    return _whole_feed(task["source"], task["username"], *ending.denied) or ()
 
 
 def _whole_feed(source: str | None, username: str | None, app_id: str | None, report: str | None) -> FeedKey | None:
-    """The feed that a task names; None for one that leaves something open."""
+    """The feed of these four; None when one of them is open."""
     if source is None or username is None or app_id is None or report is None:
         return None
     return FeedKey(source, username, app_id, report)

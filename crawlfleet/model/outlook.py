@@ -14,7 +14,8 @@ from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
-from crawlfleet.model.budget import BUDGET_COLUMNS, Budget, Call, budget_from
+from crawlfleet.model.budget import Budget
+from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import TaskStatus
 from crawlfleet.model.task_spec import Task
 
@@ -83,21 +84,13 @@ def open_requests(db: Database, connection: Connection, source: str, username: s
 
 def budgets(db: Database, connection: Connection, keys: Collection[str], now: datetime) -> dict[str, Budget]:
     """Those of these budgets that exist, by key, with the calls that count now. Locks nothing."""
-    source = db.wording.rows(k="text")
-    rows = json_rows([key] for key in sorted(keys))
-    statement = sa.text(f"SELECT t.budget_key, {BUDGET_COLUMNS} FROM {source} JOIN cl_budget t ON t.budget_key = v.k")
-    found = {row["budget_key"]: budget_from(row) for row in connection.execute(statement, {"rows": rows}).mappings()}
-    by_id = {budget.id: budget for budget in found.values()}
-    calls = sa.text(
-        "SELECT t.budget_id, t.assignment_id, t.number, t.called_at, t.free_at"
-        f" FROM {db.wording.rows(id='int')} JOIN cl_budget_call t ON t.budget_id = v.id"
+    statement = sa.text(
+        f"SELECT t.id, t.budget_key FROM {db.wording.rows(k='text')} JOIN cl_budget t ON t.budget_key = v.k"
     )
-    rows = json_rows([each] for each in sorted(by_id))
-    for budget_id, assignment_id, number, called_at, free_at in connection.execute(calls, {"rows": rows}):
-        call = Call(assignment_id, number, utc(called_at), utc(free_at))
-        if call.busy_until > now:
-            by_id[budget_id].busy.append(call)
-    return found
+    rows = json_rows([key] for key in sorted(keys))
+    key_of: dict[int, str] = dict(connection.execute(statement, {"rows": rows}).all())
+    found = Ledger(db, connection, now, locks=False).budgets(key_of)
+    return {key_of[budget.id]: budget for budget in found}
 
 
 def owed_calls(

@@ -159,7 +159,7 @@ def test_the_table_of_budgets_ends_after_twenty_with_the_most_waiting_first(read
 def test_accounts_show_tells_health_budgets_and_denials(any_console: Console) -> None:
     add(any_console)
     any_console.add(*APP, *ONE_DAY)
-    run_one(any_console, "permanent", message="not in your package", denied=True)
+    run_one(any_console, "permanent", message="not in your package", denied=("com.a", "partners_by_date_report"))
     found = any_console("accounts", "show", "u", "--json").json
     assert (found["username"], found["health"]["state"]) == ("u", "throttled")
     assert [budget["limit"] for budget in found["budgets"]] == ["aggregate_short_range"]

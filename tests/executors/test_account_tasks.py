@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from crawlfleet.core.errors import AuthError, PermanentError, RangeTooLarge
+from crawlfleet.core.errors import AuthError, NotPermitted, PermanentError, RangeTooLarge
 from crawlfleet.core.figures import App, AppList, Figures, ReportRange
 from crawlfleet.executors.app_data import APP_DATA
 from crawlfleet.executors.body import run_body
@@ -52,7 +52,7 @@ def run_whole():
     """The outcome of an app_data body with this source, its rows read to the end."""
 
     def run(source, **values):
-        task = make_task("app_data", app_id="a", **values)
+        task = make_task("app_data", **{"app_id": "a", **values})
         return run_body(APP_DATA, task, TaskContext(task, Account("appsflyer", "demo_agency"), source))
 
     return run
@@ -233,9 +233,10 @@ def test_days_beyond_the_longest_range_fail_for_good_before_the_vendor_is_asked(
 class Capped:
     """A vendor that cuts a report silently after `cap` rows, or with `refuses` gives none instead; two rows a day."""
 
-    def __init__(self, cap, refuses=False):
+    def __init__(self, cap, refuses=False, account_wide=False):
         self.cap, self.refuses = cap, refuses
-        self.reports = {DEFAULT_REPORT: Report(DEFAULT_REPORT, (Shape(max_days=31),), row_cap=cap)}
+        shapes = (Shape(max_days=31),)
+        self.reports = {DEFAULT_REPORT: Report(DEFAULT_REPORT, shapes, row_cap=cap, account_wide=account_wide)}
 
     def fetch_app_data(self, account, app_id, report, start, end, context):
         days = [start + timedelta(n) for n in range((end - start).days + 1)]
@@ -256,6 +257,28 @@ def test_a_range_at_the_vendors_row_cap_stores_nothing_and_becomes_its_halves(ru
         TaskSpec("app_data", "demo_agency", "appsflyer", "a", first, last, DEFAULT_REPORT, priority=4)
         for first, last in [(START, middle), (middle + timedelta(1), end)]
     ]
+
+
+def test_halves_of_a_whole_account_ask_for_the_whole_account(run_whole):
+    source = Capped(10, account_wide=True)
+    outcome = run_whole(source, app_id=None, start_date=START, end_date=START + timedelta(4), report=DEFAULT_REPORT)
+    assert [spec.app_id for spec in outcome.follow_ups] == [None, None]  # with an app they could count as denied
+    assert json.loads(outcome.summary)["app_id"] == "all"
+
+
+class Denying(Capped):
+    """A vendor that lets nobody have anything."""
+
+    def fetch_app_data(self, account, app_id, report, start, end, context):
+        raise NotPermitted("not in your package")
+        yield
+
+
+@pytest.mark.parametrize(("account_wide", "app_id", "asked"), [(False, "a", "a"), (True, None, "all")])
+def test_a_denial_names_what_was_asked_for(run_whole, account_wide, app_id, asked):
+    source = Denying(10, account_wide=account_wide)
+    outcome = run_whole(source, app_id=app_id, start_date=START, end_date=START)
+    assert (outcome.kind, outcome.denied) == ("permanent", (asked, DEFAULT_REPORT))
 
 
 def test_a_range_one_row_below_the_cap_is_stored(run_whole):

@@ -203,12 +203,14 @@ def test_rows_that_turn_out_unfit_leave_nothing_but_the_result_instead(
     assert len(closed) == (count > SPOOL_ROWS)
 
 
-@pytest.mark.parametrize(("error", "denied"), [(NotPermitted("not in the plan"), True), (PermanentError("x"), False)])
-def test_a_denied_app_or_report_is_permanent_and_marked_also_in_another_process(
-    play: Play, error: TaskError, denied: bool
+@pytest.mark.parametrize("feed", [("com.a", "daily_report"), None])
+def test_a_denied_app_or_report_is_permanent_and_named_also_in_another_process(
+    play: Play, feed: tuple[str, str] | None
 ) -> None:
+    error = NotPermitted("not in the plan")
+    error.feed = feed
     outcome = pickle.loads(pickle.dumps(play(raiser(error))))
-    assert (outcome.kind, outcome.message, outcome.denied) == ("permanent", str(error), denied)
+    assert (outcome.kind, outcome.message, outcome.denied) == ("permanent", "not in the plan", feed)
 
 
 def test_a_cancelled_run_stops_reading_its_rows(play: Play) -> None:

@@ -41,8 +41,10 @@ def run(device: Device, now: datetime, kind: str = "ok", added: TaskSpec | None 
     return task_id
 
 
-def deny(device: Device, now: datetime, added: TaskSpec | None = None) -> int:
-    return run(device, now, "permanent", added, message="not in your package", denied=True)
+def deny(
+    device: Device, now: datetime, added: TaskSpec | None = None, feed: tuple[str, str] = ("com.a", REPORT)
+) -> int:
+    return run(device, now, "permanent", added, message="not in your package", denied=feed)
 
 
 def denied(db: Database, now: datetime, *keys: FeedKey) -> set[FeedKey]:
@@ -84,18 +86,22 @@ def test_figures_that_arrive_forget_the_denial(device: Device, db: Database) -> 
     assert denied(db, NOON) == set()
 
 
-def test_a_plain_failure_and_a_task_that_names_no_feed_deny_nothing(device: Device, db: Database) -> None:
+def test_a_plain_failure_denies_nothing(device: Device, db: Database) -> None:
     run(device, NOON, "permanent", message="wrong day")
-    for unfit in (spec(app_id=None), spec(report=None)):
-        deny(device, NOON, unfit)
     assert denied_feeds(db, "vendor", "u") == []
+
+
+def test_the_feed_that_was_asked_for_counts_also_when_the_task_left_it_open(device: Device, db: Database) -> None:
+    deny(device, NOON, spec(app_id=None, report=None), ("all", "master"))
+    [found] = denied_feeds(db, "vendor", "u")
+    assert (found["app_id"], found["report"]) == ("all", "master")
 
 
 def test_a_denial_of_a_run_that_was_lost_is_not_written(device: Device, db: Database) -> None:
     CrawlTaskDAO(db).add([spec()], now=NOON)
     [claim] = device.claim(now=NOON)
     device.register(now=NOON)
-    device.end(ending(claim, "permanent", denied=True), now=NOON)
+    device.end(ending(claim, "permanent", denied=("com.a", REPORT)), now=NOON)
     assert denied_feeds(db, "vendor", "u") == []
 
 
@@ -131,7 +137,7 @@ def test_a_denial_and_a_list_of_apps_end_in_one_transaction(device: Device, db: 
     first, fan_out = device.claim(now=NOON)
     device.end(
         ending(fan_out, follow_ups=[spec("com.b")], replaces=AppList("vendor", "u"), started_at=NOON),
-        ending(first, "permanent", message="no", denied=True),
+        ending(first, "permanent", message="no", denied=("com.a", REPORT)),
         now=NOON,
     )
     assert denied(db, NOON) == {FEED}
