@@ -44,6 +44,7 @@ MAX_RESERVE = 1000  # tasks held ready beyond the slots, so that a far database 
 MAX_WRITING = 4  # large results on their way to the database before claiming stops
 RESERVE_PATIENCE_SECONDS = 1.0  # how long more than the reserve may wait for a slot before it goes back
 TIMEOUT_CHECK_SECONDS = 0.25
+LOOK_AGAIN_SECONDS = 0.01  # after a turn that claimed nothing
 FLUSH_SECONDS = 5.0  # how long a stopping node tries to write what is left
 QUIET_LINES = 20  # more endings than this in one turn are told in one line
 
@@ -532,8 +533,11 @@ class TaskScheduler(Service):
         for ended in turn.ended:
             if ended.next_run_at is not None:
                 self._wait = min(self._wait, max(0.0, (ended.next_run_at - turn.standing.now).total_seconds()))
-        if self._decided or (turn.claimed and sum(self._room()) > 0) or (batch and self._look_first and self._claiming):
+        if self._decided or (turn.claimed and sum(self._room()) > 0):
             self._wait = 0.0
+        elif not turn.claimed and self._claiming:
+            # What this turn itself opened or closed, and what others had locked, only the next look can see.
+            self._wait = min(self._wait, LOOK_AGAIN_SECONDS)
 
     def _permit(self, claim: Claim, standing: Standing) -> RunPermit | None:
         """The calls of a run, its moments turned into those of the monotonic clock, on the safe side."""

@@ -30,6 +30,14 @@ def gated(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> crawlfleet.
     )
 
 
+@crawlfleet.task_executor("gated_plain")
+def gated_plain(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> dict[str, Any]:
+    """The same without rows, between which its engine would look at a cancel: this result always comes in."""
+    while os.path.exists(task.task_data["gate"]):
+        time.sleep(0.02)
+    return {"n": task.task_data["n"]}
+
+
 @crawlfleet.task_executor("endless")
 def endless(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> None:
     while True:

@@ -64,6 +64,13 @@ def stubborn(task: Task, context: TaskContext) -> dict[str, Any]:
     return {"passed": True}
 
 
+@task_executor("calling")
+def calling(task: Task, context: TaskContext) -> None:
+    """One call, however many the task holds."""
+    context.before_call()
+    context.after_answer()
+
+
 @task_executor("dying")
 def dying(task: Task, context: TaskContext) -> None:
     os.kill(os.getpid(), signal.SIGKILL)

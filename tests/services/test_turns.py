@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from crawlfleet.model.budget import Charge, Cost
+from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.task_spec import TaskSpec
 from tests.conftest import Backend
 from tests.fleets import runs
 from tests.services.conftest import Clock, MakePump
@@ -103,12 +106,41 @@ def test_the_next_pass_comes_when_the_next_task_is_due(backend: Backend, make_pu
     with pump.db.read() as connection:
         due = pump.db.now(connection) + timedelta(seconds=20)
     pump.add("quick", run_at=due)
-    for _ in range(2):  # a turn, then a look
+    pump.turn()
+    assert pump.scheduler.next_wait() < 1
+    for _ in range(2):
         pump.turn()
         assert 10 < pump.scheduler.next_wait() <= 20
     pump.add("raising", task_data={"kind": "transient"}, max_retry_count=1)
     pump.until(lambda: pump.scheduler.counters["retry"], "the retry")
     assert pump.scheduler.next_wait() <= 20
+
+
+def test_the_next_pass_comes_when_a_lane_opens_that_this_very_turn_postponed(
+    backend: Backend, make_pump: MakePump
+) -> None:
+    pump = make_pump(backend.url, schedule_interval=300)
+    cost = Cost((Charge("vendor", "app", calls=2, seconds=60),), calls=2)
+    spec = TaskSpec("calling", source="vendor", username="u")
+    CrawlTaskDAO(pump.db).add([spec, spec], TaskDefaults(cost_of=lambda _: cost))
+    pump.until(lambda: pump.scheduler.counters["finish"], "the first, which leaves one call for the other")
+    pump.until(lambda: pump.scheduler.next_wait() > 1, "a look that found nothing")
+    assert 40 < pump.scheduler.next_wait() <= 70
+
+
+def test_what_another_was_about_to_claim_is_looked_for_again_soon(backend: Backend, make_pump: MakePump) -> None:
+    if backend.name == "sqlite":
+        pytest.skip("nobody else writes while a turn lasts")
+    pump = make_pump(backend.url)
+    [task_id] = pump.add("quick")
+    with pump.db.engine.connect() as other:
+        other.exec_driver_sql(f"SELECT id FROM cl_crawl_task WHERE id = {task_id} FOR UPDATE")
+        turn = pump.turn()
+        assert turn is not None
+        assert not turn.claimed
+        assert pump.scheduler.next_wait() < 1
+        other.rollback()
+    pump.until_status("completed", task_id)
 
 
 def test_moments_are_those_at_which_a_body_began_and_ended(backend: Backend, make_pump: MakePump, clock: Clock) -> None:
