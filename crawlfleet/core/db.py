@@ -265,13 +265,18 @@ class Database:
 
     def now(self, connection: AnyConnection) -> datetime:
         """The database's clock, now."""
-        moment = utc(connection.execute(self._now_statement).scalar_one())
-        assert moment is not None
-        return moment
+        return self.ask_now(connection)()
 
-    @property
-    def _now_statement(self) -> sa.TextClause:
-        return sa.text(f"SELECT {self.wording.now}")
+    def ask_now(self, connection: AnyConnection) -> Callable[[], datetime]:
+        """Ask for the database's clock, which is read by calling the result."""
+        answer = connection.execute(sa.text(f"SELECT {self.wording.now}"))
+
+        def read() -> datetime:
+            moment = utc(answer.scalar_one())
+            assert moment is not None
+            return moment
+
+        return read
 
     def is_away(self, error: DBAPIError) -> bool:
         """True when the server, not the statement, is the trouble."""

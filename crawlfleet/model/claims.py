@@ -83,10 +83,10 @@ def probe_strategy(db: Database) -> Strategy:
             galera = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").first()
         if galera is not None and galera[1].upper() == "ON":
             return Strategy.COMPARE_AND_SET
-    look = sa.text("SELECT name FROM cl_fleet_state WHERE name = 'epoch' FOR UPDATE SKIP LOCKED")
+    look = sa.text("SELECT name FROM cl_fleet_state WHERE name = 'paused' FOR UPDATE SKIP LOCKED")
 
     def probe(transaction: Transaction) -> Strategy:
-        transaction.execute(sa.text("SELECT name FROM cl_fleet_state WHERE name = 'epoch' FOR UPDATE")).first()
+        transaction.execute(sa.text("SELECT name FROM cl_fleet_state WHERE name = 'paused' FOR UPDATE")).first()
         try:
             with db.engine.connect() as other:
                 seen = other.execute(look).first()

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -31,7 +32,7 @@ from crawlfleet.executors.outcome import SPOOL_ROWS, Outcome
 from crawlfleet.executors.permit import RunPermit, Slot
 from crawlfleet.model import claims, fleet_state, rescue
 from crawlfleet.model.budget import LimitOf, as_stored
-from crawlfleet.model.claims import AssignmentIds, Claim
+from crawlfleet.model.claims import AssignmentIds, Claim, Strategy
 from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.device import DeviceDAO, Standing
 from crawlfleet.model.gate import (
@@ -180,7 +181,7 @@ class TaskScheduler(Service):
         self._make_context = make_context
         self._on_fatal = on_fatal
         self._devices = DeviceDAO(db)
-        self._strategy = claims.probe_strategy(db)
+        self._probing = self._probe_strategy()
         self._ids = AssignmentIds(0)
         self._reports: deque[tuple[Run, Outcome | None]] = deque()  # None: the body began
         self._held: dict[int, Held] = {}
@@ -422,7 +423,7 @@ class TaskScheduler(Service):
             return None
         if self._ids.epoch != epoch:
             self._ids = AssignmentIds(epoch)
-        device_id, ids = self.lease.device_id, self._ids
+        device_id, ids, strategy = self.lease.device_id, self._ids, self._strategy()
 
         def work(connection: Transaction) -> Turn:
             # asked together, so that a far database is asked once
@@ -455,7 +456,7 @@ class TaskScheduler(Service):
                 turn.claimed = claims.claim(
                     self.db,
                     connection,
-                    self._strategy,
+                    strategy,
                     device_id,
                     ids,
                     heads(),
@@ -481,6 +482,18 @@ class TaskScheduler(Service):
             self._reconcile = False
         self._after(turn, batch)
         return turn
+
+    def _probe_strategy(self) -> Future[Strategy]:
+        thread = ThreadPoolExecutor(1, "probe")
+        probing = thread.submit(claims.probe_strategy, self.db)
+        thread.shutdown(wait=False)
+        return probing
+
+    def _strategy(self) -> Strategy:
+        """How to claim: found out while the node starts, and again when that failed."""
+        if self._probing.exception() is not None:
+            self._probing = self._probe_strategy()
+        return self._probing.result()
 
     @property
     def _lead_seconds(self) -> float:

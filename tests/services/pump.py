@@ -86,6 +86,7 @@ class Pump:
             SchedulerOptions(concurrent_tasks=slots, **options),
             self.fatal.append,
         )
+        self.scheduler._strategy()  # its transaction should not meet a test's plans for the network
         if registered:
             self.manager.register()
 
