@@ -7,7 +7,6 @@ node in the same transaction that ends the run.
 from __future__ import annotations
 
 import inspect
-import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.errors import PermanentError, TaskError, UsageError
 from crawlfleet.core.figures import Row, Scope
 from crawlfleet.executors.permit import Permit
+from crawlfleet.executors.run_log import RunLogger
 from crawlfleet.executors.shared_sources import shared_source
 from crawlfleet.model.task_spec import Task, TaskSpec
 from crawlfleet.sources.base import Shape, Source, SourceSettings
@@ -54,10 +54,10 @@ class Cancelled(Exception):
 class TaskContext:
     """What a body may use besides its task.
 
-    `log` writes to the node's log; `cancelled` is set when the run's result is no longer wanted; `source` and
-    `account` exist for tasks that name a source. `source` is given ready, or as the settings it is made from when a
-    body first asks for it; a process makes it once for all contexts with the same settings. `permit` counts the calls
-    to it; without one they are not counted.
+    `log` writes to the node's log and to the task's; `cancelled` is set when the run's result is no longer wanted;
+    `source` and `account` exist for tasks that name a source. `source` is given ready, or as the settings it is made
+    from when a body first asks for it; a process makes it once for all contexts with the same settings. `permit` counts
+    the calls to it; without one they are not counted.
 
     A context given settings can be pickled: a worker process makes its own source, asks its node for each call, and
     has a `cancelled` of its own that is never set, since the process is killed instead.
@@ -71,7 +71,7 @@ class TaskContext:
         permit: Permit | None = None,
     ) -> None:
         self.task = task
-        self.log = logging.getLogger(f"crawlfleet.executors.{task.task_type}")
+        self.log = RunLogger(f"crawlfleet.executors.{task.task_type}", self.secrets)
         self.cancelled = threading.Event()
         self._account = account
         self._source = source

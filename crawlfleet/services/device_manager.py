@@ -31,6 +31,7 @@ class DeviceOptions:
     offline_timeout: float = 300
     heartbeat_retention_days: float = 7
     assignment_retention_days: float = 30
+    task_log_retention_days: float = 7
     enable_monitoring: bool = False
     takeover: bool = False
 
