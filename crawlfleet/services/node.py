@@ -23,6 +23,7 @@ from crawlfleet.model.device import DeviceInfo
 from crawlfleet.model.gate import RetryPolicy
 from crawlfleet.services import insights
 from crawlfleet.services.device_manager import DeviceManager, DeviceOptions, Work
+from crawlfleet.services.figures import Figures
 from crawlfleet.services.queue_watcher import QueueWatcher
 from crawlfleet.services.system_metrics import capabilities, local_ip
 from crawlfleet.services.tariff import Tariff, all_source_settings
@@ -101,6 +102,7 @@ class Node:
             ),
             on_fatal=self.end,
         )
+        self.figures = Figures(db)
         self.watcher = QueueWatcher(db, executors.keys(), lambda: self.scheduler.hungry, self.scheduler.wake)
 
     def _make_engines(self) -> dict[str, Engine]:
@@ -153,7 +155,8 @@ class Node:
         for engine in set(self._engines.values()):
             engine.start()
         self.manager.start(
-            lambda: Work(self.scheduler.bodies, dict(self.scheduler.counters)), self.scheduler.request_reconcile
+            lambda: Work(self.scheduler.bodies, dict(self.scheduler.counters), self.scheduler.performance()),
+            self.scheduler.request_reconcile,
         )
         self.logs.start()
         self.scheduler.start()
@@ -189,7 +192,8 @@ class Node:
 
     def stop(self) -> None:
         """The graceful stop: no new tasks, running ones end or go back, then the device leaves the fleet."""
-        self.watcher.stop()
+        for service in (self.figures, self.watcher):
+            service.stop()
         self.scheduler.drain(self.settings.shutdown_grace)
         for engine in set(self._engines.values()):
             engine.stop()

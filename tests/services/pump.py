@@ -152,7 +152,7 @@ class Pump:
 
     def work(self) -> Work:
         """What the scheduler tells for a beat."""
-        return Work(self.scheduler.bodies, dict(self.scheduler.counters))
+        return Work(self.scheduler.bodies, dict(self.scheduler.counters), self.scheduler.performance())
 
     def close(self) -> None:
         self.scheduler.stop()
