@@ -7,21 +7,23 @@ from collections.abc import Callable, Sequence
 
 from crawlfleet.core.logs import HIDDEN
 
+Keep = Callable[[logging.LogRecord], None]
+
 _formatter = logging.Formatter()
 
 
 class RunLogger(logging.Logger):
     """Speaks through the logger of its name, after it took the run's secrets out of the line.
 
-    `keep`, when set, gets each record that is loud enough for the node's log, from whatever thread it came. A logger
+    `keep` gets each record that is loud enough for the node's log, from whatever thread it came. A logger
     of its own for each run tells whose line it is without a look at threads; `logging` does not know it by name.
     """
 
-    def __init__(self, name: str, secrets: Callable[[], Sequence[str]]) -> None:
+    def __init__(self, name: str, secrets: Callable[[], Sequence[str]], keep: Keep | None = None) -> None:
         super().__init__(name)
         self.parent = logging.getLogger(name)
-        self.keep: Callable[[logging.LogRecord], None] | None = None
         self._secrets = secrets
+        self._keep = keep
 
     def callHandlers(self, record: logging.LogRecord) -> None:
         """As every logger, but what a handler gets is text: nothing of it can fail or hold a secret."""
@@ -32,8 +34,8 @@ class RunLogger(logging.Logger):
             text = text.replace(secret, HIDDEN)
             trace = trace and trace.replace(secret, HIDDEN)
         record.msg, record.args, record.exc_text = text, None, trace
-        if self.keep is not None:
-            self.keep(record)
+        if self._keep is not None:
+            self._keep(record)
         super().callHandlers(record)
 
 

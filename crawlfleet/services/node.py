@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from crawlfleet import __version__
 from crawlfleet.core.account import Account
@@ -129,7 +130,7 @@ class Node:
 
     def _make_context(self, claim: Claim, permit: Permit | None) -> TaskContext:
         context = self._context_of(claim, permit)
-        context.log.keep = self.logs.of_run(claim.task.id, claim.assignment_id)
+        context.keeper = partial(self.logs.of_run, claim.task.id, claim.assignment_id)
         return context
 
     def _context_of(self, claim: Claim, permit: Permit | None) -> TaskContext:

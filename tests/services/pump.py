@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -94,7 +95,7 @@ class Pump:
 
     def _make_context(self, claim: Claim, permit: Permit | None) -> TaskContext:
         context = TaskContext(claim.task, claim.account, permit=permit)
-        context.log.keep = self.logs.of_run(claim.task.id, claim.assignment_id)
+        context.keeper = partial(self.logs.of_run, claim.task.id, claim.assignment_id)
         return context
 
     def _began(self, run: Run) -> None:
