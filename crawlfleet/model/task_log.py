@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import json_rows
+from crawlfleet.core.transaction import Transaction
 from crawlfleet.model.device_heartbeat import sweep
 
 
@@ -32,7 +32,7 @@ class TaskLogDAO:
     def __init__(self, db: Database) -> None:
         self.db = db
 
-    def append(self, connection: Connection, lines: Iterable[StoredLine], perhaps_there: bool = False) -> None:
+    def append(self, connection: Transaction, lines: Iterable[StoredLine], perhaps_there: bool = False) -> None:
         """Store the lines; with `perhaps_there` those that are not there yet, as after a COMMIT without a reply."""
         columns = {
             "task_id": "int",

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from crawlfleet.core.backoff import Backoff
@@ -23,6 +22,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.core.logs import redact
 from crawlfleet.core.service import Service
+from crawlfleet.core.transaction import Transaction
 from crawlfleet.model.task_log import StoredLine, TaskLogDAO
 
 log = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ class TaskLogs(Service):
         self._fill_batch()
         began = time.monotonic()
         try:
-            self.db.write(self._write)
+            self.db.write(self._write, commit_at_once=True)
         except DatabaseUnreachable as error:  # the scheduler and the heartbeat tell
             self._perhaps_stored = self._perhaps_stored or error.maybe_committed
             self._not_before = time.monotonic() + self._away.next()
@@ -177,7 +177,7 @@ class TaskLogs(Service):
                 size += line.size
                 self._batch.append(line)
 
-    def _write(self, connection: Connection) -> None:
+    def _write(self, connection: Transaction) -> None:
         now = self.db.now(connection)
         here = time.monotonic()
         lines = [

@@ -17,6 +17,7 @@ from crawlfleet import TaskSpec
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable
+from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import fleet_state
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.services import figures as figures_service
@@ -183,7 +184,7 @@ def test_feeds_that_miss_a_day_are_counted(backend: Backend) -> None:
         now = db.now(connection)
     feeds = {"whole": (1, 2, 3, 4), "lacks one": (2, 3, 4), "lacks three": (4,), "given up": (30,), "denied": (4,)}
 
-    def work(connection: sa.Connection) -> None:
+    def work(connection: Transaction) -> None:
         for number, (name, days) in enumerate(feeds.items(), 1):
             values: dict[str, Any] = {"id": number, "app": name, "now": now.isoformat(" ")[:26]}
             values["until"] = (now + timedelta(days=1)).isoformat(" ")[:26] if name == "denied" else None

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.logs import hide
+from crawlfleet.core.transaction import Transaction
 from crawlfleet.executors.contract import TaskContext
 from crawlfleet.model import rescue
 from crawlfleet.model.account import AccountDAO
@@ -367,7 +367,7 @@ def test_a_batch_that_the_database_refuses_is_given_up(
     assert keep is not None
     keep(record("first"))
 
-    def refuse(connection: Connection, *_: object) -> None:
+    def refuse(connection: Transaction, *_: object) -> None:
         connection.execute(sa.text("SELECT nothing FROM nowhere"))
 
     with monkeypatch.context() as patch:
