@@ -36,7 +36,19 @@ class RunLogger(logging.Logger):
         record.msg, record.args, record.exc_text = text, None, trace
         if self._keep is not None:
             self._keep(record)
-        super().callHandlers(record)
+        if not is_note(record):
+            super().callHandlers(record)
+
+    def note(self, text: str) -> None:
+        """A line that is kept and does not go to the node's log, whatever the levels are."""
+        record = self.makeRecord(self.name, logging.DEBUG, "", 0, text, (), None)
+        record.is_note = True
+        self.handle(record)
+
+
+def is_note(record: logging.LogRecord) -> bool:
+    """Whether the record is for the task's log alone."""
+    return getattr(record, "is_note", False)
 
 
 def _text_of(record: logging.LogRecord) -> str:

@@ -96,14 +96,17 @@ class TaskLogs(Service):
         return keep
 
     def _text(self, record: logging.LogRecord) -> str:
-        """The line as it is stored: no secrets, no control characters but tabs and line ends, not too long."""
+        """The line as it is stored: no secrets, no control characters but tabs and line ends; a long one loses its
+        middle."""
         text = record.getMessage()[: READ_FACTOR * self._line_bytes]
         if record.exc_text:
             text = f"{text}\n{record.exc_text[: READ_FACTOR * self._line_bytes]}"
         found = redact(text).translate(_CONTROL).encode("utf-8", "replace")
         if len(found) <= self._line_bytes:
             return found.decode()
-        return found[: self._line_bytes - 3].decode(errors="ignore") + "…"
+        head = self._line_bytes // 3  # what a traceback is about stands at its end
+        tail = self._line_bytes - head - len("…".encode())
+        return found[:head].decode(errors="ignore") + "…" + found[-tail:].decode(errors="ignore")
 
     def _put(self, line: WaitingLine) -> None:
         with self._buffer_lock:

@@ -58,6 +58,16 @@ async def async_talking(task: Task, context: TaskContext) -> None:
     talk(task, context)
 
 
+@task_executor("breaking")
+def breaking(task: Task, context: TaskContext) -> None:
+    1 // 0  # noqa: B018
+
+
+@task_executor("async_breaking")
+async def async_breaking(task: Task, context: TaskContext) -> None:
+    1 // 0  # noqa: B018
+
+
 @task_executor("raising")
 def raising(task: Task, context: TaskContext) -> None:
     raise ERRORS[task.task_data["kind"]]

@@ -226,8 +226,28 @@ def test_a_long_line_is_cut_to_whole_characters(logs_of: Callable[..., TaskLogs]
     keep(record(text))
     [line] = logs._buffer
     assert len(line.message.encode()) <= 200
-    assert len(line.message.encode()) > 195
-    assert line.message == text[: len(line.message) - 1] + "…"
+    assert len(line.message.encode()) > 190
+    head, tail = line.message.split("…")
+    assert text.startswith(head)
+    assert text.endswith(tail)
+    assert len(tail) > len(head) > 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_traceback_of_an_unforeseen_error_is_in_the_tasks_log_alone(
+    url: str, make_pump: MakePump, engine: str, log: Log
+) -> None:
+    pump = make_pump(url, engine=engine, log_lines=5)
+    [task_id] = pump.add("async_breaking" if engine == "asyncio" else "breaking", max_retry_count=0)
+    [foreseen] = pump.add("raising", task_data={"kind": "permanent"})
+    pump.until_status("failed", task_id, foreseen)
+    store(pump.logs)
+    [_, _, note, end] = lines_of(pump.db, task_id)
+    assert (note.level, end.level) == ("debug", "error")
+    assert note.message.startswith(f"body raised: task={task_id}\nTraceback (most recent call last):\n")
+    assert note.message.endswith("integer division or modulo by zero")
+    assert log.count("Traceback") == 0
+    assert len(lines_of(pump.db, foreseen)) == 3
 
 
 @pytest.mark.parametrize("engine", ["threads", "processes"])
