@@ -190,6 +190,9 @@ class Settings:
     load_balance_strategy: str = _choice("least_tasks", "Which device takes a task when several could", STRATEGIES)
     heartbeat_retention_days: int = _whole(7, "Age at which heartbeat rows are deleted", 1, 3650, "days")
     assignment_retention_days: int = _whole(30, "Age at which rows of ended runs are deleted", 1, 3650, "days")
+    task_log_lines: int = _whole(1000, "Log lines kept of each run; 0 keeps none", 0, 100_000, "lines")
+    task_log_line_bytes: int = _whole(2000, "Longest log line that is kept whole", 100, 60_000, "bytes")
+    task_log_retention_days: int = _whole(7, "Age at which log lines of runs are deleted", 1, 3650, "days")
     enable_monitoring: bool = _flag(False, "Record performance metrics with each heartbeat")
     processes: int | None = _whole(
         None, "Worker processes; 1, or concurrent_tasks with engine processes, unless given", 1, MAX_PROCESSES

@@ -117,6 +117,11 @@ def _leave_for_call(run: Run) -> bool | CallRefused:
         return error
 
 
+def _logger_of(run: Run, record: logging.LogRecord) -> logging.Logger:
+    """The run's own for what its body said through `context.log`: a worker runs one body at a time."""
+    return run.context.log if record.name == run.context.log.name else logging.getLogger(record.name)
+
+
 class ProcessesEngine:
     """At most `processes` bodies at once, each alone in a worker process; `interrupt` kills it.
 
@@ -199,7 +204,7 @@ class ProcessesEngine:
                 elif message == CALL:
                     worker.reply(_leave_for_call(run))
                 elif isinstance(message, logging.LogRecord):
-                    logging.getLogger(message.name).handle(message)
+                    _logger_of(run, message).handle(message)
         except WorkerDied:
             pass
         except Exception as error:  # cancelled before it was sent, or its context cannot be pickled

@@ -15,6 +15,7 @@ from crawlfleet.core.errors import ProxyError, UsageError
 from crawlfleet.sources.addresses import split_address
 
 SCHEMES = ("http", "https", "socks5", "socks5h")  # a host name is looked up by the proxy in any case
+DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -45,6 +46,7 @@ class Proxy:
             raise UsageError("of a proxy's address only user and password may be ${VARIABLES}")
         self._parts = parts
         self.host = parts.hostname
+        self.port = parts.port or DEFAULT_PORTS[parts.scheme]
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
     def __repr__(self) -> str:
