@@ -189,13 +189,14 @@ class DaskEngine(AsyncioEngine):
             log.info("Dask scheduler back: scheduler=%s", self._scheduler)
 
     async def _look_for_lost_workers(self, client: Client) -> None:
+        begun = [flight for flight in self._flights.values() if flight.began]  # a worker may join while we ask
         try:
             alive = await client.nthreads()
         except Exception as error:  # whatever it is, a broken connection is seen by `_watch`
             log.debug("Dask scheduler did not tell its workers: %s", error)
             return
-        for flight in self._flights.values():
-            if flight.began and flight.worker not in alive:
+        for flight in begun:
+            if flight.worker not in alive:
                 flight.words.put_nowait({"word": "lost"})
 
     def _hear(self, event: tuple[float, Any]) -> None:
