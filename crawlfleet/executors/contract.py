@@ -9,11 +9,11 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from crawlfleet.core.account import Account
+from crawlfleet.core.account import Account, bearing
 from crawlfleet.core.errors import PermanentError, TaskError, UsageError
 from crawlfleet.core.figures import Row, Scope
 from crawlfleet.executors.permit import Permit
@@ -94,6 +94,18 @@ class TaskContext:
                     keep = None if self.keeper is None else self.keeper()
                     self._log = RunLogger(name, partial(_secrets_of, self._account), keep)
         return self._log
+
+    def bearing(self) -> TaskContext:
+        """The same, with token and proxy passwords inside, for a host without this node's environment, files and keys.
+
+        Raises TokenUnavailable or ProxyError for what this node itself lacks.
+        """
+        account, source = self._account, self._source
+        if account is not None:
+            account = bearing(account, account.proxy and Proxy(account.proxy).bearing())
+        if isinstance(source, SourceSettings) and source.proxy:
+            source = replace(source, proxy=Proxy(source.proxy).bearing())
+        return TaskContext(self.task, account, source)
 
     def check(self) -> None:
         """Raise `Cancelled` when nobody waits for this run any more; long bodies call it now and then."""

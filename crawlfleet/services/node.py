@@ -115,7 +115,13 @@ class Node:
         if self.settings.engine == "processes":
             from crawlfleet.engines.processes import ProcessesEngine
 
-            engine = ProcessesEngine(slots, reports, self.settings.effective_processes, self.settings.executors)
+            engine: Engine = ProcessesEngine(slots, reports, self.settings.effective_processes, self.settings.executors)
+            return {"sync": engine, "async": engine}
+        if self.settings.engine == "dask":
+            from crawlfleet.engines.dask import DaskEngine
+
+            assert self.settings.dask_scheduler is not None
+            engine = DaskEngine(slots, reports, self.settings.dask_scheduler, self.settings.executors)
             return {"sync": engine, "async": engine}
         from crawlfleet.engines.asyncio_loop import AsyncioEngine
         from crawlfleet.engines.threads import ThreadsEngine
@@ -149,12 +155,20 @@ class Node:
             log.warning("use_proxy is on, but no proxy is known for an account: source=%s goes direct", source)
 
     def start(self) -> None:
-        """Register and start everything; raises DeviceRefused when the id is alive elsewhere."""
+        """Register and start everything; raises DeviceRefused when the id is alive elsewhere.
+
+        Engines come first: a device whose bodies cannot run anywhere must not appear in the fleet. Raises what they do.
+        """
         with self.db.read() as connection:
             self._started_at = self.db.now(connection)
-        self.manager.register(self.settings.database_wait)
-        for engine in set(self._engines.values()):
-            engine.start()
+        try:
+            for engine in set(self._engines.values()):
+                engine.start()
+            self.manager.register(self.settings.database_wait)
+        except BaseException:
+            for engine in set(self._engines.values()):
+                engine.stop()
+            raise
         self.manager.start(
             lambda: Work(self.scheduler.bodies, dict(self.scheduler.counters), self.scheduler.performance()),
             self.scheduler.request_reconcile,

@@ -62,6 +62,14 @@ class Proxy:
         user, password = (self._value(part or "") for part in (self._parts.username, self._parts.password))
         return OpenProxy(self.name, (user, password) if user or password else None)
 
+    def bearing(self) -> str:
+        """The address with its credentials in clear, for a host that lacks their variables; raises ProxyError."""
+        auth = self.open().auth
+        if auth is None:
+            return self.name
+        scheme, _, place = self.name.partition("://")
+        return f"{scheme}://{quote(auth[0], safe='')}:{quote(auth[1], safe='')}@{place}"
+
     def _value(self, part: str) -> str:
         """What a part of the credentials means: a variable's value as it is, other text percent-decoded."""
         reference = REFERENCE.fullmatch(part)
