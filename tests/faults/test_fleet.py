@@ -69,7 +69,7 @@ def test_work_is_spread_evenly_and_survives_the_death_of_a_worker_and_of_the_dat
         spread = runs_by_device(fleet.db)
         assert set(spread) == set(WORKERS)
         assert max(spread.values()) - min(spread.values()) <= TASKS // 2 * 0.2, spread
-        assert len(assigned_by(fleet.db)) == 1, (assigned_by(fleet.db), master.log, workers['w1'].log)
+        assert len(assigned_by(fleet.db)) == 1, (assigned_by(fleet.db), master.log, workers["w1"].log)
         assert master.count("Dispatching") > 0
 
         add(fleet, TASKS // 2)
