@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
-from crawlfleet.model import lanes, schema, signals
+from crawlfleet.model import audit, lanes, schema, signals
 from crawlfleet.model.budget import CostOf, no_cost
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import TaskStatus
@@ -72,7 +72,11 @@ class CrawlTaskDAO:
         log.info("Table %s initialized", schema.crawl_task.name)
 
     def add(
-        self, specs: Iterable[TaskSpec], defaults: TaskDefaults | None = None, now: datetime | None = None
+        self,
+        specs: Iterable[TaskSpec],
+        defaults: TaskDefaults | None = None,
+        now: datetime | None = None,
+        actor: str | None = None,
     ) -> list[int]:
         """Queue the tasks in one transaction and wake the schedulers; ids in the order of the specs.
 
@@ -84,6 +88,9 @@ class CrawlTaskDAO:
             ledger = Ledger(self.db, connection, now or self.db.now(connection))
             ids = self.add_in(connection, batch, defaults or TaskDefaults(), ledger)
             ledger.close()
+            if ids:
+                span = {"first_id": min(ids), "last_id": max(ids)}
+                audit.record(self.db, connection, actor, "tasks.add", tasks=len(ids), **span)
             signals.tasks_changed(self.db, connection)
             return ids
 

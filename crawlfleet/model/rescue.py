@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import json_rows, stamp, utc
-from crawlfleet.model import signals
+from crawlfleet.model import audit, signals
 from crawlfleet.model.crawl_task import order_key
 from crawlfleet.model.gate import Ending, RunCalls, book_calls, end_runs
 from crawlfleet.model.ledger import Ledger
@@ -129,6 +129,7 @@ def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None, now:
         for statement in (tasks, runs):
             connection.execute(sa.text(statement), {"rows": rows, "now": stamp(moment)})
         record_events(db, connection, list(found), "cancelled", actor, None, moment)
+        audit.record(db, connection, actor, "tasks.cancel", task_ids=sorted(found))
         signals.tasks_changed(db, connection)
         return sorted(found)
 
@@ -176,6 +177,7 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
         ledger.touch(_lanes_of_sources(db, connection, list(found)))
         ledger.close()
         record_events(db, connection, list(found), "revived", actor, None, now)
+        audit.record(db, connection, actor, "tasks.retry", task_ids=sorted(found))
         signals.tasks_changed(db, connection)
         return sorted(found)
 
