@@ -20,6 +20,7 @@ GROUPS = {
     "accounts": ("crawlfleet.cli.accounts_cli", "accounts at the vendors"),
     "devices": ("crawlfleet.cli.devices_cli", "devices of the fleet"),
     "data": ("crawlfleet.cli.data_cli", "synced apps and figures"),
+    "tokens": ("crawlfleet.cli.tokens_cli", "tokens of the HTTP API"),
     "db": ("crawlfleet.cli.db_cli", "upgrade and check the database"),
     "sandbox": ("crawlfleet.cli.sandbox_cli", "simulated vendor APIs with quotas"),
     "demo": ("crawlfleet.cli.demo_cli", "a small fleet at work against simulated vendors"),

@@ -235,9 +235,13 @@ class CrawlTaskDAO:
             return dict(found.all())
 
     def ids_in(
-        self, statuses: Sequence[TaskStatus], task_type: str | None = None, username: str | None = None
+        self,
+        statuses: Sequence[TaskStatus],
+        task_type: str | None = None,
+        username: str | None = None,
+        limit: int | None = None,
     ) -> list[int]:
-        """The ids of all tasks in these states, oldest first."""
+        """The ids of all tasks in these states, oldest first, or of the first `limit` of them."""
         table = schema.crawl_task
         query = (
             sa.select(table.c.id).where(table.c.status.in_([state.value for state in statuses])).order_by(table.c.id)
@@ -246,7 +250,7 @@ class CrawlTaskDAO:
             if value is not None:
                 query = query.where(column == value)
         with self.db.read() as connection:
-            return list(connection.execute(query).scalars())
+            return list(connection.execute(query.limit(limit)).scalars())
 
     def stats(self) -> dict[str, int]:
         """How many tasks are in each state, and `total`."""
