@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from crawlfleet import __version__
 from crawlfleet.api import routes_data, routes_fleet, routes_tasks
 from crawlfleet.api.desk import Desk, Office
-from crawlfleet.api.guard import Guard, Keys
+from crawlfleet.api.guard import MAX_BODY_BYTES, Guard, Keys
 from crawlfleet.api.listener import is_loopback
 from crawlfleet.api.metrics import NodeMetrics
 from crawlfleet.api.parameters import PREFIX, PROBLEMS
@@ -29,7 +29,6 @@ from crawlfleet.services.node import Node
 log = logging.getLogger(__name__)
 
 READY_SECONDS = 3.0  # patience of /readyz with the database
-MAX_BODY_BYTES = 4 * 1024 * 1024
 ABOUT = """
 The fleet behind this node: what it does, why, and what it should do. docs/api.md tells more.
 

@@ -31,6 +31,7 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 TOKENS_KEPT = 2.0  # seconds: so long a revoked token may still work
 TOKENS_PATIENCE = 3.0  # seconds that a look at the tokens may take
 MAX_TOKEN_CHARS = 1024
+MAX_BODY_BYTES = 4 * 1024 * 1024
 NEED_TOKEN = (
     "a token is needed: send the header Authorization: Bearer TOKEN, with one of `tokens add` or the node's api_token"
 )
@@ -135,6 +136,9 @@ class Guard:
         needed = Role.READ if scope["method"] in READING else Role.OPERATE
         if not caller.role.covers(needed):
             return refusal(403, too_weak(caller, needed))
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or len(length) > 18 or int(length) > MAX_BODY_BYTES:  # FastAPI counts chunked ones
+            return refusal(413, f"a body may have {MAX_BODY_BYTES} bytes (got {length:.20}): send less at a time")
         scope.setdefault("state", {})["caller"] = caller
         return self._app
 

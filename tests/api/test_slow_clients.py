@@ -16,7 +16,7 @@ from crawlfleet.services import insights
 from tests.api.conftest import Serve, Served
 from tests.waiting import wait_until
 
-HALF_A_REQUEST = b"GET /readyz HTTP/1.1\r\nHost: x\r\nX-Slow: "
+HALF_A_REQUEST = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_the_connection_that_is_idle_longest_makes_room(
 
 @pytest.mark.parametrize(
     "text",
-    [b"", HALF_A_REQUEST, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + HALF_A_REQUEST],
+    [b"", HALF_A_REQUEST, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" + HALF_A_REQUEST],
     ids=["mute", "1st", "2nd"],
 )
 def test_a_client_that_asks_nothing_for_long_is_sent_away(
@@ -128,7 +128,7 @@ def test_an_answer_that_takes_long_is_waited_for(
         return {"slow": "answer"}
 
     monkeypatch.setattr(insights, "task_stats", slow)
-    patient = slow_client(served, stack, b"GET /api/distribution/tasks/stats HTTP/1.1\r\nHost: x\r\n\r\n")
+    patient = slow_client(served, stack, b"GET /api/distribution/tasks/stats HTTP/1.1\r\nHost: localhost\r\n\r\n")
     for _ in range(3):  # each of these lives as long as the others' patience
         assert is_closed(slow_client(served, stack, b""))
     answers.set()
@@ -141,6 +141,6 @@ def test_rubbish_is_refused_without_a_line_in_the_log(
     served = serve()
     caplog.clear()
     assert slow_client(served, stack, b"\x16\x03\x01 rubbish\r\n\r\n").recv(12) == b"HTTP/1.1 400"
-    upgrade = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    upgrade = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     assert slow_client(served, stack, upgrade).recv(12) == b"HTTP/1.1 200"
     assert not [record for record in caplog.records if not record.name.startswith("crawlfleet.services")]
