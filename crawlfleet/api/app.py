@@ -15,11 +15,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from crawlfleet import __version__
 from crawlfleet.api import routes_data, routes_fleet, routes_tasks
 from crawlfleet.api.desk import Desk, Office
-from crawlfleet.api.guard import MAX_BODY_BYTES, Guard, Keys
+from crawlfleet.api.guard import Guard, Keys
 from crawlfleet.api.listener import is_loopback
 from crawlfleet.api.metrics import NodeMetrics
 from crawlfleet.api.parameters import PREFIX, PROBLEMS
-from crawlfleet.api.refusals import Refusal, add_handlers
+from crawlfleet.api.refusals import MAX_BODY_BYTES, Refusal, add_handlers
 from crawlfleet.api.stream import EventStream, TooManyClients
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError
@@ -46,7 +46,6 @@ def make_app(node: Node, db: Database) -> FastAPI:
         version=__version__,
         description=ABOUT,
         redoc_url=None,
-        max_body_size=MAX_BODY_BYTES,
         dependencies=[Security(HTTPBearer(auto_error=False))],  # so that /openapi.json tells it; the guard looks
     )
     app.state.office = Office(settings, db)
@@ -63,7 +62,7 @@ def make_app(node: Node, db: Database) -> FastAPI:
         routes_data.data,
         _events(EventStream(db, lambda: node.ending)),
     ):
-        app.include_router(router, prefix=PREFIX)
+        app.include_router(router, prefix=PREFIX, max_body_size=MAX_BODY_BYTES)
     return app
 
 

@@ -19,7 +19,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crawlfleet.api.desk import Desk
-from crawlfleet.api.refusals import Refusal, refusal
+from crawlfleet.api.refusals import MAX_BODY_BYTES, TOO_LARGE, Refusal, refusal
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseError
 from crawlfleet.model.api_token import ApiToken, ApiTokenDAO, Role, token_hash
@@ -31,7 +31,6 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 TOKENS_KEPT = 2.0  # seconds: so long a revoked token may still work
 TOKENS_PATIENCE = 3.0  # seconds that a look at the tokens may take
 MAX_TOKEN_CHARS = 1024
-MAX_BODY_BYTES = 4 * 1024 * 1024
 NEED_TOKEN = (
     "a token is needed: send the header Authorization: Bearer TOKEN, with one of `tokens add` or the node's api_token"
 )
@@ -138,7 +137,7 @@ class Guard:
             return refusal(403, too_weak(caller, needed))
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 18 or int(length) > MAX_BODY_BYTES:  # FastAPI counts chunked ones
-            return refusal(413, f"a body may have {MAX_BODY_BYTES} bytes (got {length:.20}): send less at a time")
+            return refusal(413, TOO_LARGE)
         scope.setdefault("state", {})["caller"] = caller
         return self._app
 

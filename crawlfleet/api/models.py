@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, Tag
 
 from crawlfleet.model.lifecycle import AssignmentStatus, DeviceStatus, TaskStatus
 from crawlfleet.model.task_spec import MAX_PRIORITY
@@ -80,7 +80,12 @@ class NewTask(BaseModel):
     max_retry_count: Annotated[StrictInt, Field(ge=0, le=100)] | None = None
 
 
-NewTasks = Annotated[list[NewTask], Field(min_length=1, max_length=MAX_TASKS)]
+ONE, MANY = "one", "many"  # which of the two a body is, so that an error is of that one alone
+NewTasks = Annotated[
+    Annotated[NewTask, Tag(ONE)]
+    | Annotated[Annotated[list[NewTask], Field(min_length=1, max_length=MAX_TASKS)], Tag(MANY)],
+    Discriminator(lambda body: MANY if isinstance(body, list) else ONE),
+]
 
 
 class Ids(BaseModel):

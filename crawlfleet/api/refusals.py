@@ -12,10 +12,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from crawlfleet.api.models import MANY, ONE
 from crawlfleet.core.errors import CrawlfleetError, DatabaseError, NotFound, UsageError
 
 log = logging.getLogger(__name__)
 
+MAX_BODY_BYTES = 4 * 1024 * 1024
+TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES} bytes: send less at a time"
 MAX_VALUE_CHARS = 80  # of a wrong value that is repeated
 CODES = {  # HTTP status -> code
     400: "bad_request",
@@ -66,7 +69,7 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 
 def _sentence(problem: Mapping[str, Any]) -> str:
     """What is wrong with which value, from one of pydantic's errors."""
-    where = [part for part in problem["loc"] if part not in {"body", "query", "path", "header"}]
+    where = [part for part in problem["loc"] if part not in {"body", "query", "path", "header", ONE, MANY}]
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
     if problem["type"] == "json_invalid":
         return f"the body is no JSON: {problem['ctx']['error']} at character {problem['loc'][-1]}"
@@ -83,6 +86,8 @@ async def _http(_request: Request, error: Exception) -> JSONResponse:
     detail = str(error.detail)
     if error.status_code == 404 and detail == HTTPStatus.NOT_FOUND.phrase:
         detail = "there is no such path: /docs shows all"
+    if error.status_code == 413:
+        detail = TOO_LARGE
     return refusal(error.status_code, detail, error.headers)
 
 

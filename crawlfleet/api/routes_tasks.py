@@ -61,7 +61,7 @@ async def add_tasks(
     office: TheOffice,
     actor: Actor,
     tasks: Annotated[
-        models.NewTask | models.NewTasks,
+        models.NewTasks,
         Body(
             openapi_examples={
                 "one": {"summary": "one task", "value": models.TASK},

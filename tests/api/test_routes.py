@@ -144,7 +144,9 @@ def test_no_answer_holds_a_secret(client: TestClient, sample: Sample) -> None:
 
 
 def test_tasks_are_added_one_or_many_and_all_or_none(client: TestClient, sample: Sample) -> None:
-    one = client.post(f"{PREFIX}/tasks", json={"task_type": "noop", "unique_key": "k", "run_at": "2030-01-01T00:00:00Z"})
+    one = client.post(
+        f"{PREFIX}/tasks", json={"task_type": "noop", "unique_key": "k", "run_at": "2030-01-01T00:00:00Z"}
+    )
     assert one.status_code == 201
     [task_id] = one.json()["ids"]
     again = client.post(f"{PREFIX}/tasks", json=[{"task_type": "noop", "unique_key": "k"}, {"task_type": "noop"}])
@@ -244,3 +246,5 @@ def test_every_error_has_one_shape(client: TestClient) -> None:
     assert (chunks.status_code, set(chunks.json())) == (413, {"error", "detail"})
     many = client.post(f"{PREFIX}/tasks", json=[{"task_type": "noop"}] * 5001)
     assert (many.status_code, "at most 5000" in many.json()["detail"]) == (422, True)
+    wrong = client.post(f"{PREFIX}/tasks", json=[{"task_type": "noop"}, {"task_type": "noop", "priority": "high"}])
+    assert wrong.json()["detail"] == "[1].priority: Input should be a valid integer (got 'high')"
