@@ -18,6 +18,7 @@ MAX_PAGE = 1000  # rows
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "the body cannot be read"},
     401: {"model": Problem, "description": "no token, or a wrong one"},
     403: {"model": Problem, "description": "the token's role is too weak"},
     422: {"model": Problem, "description": "a value is wrong"},

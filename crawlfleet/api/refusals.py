@@ -86,6 +86,8 @@ async def _http(_request: Request, error: Exception) -> JSONResponse:
     detail = str(error.detail)
     if error.status_code == 404 and detail == HTTPStatus.NOT_FOUND.phrase:
         detail = "there is no such path: /docs shows all"
+    if error.status_code == 400:  # FastAPI's, for bytes that are no UTF-8 and for JSON nested too deep
+        detail = "the body cannot be read: send JSON in UTF-8"
     if error.status_code == 413:
         detail = TOO_LARGE
     return refusal(error.status_code, detail, error.headers)
