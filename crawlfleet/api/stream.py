@@ -25,7 +25,7 @@ LOOK_SECONDS = 1.0  # between two looks at the tables, while anybody listens
 LINGER_SECONDS = 60.0  # after the last client left: it may come again
 REMEMBERED = 2000  # events for those that come again
 MAX_CLIENTS = 20
-CLIENT_EVENTS = 1000  # that may wait for one client
+LOOKS_BEHIND = 30  # whose events may wait for one client
 COMMENT_SECONDS = 15.0  # without an event, after which a comment keeps proxies from closing the connection
 
 
@@ -35,12 +35,12 @@ class TooManyClients(Exception):
 
 class _Client:
     def __init__(self) -> None:
-        self.queue: asyncio.Queue[bytes] = asyncio.Queue(CLIENT_EVENTS)
+        self.queue: asyncio.Queue[bytes] = asyncio.Queue(LOOKS_BEHIND)
         self.is_cut = False
 
-    def offer(self, event: bytes) -> None:
+    def offer(self, events: bytes) -> None:
         try:
-            self.queue.put_nowait(event)
+            self.queue.put_nowait(events)
         except asyncio.QueueFull:
             self.is_cut = True
 
@@ -61,10 +61,6 @@ class EventStream:
         """The events from now on, or those after the one of this id; raises TooManyClients."""
         if len(self._clients) >= MAX_CLIENTS:
             raise TooManyClients
-        if self._reading is None or self._reading.done():
-            self._life, self._number = secrets.token_hex(4), 0
-            self._recent.clear()
-            self._reading = asyncio.create_task(self._read())
         return self._send(_Client(), last_event_id)
 
     def _after(self, last_event_id: str | None) -> list[bytes]:
@@ -81,6 +77,10 @@ class EventStream:
 
     async def _send(self, client: _Client, last_event_id: str | None) -> AsyncIterator[bytes]:
         self._clients.add(client)
+        if self._reading is None or self._reading.done():
+            self._life, self._number = secrets.token_hex(4), 0
+            self._recent.clear()
+            self._reading = asyncio.create_task(self._read())
         missed = self._after(last_event_id)
         try:
             yield b": crawlfleet\nretry: 2000\n\n"
@@ -89,20 +89,20 @@ class EventStream:
             quiet_since = time.monotonic()
             while not client.is_cut and not self._is_ending():
                 try:
-                    event = await asyncio.wait_for(client.queue.get(), LOOK_SECONDS)
+                    events = await asyncio.wait_for(client.queue.get(), LOOK_SECONDS)
                 except TimeoutError:
                     if time.monotonic() - quiet_since < COMMENT_SECONDS:
                         continue
-                    event = b": still here\n\n"
+                    events = b": still here\n\n"
                 quiet_since = time.monotonic()
-                yield event
+                yield events
         finally:
             self._clients.discard(client)
 
     async def _read(self) -> None:
         reader, wanted_at = NewsReader(), time.monotonic()
         is_failing = False
-        while not self._is_ending() and time.monotonic() - wanted_at < LINGER_SECONDS:
+        while not self._is_ending() and (self._clients or time.monotonic() - wanted_at < LINGER_SECONDS):
             began = time.monotonic()
             if self._clients:
                 wanted_at = began
@@ -119,12 +119,15 @@ class EventStream:
             await asyncio.sleep(max(LOOK_SECONDS, time.monotonic() - began))
 
     def _tell(self, found: Iterable[News]) -> None:
+        events = []
         for news in found:
             self._number += 1
-            event = _written(news, f"{self._life}-{self._number}")
-            self._recent.append((self._number, event))
+            events.append(_written(news, f"{self._life}-{self._number}"))
+            self._recent.append((self._number, events[-1]))
+        if events:
+            together = b"".join(events)
             for client in self._clients:
-                client.offer(event)
+                client.offer(together)
 
 
 def _written(news: News, event_id: str) -> bytes:

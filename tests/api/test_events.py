@@ -180,7 +180,7 @@ def test_events_go_on_after_the_database_was_away(
 def test_a_client_that_takes_nothing_is_cut_off_and_costs_the_others_nothing(
     serve: Serve, quick: None, looked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "CLIENT_EVENTS", 200)
+    monkeypatch.setattr(stream, "LOOKS_BEHIND", 5)
     monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.3)
     served = serve(concurrent_tasks=50)
     with closing(socket.socket()) as lazy, listening(served) as events:
