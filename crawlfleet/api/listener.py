@@ -126,7 +126,8 @@ def _resolve(settings: Settings) -> tuple[socket.AddressFamily, tuple[str, int]]
 
 
 def _listen(family: socket.AddressFamily, address: tuple[str, int]) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio only turns Nagle's delay off, which would hold each answer back for 40 ms, where the protocol is named
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":  # elsewhere it would let two processes share the port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -146,6 +146,16 @@ def test_loopback_needs_no_token(settings_of: SettingsOf, host: str) -> None:
         assert url_of(found).startswith("http://127.0.0.")
 
 
+def test_no_answer_is_held_back_until_the_client_has_acknowledged_its_head(serve: Serve) -> None:
+    served = serve()
+    assert served.client.get("/healthz").status_code == 200
+    server = served.server._server
+    assert server is not None
+    [connection] = server.server_state.connections
+    accepted = connection.transport.get_extra_info("socket")
+    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 @pytest.mark.parametrize(("host", "said"), [("no-such-host.invalid", "is no address"), ("192.0.2.1", "cannot listen")])
 def test_a_host_that_is_not_ours_is_wrong_usage(settings_of: SettingsOf, host: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
