@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Response
@@ -47,11 +47,18 @@ class Desk:
         return Response(body, status, media_type="application/json")
 
 
-@dataclass
-class _Kept:
-    body: bytes
-    looked_at: float
+@dataclass(frozen=True)
+class Kept(Generic[T]):
+    """An answer, when it was asked for, and how long that took; on the monotonic clock."""
+
+    value: T
+    asked_at: float
     took: float
+
+    @property
+    def age_header(self) -> dict[str, str]:
+        """How old it is, in seconds, as HTTP tells it."""
+        return {"Age": str(int(time.monotonic() - self.asked_at))}
 
 
 class Ledge:
@@ -64,42 +71,40 @@ class Ledge:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._kept: OrderedDict[object, _Kept] = OrderedDict()
-        self._looks: dict[object, asyncio.Task[_Kept]] = {}
+        self._kept: OrderedDict[object, Kept[Any]] = OrderedDict()
+        self._looks: dict[object, asyncio.Task[Kept[Any]]] = {}
 
     async def answer(self, key: object, question: Question) -> Response:
         """The response to the question of this key."""
+        kept = await self.ask(key, lambda db: json_text(question(db)).encode())
+        return Response(kept.value, media_type="application/json", headers=kept.age_header)
+
+    async def ask(self, key: object, question: Callable[[Database], T]) -> Kept[T]:
+        """The answer to the question of this key."""
         kept = self._kept.get(key)
-        if kept is not None and time.monotonic() < kept.looked_at + min(kept.took / SHARE, LONGEST_KEPT):
-            return _response(kept)
+        if kept is not None and time.monotonic() < kept.asked_at + min(kept.took / SHARE, LONGEST_KEPT):
+            return kept
         look = self._looks.get(key)
         if look is None:
             look = self._looks[key] = asyncio.create_task(self._look(key, question))
             look.add_done_callback(lambda done: self._forget(key, done))
-        is_usable = kept is not None and time.monotonic() < kept.looked_at + LONGEST_KEPT
+        is_usable = kept is not None and time.monotonic() < kept.asked_at + LONGEST_KEPT
         done, _ = await asyncio.wait({look}, timeout=PATIENCE if is_usable else None)
-        if kept is not None and not done:
-            return _response(kept)
-        return _response(look.result())
+        return kept if kept is not None and not done else look.result()
 
-    def _forget(self, key: object, done: asyncio.Task[_Kept]) -> None:
+    def _forget(self, key: object, done: asyncio.Task[Kept[Any]]) -> None:
         del self._looks[key]
         if not done.cancelled():
             done.exception()  # perhaps nobody waited for it; asyncio would complain
 
-    async def _look(self, key: object, question: Question) -> _Kept:
+    async def _look(self, key: object, question: Question) -> Kept[Any]:
         began = time.monotonic()
-        body = await self._desk.ask(lambda db: json_text(question(db)).encode())
-        found = self._kept[key] = _Kept(body, began, time.monotonic() - began)
+        value = await self._desk.ask(question)
+        found = self._kept[key] = Kept(value, began, time.monotonic() - began)
         self._kept.move_to_end(key)
         while len(self._kept) > KEPT_ANSWERS:
             self._kept.popitem(last=False)
         return found
-
-
-def _response(kept: _Kept) -> Response:
-    age = str(int(time.monotonic() - kept.looked_at))
-    return Response(kept.body, media_type="application/json", headers={"Age": age})
 
 
 class Office:

@@ -146,7 +146,7 @@ async def gaps(
     limit: PageLimit = 200,
     after: After = None,
 ) -> Response:
-    """Which days should be fetched (again), and why: of `limit` feeds a page, fewer where more than 10,000 days would
+    """Which days should be fetched (again), and why: of `limit` feeds a page, fewer where more than 5,000 days would
     be looked at. A page without any may still have a `next`."""
 
     def ask(db: Database) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.services import insights, insights_pages
 from crawlfleet.services.explain import explain
 from crawlfleet.services.fleet import Fleet
-from crawlfleet.services.forecast import forecast
+from crawlfleet.services.forecast import picture
 from crawlfleet.services.insights_pages import TaskFilter
 
 router = APIRouter(tags=["tasks"], responses=PROBLEMS)
@@ -94,7 +94,10 @@ async def tasks_stats(office: TheOffice) -> Response:
 @router.get("/tasks/forecast", response_model=models.Forecast)
 async def tasks_forecast(office: TheOffice, username: Username = None) -> Response:
     """When the open tasks are done, and what limits them. `Age` says how many seconds ago this was reckoned."""
-    return await office.ledge.answer(("forecast", username), lambda db: asdict(forecast(db, username)))
+    kept = await office.ledge.ask("forecast", picture)
+    answer = await office.desk.answer(lambda _db: asdict(kept.value.forecast(username)))
+    answer.headers.update(kept.age_header)
+    return answer
 
 
 @router.post("/tasks/retry", response_model=models.Moved, responses=NOT_THERE | CONFLICT | TOO_LARGE)

@@ -27,8 +27,7 @@ from crawlfleet.services.insights_coverage import FeedCoverage, feeds_within, ga
 from crawlfleet.services.insights_feeds import FeedFilter, FeedName, ReportsOf
 
 LOOK_ROWS = 20_000
-SHOWN_DAYS = 5_000  # of all feeds of a page of coverage
-SEARCHED_DAYS = 10_000  # of all feeds of a page of gaps
+PAGE_DAYS = 5_000  # of all feeds of a page of coverage or gaps
 DAY_COLUMNS = ("day", "state", "rows", "fetched_at", "settles_at")
 LONG_COLUMNS = frozenset({"task_data", "task_ret", "result_data"})  # left out of lists
 DAYS = frozenset({"start_date", "end_date"})
@@ -234,7 +233,7 @@ def coverage(
     after: str | None = None,
 ) -> Page:
     """The state of each day of at most `limit` feeds: fewer where the period is long."""
-    most = min(limit, feeds_within(SHOWN_DAYS, start, end))
+    most = min(limit, feeds_within(PAGE_DAYS, start, end))
     covered, following = _feeds(db, wanted, start, end, reports_of, most, after)
     rows: list[dict[str, Any]] = []
     for each in covered:
@@ -255,7 +254,7 @@ def gaps(
     """The gaps of at most `limit` feeds: fewer where the period is long. A page without any may have a next one."""
     with db.read() as connection:
         now = db.now(connection)
-    most = min(limit, feeds_within(SEARCHED_DAYS, start, end))
+    most = min(limit, feeds_within(PAGE_DAYS, start, end))
     covered, following = _feeds(db, wanted, start, end, reports_of, most, after)
     return Page([gap.as_dict() for each in covered for gap in gaps_of(each, now)], following)
 
