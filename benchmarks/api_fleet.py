@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from benchmarks.place import Place
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import stamp
+from crawlfleet.core.sql import json_rows, stamp
 from crawlfleet.model import schema
 from crawlfleet.model.task_spec import DEFAULT_REPORT, TaskSpec
 from tests import fleets
@@ -85,32 +84,23 @@ def _make_helpers(db: Database, now: datetime, numbers: int, beats: int) -> None
     step = timedelta(days=7) / beats
     today = now.astimezone(UTC).date()
 
-    def work(connection: Connection) -> None:
+    with db.connect() as connection:
         metadata.create_all(connection)
-        hashes = (f"{n:032x}" for n in range(numbers))
-        connection.execute(
-            sa.insert(number),
-            [
-                {"n": n, "row_hash": digits if db.family == "sqlite" else bytes.fromhex(digits)}
-                for n, digits in enumerate(hashes)
-            ],
-        )
-        moments = (now - (beats - n) * step for n in range(beats))
-        text = db.family == "sqlite"
-        naive = db.family == "mysql"
-        connection.execute(
-            sa.insert(moment),
-            [
-                {"n": n, "at": stamp(at) if text else at.replace(tzinfo=None) if naive else at}
-                for n, at in enumerate(moments)
-            ],
-        )
-        days = (today - timedelta(days=DAYS - n) for n in range(DAYS))
-        connection.execute(
-            sa.insert(day), [{"n": n, "day": each.isoformat() if text else each} for n, each in enumerate(days)]
-        )
+    moments = ((n, now - (beats - n) * step) for n in range(beats))
+    days = ((n, today - timedelta(days=DAYS - n)) for n in range(DAYS))
+    hashes = ((n, f"{n:032x}") for n in range(numbers))
+    _fill_helper(db, number, "row_hash", "bytes", hashes)
+    _fill_helper(db, moment, "at", "moment", moments)
+    _fill_helper(db, day, "day", "day", days)
 
-    db.write(work)
+
+def _fill_helper(db: Database, table: sa.Table, column: str, kind: str, rows: Iterable[tuple[int, object]]) -> None:
+    value = db.wording.binary(column) if kind == "bytes" else column
+    statement = (
+        f"INSERT INTO {table.name} (n, {column}) SELECT n, {value} FROM {db.wording.rows(n='int', **{column: kind})}"
+    )
+    parameters = {"rows": json_rows(rows)}
+    db.write(lambda transaction: transaction.execute(sa.text(statement), parameters).rowcount)
 
 
 def _insert(table: sa.Table, values: Mapping[str, str], source: str) -> str:

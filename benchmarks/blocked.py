@@ -9,10 +9,10 @@ from functools import partial
 from statistics import quantiles
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from benchmarks.place import Place
 from crawlfleet.core.db import Database
+from crawlfleet.core.transaction import Transaction
 from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.claims import Claim, probe_strategy
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
@@ -74,7 +74,7 @@ def _use_up(db: Database) -> None:
         lanes = list(connection.execute(sa.text("SELECT id FROM cl_lane ORDER BY id")).scalars())
     for first in range(0, len(lanes), CHUNK):
 
-        def book(connection: Connection, lane_ids: list[int] = lanes[first : first + CHUNK]) -> None:
+        def book(connection: Transaction, lane_ids: list[int] = lanes[first : first + CHUNK]) -> None:
             ledger = Ledger(db, connection, db.now(connection))
             for lane_id, lane in ledger.load(lane_ids).items():
                 ledger.hold(lane, FIRST_RUN - lane_id)

@@ -64,11 +64,14 @@ class Place:
             raise RuntimeError("a task of the benchmark failed")
         return states == {"completed"}
 
-    def drain_seconds(self, tasks: int) -> float:
-        """From the first claim to the end of the last body, by the database's clock; all must have completed once."""
+    def drain_seconds(self, tasks: int, epoch: int | None = None) -> float:
+        """From the first claim to the end of the last body, by the database's clock; all must have completed once.
+
+        `epoch` counts the runs of one registration only.
+        """
         query = (
             "SELECT MIN(assigned_at), MAX(completed_at), COUNT(*), COUNT(DISTINCT task_id) FROM cl_task_assignment"
-            " WHERE status = 'completed'"
+            " WHERE status = 'completed'" + ("" if epoch is None else f" AND device_epoch = {epoch}")
         )
         with self.fleet.db.read() as connection:
             first, last, runs, done = connection.execute(sa.text(query)).one()

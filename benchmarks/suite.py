@@ -8,6 +8,7 @@ from benchmarks.blocked import blocked
 from benchmarks.crash import crash
 from benchmarks.drain import drain_5, drain_50, drain_async_500
 from benchmarks.enqueue import enqueue
+from benchmarks.far import far_20, far_100, far_300
 from benchmarks.frame import Benchmark, Size
 from benchmarks.idle import idle
 from benchmarks.latency import latency
@@ -23,6 +24,9 @@ SUITE = (
     Benchmark(
         "drain-async-500", drain_async_500, {"tiny": Size(600, 1), "small": Size(10_000, 3), "full": Size(30_000, 5)}
     ),
+    Benchmark("far-20", far_20, {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}),
+    Benchmark("far-100", far_100, {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}),
+    Benchmark("far-300", far_300, {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}),
     Benchmark("start", start, {"tiny": Size(1, 1), "small": Size(1, 5), "full": Size(1, 11)}),
     Benchmark("idle", idle, {"tiny": Size(1, 1), "small": Size(30, 1), "full": Size(60, 3)}),
     Benchmark("memory", memory, {"tiny": Size(100, 1), "small": Size(20_000, 1), "full": Size(100_000, 1)}),

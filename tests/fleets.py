@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy.engine import Connection
-
 from crawlfleet.core.db import Database
 from crawlfleet.core.process import own_identity
+from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import claims, migrations, rescue
 from crawlfleet.model.budget import LimitOf, as_stored
 from crawlfleet.model.claims import AssignmentIds, Claim, Strategy
@@ -77,8 +76,8 @@ class Device:
     ) -> list[Claim]:
         """Claim, and nothing else."""
 
-        def work(connection: Connection) -> list[Claim]:
-            standing = DeviceDAO(self.db).hold(connection, self.device_id, self.epoch)
+        def work(connection: Transaction) -> list[Claim]:
+            standing = DeviceDAO(self.db).hold(connection, self.device_id, self.epoch)()
             ledger = Ledger(self.db, connection, now or standing.now, self.limit_of)
             if not standing.may_claim:
                 return []
@@ -88,7 +87,7 @@ class Device:
                 self.strategy,
                 self.device_id,
                 self.ids,
-                self.types,
+                claims.open_heads(self.db, connection, self.types),
                 slots,
                 reserve,
                 ledger,
@@ -100,7 +99,7 @@ class Device:
         return self.db.write(work)
 
     def start(self, claimed: Iterable[Claim]) -> None:
-        def work(connection: Connection) -> None:
+        def work(connection: Transaction) -> None:
             now = self.db.now(connection)
             mark_started(self.db, connection, [(c.assignment_id, c.task.id, now) for c in claimed], now)
 
@@ -109,7 +108,7 @@ class Device:
     def book(self, claim: Claim, calls: Sequence[datetime], now: datetime | None = None, is_over: bool = False) -> None:
         """Tell that the run of this claim has sent these calls."""
 
-        def work(connection: Connection) -> None:
+        def work(connection: Transaction) -> None:
             ledger = Ledger(self.db, connection, now or self.db.now(connection))
             book_calls(self.db, connection, ledger, [RunCalls(claim.assignment_id, claim.task.id, calls, is_over)])
             ledger.close()
@@ -119,7 +118,7 @@ class Device:
     def reconcile(self, held: Collection[int], now: datetime | None = None) -> tuple[int, set[int]]:
         """Give back what is not among these assignments; how many, and which of these are lost."""
 
-        def work(connection: Connection) -> tuple[int, set[int]]:
+        def work(connection: Transaction) -> tuple[int, set[int]]:
             ledger = Ledger(self.db, connection, now or self.db.now(connection))
             found = rescue.release_unheld(self.db, connection, self.device_id, self.epoch, held, ledger)
             ledger.close()
@@ -128,7 +127,7 @@ class Device:
         return self.db.write(work)
 
     def end(self, *endings: Ending, now: datetime | None = None) -> list[Ended]:
-        def work(connection: Connection) -> list[Ended]:
+        def work(connection: Transaction) -> list[Ended]:
             ledger = Ledger(self.db, connection, now or self.db.now(connection))
             ended = end_runs(self.db, connection, endings, ledger, self.policy, self.defaults)
             ledger.close()

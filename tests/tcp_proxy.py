@@ -139,6 +139,8 @@ class TcpProxy:
         self._links.add(link)
         try:
             await link.run()
+        except asyncio.CancelledError:  # by `reset`; asyncio would log it
+            pass
         finally:
             self._links.discard(link)
             link.ended.set()

@@ -25,6 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from crawlfleet.core.database_url import CONNECT_SECONDS, read_url
 from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable, UsageError
 from crawlfleet.core.sql import Wording, utc
+from crawlfleet.core.transaction import AnyConnection, Transaction
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -76,18 +77,16 @@ class Database:
             pool_timeout=30,
             pool_recycle=1800,
             pool_use_lifo=True,  # one busy connection keeps its caches and plans; the others rest
-            # PyMySQL asks the server for a rollback although it knows that there is nothing to roll back
-            pool_reset_on_return=None if self.family == "mysql" else "rollback",
         )
         event.listen(self.engine, "checkin", _note_use)
         event.listen(self.engine, "checkout", self._try_after_a_long_rest)
         if self.family == "mysql":
-            event.listen(self.engine, "reset", _roll_back_if_needed)
             self._readers = self.engine  # switching to AUTOCOMMIT and back would be four round trips
         else:
             if self.family == "sqlite":
                 event.listen(self.engine, "begin", _begin_immediate)
             self._readers = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._writers = self._readers if self.family == "postgresql" else self.engine  # see Transaction
         self._singles = self._make_engine(isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
 
     def _make_engine(self, **options: Any) -> Engine:
@@ -98,6 +97,8 @@ class Database:
         event.listen(engine, "connect", self._on_connect)
         if self.family == "postgresql":
             event.listen(engine, "do_connect", _connect_patiently)
+        elif self.family == "mysql":
+            event.listen(engine, "do_connect", _connect_for_packets)
         return engine
 
     @property
@@ -210,23 +211,26 @@ class Database:
                 raise self.unreachable(error) from None
             raise
 
-    def write(self, work: Callable[[Connection], T]) -> T:
-        """The result of `work(connection)` after its transaction was committed.
+    def write(self, work: Callable[[Transaction], T], commit_at_once: bool = False) -> T:
+        """The result of `work(transaction)` after it was committed.
 
         `work` may run several times; it must keep nothing from a run that did not commit.
-        Raises DatabaseUnreachable, with `maybe_committed` set when the reply to COMMIT was lost.
+        Raises DatabaseUnreachable, with `maybe_committed` set when the reply to COMMIT was lost. `commit_at_once`
+        saves a round trip: COMMIT travels with the last statements, so a lost reply to those leaves the same doubt.
         """
         give_up_at = time.monotonic() + GIVE_UP_SECONDS
         reconnected = False
         for attempt in range(1, ATTEMPTS + 1):
-            committing = False
+            transaction: Transaction | None = None
             try:
-                with self._checkout(self.engine) as connection, connection.begin() as transaction:
-                    result = work(connection)
-                    committing = True
-                    transaction.commit()
+                with self._checkout(self._writers) as connection, connection.begin() as held:
+                    transaction = Transaction(connection)
+                    result = work(transaction)
+                    transaction.commit(commit_at_once)
+                    held.commit()  # a server has nothing left to commit, and is not asked
                     return result
             except DBAPIError as error:
+                committing = transaction is not None and transaction.committing
                 if self.is_away(error):
                     self._forget_others(error)
                     # A connection from the pool may have died long ago: one more try with a new one.
@@ -256,7 +260,7 @@ class Database:
         if not error.connection_invalidated:  # else SQLAlchemy has done it
             self.engine.dispose()
 
-    def now(self, connection: Connection) -> datetime:
+    def now(self, connection: AnyConnection) -> datetime:
         """The database's clock, now."""
         moment = utc(connection.execute(self._now_statement).scalar_one())
         assert moment is not None
@@ -332,15 +336,14 @@ def _connect_patiently(_dialect: object, _record: object, arguments: Any, named:
     return PatientConnection.connect(*arguments, **named)
 
 
+def _connect_for_packets(_dialect: object, _record: object, arguments: Any, named: Any) -> Any:
+    from crawlfleet.core.packets import PacketConnection
+
+    return PacketConnection(*arguments, **named)
+
+
 def _note_use(_connection: object, record: Any) -> None:
     record.info["used_at"] = time.monotonic()
-
-
-def _roll_back_if_needed(connection: Any, _record: object, _state: object) -> None:
-    from pymysql.constants import SERVER_STATUS
-
-    if connection.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS:
-        connection.rollback()
 
 
 def _code(error: Exception) -> object:

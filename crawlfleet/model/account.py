@@ -8,13 +8,14 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import RowMapping
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, UsageError
 from crawlfleet.core.secrets import Keyring
 from crawlfleet.core.sql import json_rows, json_value, stamp, utc
+from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import audit, schema, signals
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import AccountStatus
@@ -31,7 +32,7 @@ class AccountDAO:
     def add(self, account: Account, actor: str | None = None) -> bool:
         """Store the account, healthy; True when it is new, False when it replaced its older self."""
 
-        def work(connection: Connection) -> bool:
+        def work(connection: Transaction) -> bool:
             now = stamp(self.db.now(connection))
             key = {"source": account.source, "username": account.username}
             values = {
@@ -94,7 +95,7 @@ class AccountDAO:
         Raises CrawlfleetError that names the first account whose token no key opens; nothing is changed then.
         """
 
-        def work(connection: Connection) -> int:
+        def work(connection: Transaction) -> int:
             query = sa.text(
                 "SELECT t.id, t.source, t.username, t.token_sealed FROM cl_account t WHERE t.token_sealed IS NOT NULL"
                 f" ORDER BY t.id{self.db.wording.for_update_of_t}"
@@ -133,7 +134,7 @@ class AccountDAO:
     def park(self, source: str, username: str, reason: str, actor: str | None = None) -> bool:
         """Let the account's tasks wait until `resume`; False when it was parked already."""
 
-        def work(connection: Connection) -> bool:
+        def work(connection: Transaction) -> bool:
             now = self.db.now(connection)
             changed = _set_status(connection, source, username, AccountStatus.PARKED, reason, now)
             self._refresh_lanes(connection, source, username)
@@ -146,7 +147,7 @@ class AccountDAO:
     def resume(self, source: str, username: str, actor: str | None = None) -> bool:
         """Let the account's tasks run again; False when it was not parked."""
 
-        def work(connection: Connection) -> bool:
+        def work(connection: Transaction) -> bool:
             changed = _set_status(connection, source, username, AccountStatus.HEALTHY, None, self.db.now(connection))
             self._refresh_lanes(connection, source, username)
             if changed:
@@ -155,7 +156,7 @@ class AccountDAO:
 
         return self.db.write(work)
 
-    def _refresh_lanes(self, connection: Connection, source: str, username: str) -> None:
+    def _refresh_lanes(self, connection: Transaction, source: str, username: str) -> None:
         ledger = Ledger(self.db, connection, self.db.now(connection))
         ledger.touch_account(source, username)
         ledger.close()
@@ -164,7 +165,7 @@ class AccountDAO:
     def remove(self, source: str, username: str, actor: str | None = None) -> bool:
         """Forget the account; its data stays. Raises CrawlfleetError while it has open tasks."""
 
-        def work(connection: Connection) -> bool:
+        def work(connection: Transaction) -> bool:
             key = {"source": source, "username": username}
             open_tasks = connection.execute(
                 sa.text(
@@ -204,7 +205,7 @@ def from_row(row: RowMapping) -> Account:
 
 
 def accounts_of(
-    db: Database, connection: Connection, keys: Collection[tuple[str, str]]
+    db: Database, connection: Transaction, keys: Collection[tuple[str, str]]
 ) -> dict[tuple[str, str], tuple[Account, str]]:
     """The accounts with these (source, username), each with its status; those that do not exist are missing."""
     if not keys:
@@ -218,7 +219,7 @@ def accounts_of(
     return {(row["source"], row["username"]): (from_row(row), row["status"]) for row in found}
 
 
-def park(connection: Connection, source: str | None, username: str | None, reason: str, now: datetime) -> bool | None:
+def park(connection: Transaction, source: str | None, username: str | None, reason: str, now: datetime) -> bool | None:
     """The token was refused: let the account wait for a person, in the caller's transaction.
 
     True when it did not wait before, None when there is no such account.
@@ -235,7 +236,7 @@ def park(connection: Connection, source: str | None, username: str | None, reaso
 
 
 def _set_status(
-    connection: Connection, source: str, username: str, status: AccountStatus, reason: str | None, now: datetime
+    connection: Transaction, source: str, username: str, status: AccountStatus, reason: str | None, now: datetime
 ) -> bool:
     statement = sa.text(
         "UPDATE cl_account SET status = :status, status_reason = :reason, status_since = :now, updated_at = :now"

@@ -10,11 +10,11 @@ from datetime import datetime
 from enum import StrEnum
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, UsageError
 from crawlfleet.core.sql import stamp, utc
+from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import audit, schema
 
 NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
@@ -68,7 +68,7 @@ class ApiTokenDAO:
             )
         token = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
 
-        def work(connection: Connection) -> None:
+        def work(connection: Transaction) -> None:
             values = {
                 "name": name,
                 "role": role.value,
@@ -106,7 +106,7 @@ class ApiTokenDAO:
     def revoke(self, name: str, actor: str | None = None) -> bool:
         """Forget the token; False when there is none of this name."""
 
-        def work(connection: Connection) -> bool:
+        def work(connection: Transaction) -> bool:
             gone = connection.execute(sa.text("DELETE FROM cl_api_token WHERE name = :name"), {"name": name}).rowcount
             if gone:
                 audit.record(self.db, connection, actor, "tokens.revoke", name)

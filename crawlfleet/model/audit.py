@@ -6,15 +6,15 @@ import json
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
+from crawlfleet.core.transaction import Transaction
 
 MAX_NAME = 190  # characters of an actor and of a target, as in the table
 
 
 def record(
-    db: Database, connection: Connection, actor: str | None, action: str, target: object = None, **detail: Any
+    db: Database, connection: Transaction, actor: str | None, action: str, target: object = None, **detail: Any
 ) -> None:
     """Note that `actor` did `action` to `target`; nothing for None, which is the fleet itself or a program's own code.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -19,11 +19,12 @@ from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import RowMapping
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, stamp
+from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.model.account import accounts_of
 from crawlfleet.model.budget import Window
 from crawlfleet.model.ledger import LaneBudgets, Ledger
@@ -92,8 +93,13 @@ def probe_strategy(db: Database) -> Strategy:
     return Strategy.SKIP_LOCKED if seen is None else Strategy.COMPARE_AND_SET
 
 
-def open_heads(db: Database, connection: Connection, types: Collection[str]) -> list[Head]:
+def open_heads(db: Database, connection: AnyConnection, types: Collection[str]) -> list[Head]:
     """The most urgent lanes that have a claimable task of these types, the most urgent first. Locks nothing."""
+    return ask_heads(db, connection, types)()
+
+
+def ask_heads(db: Database, connection: AnyConnection, types: Collection[str]) -> Callable[[], list[Head]]:
+    """Ask for `open_heads`, which are read by calling the result."""
     known = db.wording.is_among("l.task_type", "types")
     # SQLite read all lanes once its statistics said that most have the same source.
     hint = " INDEXED BY ix_lane_account" if db.family == "sqlite" else ""
@@ -105,24 +111,28 @@ def open_heads(db: Database, connection: Connection, types: Collection[str]) -> 
         " UNION ALL SELECT * FROM (SELECT l.id, 1, l.ready_key FROM cl_lane l"
         f" WHERE l.ready_key IS NOT NULL AND {known} ORDER BY l.ready_key LIMIT {MAX_LANES}) AS open_lanes"
     )
-    found = connection.execute(statement, {"types": json.dumps(sorted(types))}).all()
-    heads = (Head(lane, key, bool(sourced)) for lane, sourced, key in found if key is not None)
-    return sorted(heads, key=lambda head: head.key)[:MAX_LANES]
+    found = connection.execute(statement, {"types": json.dumps(sorted(types))})
+
+    def read() -> list[Head]:
+        heads = (Head(lane, key, bool(sourced)) for lane, sourced, key in found.all() if key is not None)
+        return sorted(heads, key=lambda head: head.key)[:MAX_LANES]
+
+    return read
 
 
 def claim(
     db: Database,
-    connection: Connection,
+    connection: Transaction,
     strategy: Strategy,
     device_id: str,
     ids: AssignmentIds,
-    types: Collection[str],
+    heads: Sequence[Head],
     slots: int,
     reserve: int,
     ledger: Ledger,
     lead_seconds: float = 0.0,
 ) -> list[Claim]:
-    """Take due tasks for one device, the most urgent first: up to `slots`, and `reserve` more.
+    """Take due tasks of these lanes for one device, the most urgent first: up to `slots`, and `reserve` more.
 
     Tasks of a source hold the calls that they need; those whose budget reopens within `lead_seconds` are claimed
     ahead of it. The reserve holds tasks without a source only. The caller holds the lock of its device's row, has
@@ -130,7 +140,6 @@ def claim(
     Two callers never receive the same task. Within one claim of several lanes the most urgent task is always
     taken; a less urgent one may come before an equal of another lane.
     """
-    heads = open_heads(db, connection, types)
     if slots + reserve <= 0:
         return []
     lanes, wanted = _open_lanes(heads, strategy, slots, reserve, ledger, ledger.now + timedelta(seconds=lead_seconds))
@@ -229,7 +238,7 @@ def _candidates(family: str, lanes: int, skip_locked: bool) -> sa.TextClause:
 
 def _take(
     db: Database,
-    connection: Connection,
+    connection: Transaction,
     device_id: str,
     picked: Sequence[RowMapping],
     assigned: dict[int, int],
@@ -255,7 +264,7 @@ def _take(
     connection.execute(sa.text(statement), {"rows": json_rows(rows), "device_id": device_id, "now": stamp(now)})
 
 
-def _won(db: Database, connection: Connection, assigned: dict[int, int]) -> set[int]:
+def _won(db: Database, connection: Transaction, assigned: dict[int, int]) -> set[int]:
     statement = sa.text(
         f"SELECT t.id FROM {db.wording.rows(id='int', assignment_id='int')} JOIN cl_crawl_task t ON t.id = v.id"
         " WHERE t.assignment_id = v.assignment_id"
@@ -264,7 +273,7 @@ def _won(db: Database, connection: Connection, assigned: dict[int, int]) -> set[
 
 
 def _open_runs(
-    db: Database, connection: Connection, device_id: str, runs: Sequence[tuple[RowMapping, int]], now: datetime
+    db: Database, connection: Transaction, device_id: str, runs: Sequence[tuple[RowMapping, int]], now: datetime
 ) -> None:
     if not runs:
         return
@@ -304,7 +313,7 @@ def promote(db: Database, lead_seconds: float = 0.0, now: datetime | None = None
     Each in a short transaction of its own, which passes over what another device is promoting.
     """
 
-    def make_ready(connection: Connection) -> int:
+    def make_ready(connection: Transaction) -> int:
         ledger = Ledger(db, connection, now or db.now(connection))
         found = connection.execute(due, {"now": stamp(ledger.now)}).all()
         if found:
@@ -316,7 +325,7 @@ def promote(db: Database, lead_seconds: float = 0.0, now: datetime | None = None
             ledger.close()
         return len(found)
 
-    def open_lanes(connection: Connection) -> int:
+    def open_lanes(connection: AnyConnection) -> int:
         horizon = (now or db.now(connection)) + timedelta(seconds=lead_seconds)
         found = connection.execute(opening, {"horizon": stamp(horizon)}).scalars().all()
         if found:

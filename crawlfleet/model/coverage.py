@@ -14,11 +14,11 @@ from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.figures import Figures
 from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
+from crawlfleet.core.transaction import AnyConnection, Transaction
 
 FIGURES = ("impressions", "clicks", "installs", "sessions", "loyal_users", "revenue", "cost")
 _BITS = 2**128
@@ -73,7 +73,7 @@ def is_settled(which: date, fetched_at: datetime, settle_days: int) -> bool:
     return fetched_at >= datetime.combine(which, time(), UTC) + timedelta(days=1 + settle_days)
 
 
-def of_days(db: Database, connection: Connection, feed_id: int, start: date, end: date) -> dict[date, Covered]:
+def of_days(db: Database, connection: Transaction, feed_id: int, start: date, end: date) -> dict[date, Covered]:
     """What is known of these days of a feed; days that were never fetched are missing."""
     statement = sa.text(
         f"SELECT {_COVERED} FROM cl_coverage c WHERE c.feed_id = :feed"
@@ -84,7 +84,7 @@ def of_days(db: Database, connection: Connection, feed_id: int, start: date, end
 
 
 def of_feeds(
-    db: Database, connection: Connection, feed_ids: Iterable[int], start: date, end: date
+    db: Database, connection: AnyConnection, feed_ids: Iterable[int], start: date, end: date
 ) -> dict[int, dict[date, Covered]]:
     """The same for many feeds; those of which nothing is known are missing."""
     statement = sa.text(
@@ -111,7 +111,7 @@ def _by_feed(rows: Iterable[Any]) -> dict[int, dict[date, Covered]]:
 
 def write(
     db: Database,
-    connection: Connection,
+    connection: Transaction,
     feed_id: int,
     found: Mapping[date, DayTotals],
     former: Mapping[date, Covered],

@@ -10,10 +10,11 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import RowMapping
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
+from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import audit, lanes, schema, signals
 from crawlfleet.model.budget import CostOf, no_cost
 from crawlfleet.model.ledger import Ledger
@@ -84,7 +85,7 @@ class CrawlTaskDAO:
         """
         batch = list(specs)
 
-        def work(connection: Connection) -> list[int]:
+        def work(connection: Transaction) -> list[int]:
             ledger = Ledger(self.db, connection, now or self.db.now(connection))
             ids = self.add_in(connection, batch, defaults or TaskDefaults(), ledger)
             ledger.close()
@@ -103,7 +104,7 @@ class CrawlTaskDAO:
 
     def add_in(
         self,
-        connection: Connection,
+        connection: Transaction,
         specs: Sequence[TaskSpec],
         defaults: TaskDefaults,
         ledger: Ledger,
@@ -141,7 +142,7 @@ class CrawlTaskDAO:
                 result.append(held[spec.unique_key])
         return result
 
-    def _open_keys(self, connection: Connection, keys: list[str]) -> dict[str, int]:
+    def _open_keys(self, connection: Transaction, keys: list[str]) -> dict[str, int]:
         if not keys:
             return {}
         found = connection.execute(
@@ -185,7 +186,7 @@ class CrawlTaskDAO:
             parent_id,
         )
 
-    def _insert(self, connection: Connection, rows: list[tuple[Any, ...]], now: datetime) -> list[int]:
+    def _insert(self, connection: Transaction, rows: list[tuple[Any, ...]], now: datetime) -> list[int]:
         names = ", ".join(_COLUMNS)
         returning = "" if self.db.product == "MySQL" else " RETURNING id"
         at = self.db.wording.moment("now")

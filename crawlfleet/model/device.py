@@ -10,18 +10,19 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import RowMapping
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DeviceRefused, LeaseLost
 from crawlfleet.core.process import ProcessIdentity, is_gone
 from crawlfleet.core.sql import json_value, stamp, utc
+from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.model import audit, fleet_state, rescue, schema
 from crawlfleet.model.lifecycle import LIVE_RUN, DeviceStatus, quoted
 
@@ -85,7 +86,7 @@ class DeviceDAO:
         the holder itself: it lost its lease, or the reply to its registration.
         """
 
-        def work(connection: Connection) -> tuple[int, int]:
+        def work(connection: Transaction) -> tuple[int, int]:
             # The epoch's row is locked first, so two registrations of one new id wait for each other.
             epoch = fleet_state.next_epoch(self.db, connection)
             moment = now or self.db.now(connection)
@@ -128,7 +129,7 @@ class DeviceDAO:
             " choose another --device-id, or take the id over with --takeover"
         )
 
-    def _write(self, connection: Connection, info: DeviceInfo, epoch: int, now: datetime, new: bool) -> None:
+    def _write(self, connection: Transaction, info: DeviceInfo, epoch: int, now: datetime, new: bool) -> None:
         values = {
             "device_id": info.device_id,
             "device_name": info.device_name,
@@ -156,18 +157,21 @@ class DeviceDAO:
                 sa.text(f"UPDATE cl_device SET {pairs}, draining = {_FALSE} WHERE device_id = :device_id"), values
             )
 
-    def hold(self, connection: Connection, device_id: str, epoch: int) -> Standing:
-        """Lock the device's row for this transaction; raises LeaseLost when it is no longer this process."""
+    def hold(self, connection: Transaction, device_id: str, epoch: int) -> Callable[[], Standing]:
+        """Lock the device's row for this transaction; the standing is read by calling the result.
+
+        That raises LeaseLost when the device is no longer this process.
+        """
         lock = " FOR UPDATE OF d" if self.db.family == "postgresql" else self.db.wording.for_update
-        return self._standing(connection, device_id, epoch, lock)
+        return self._ask_standing(connection, device_id, epoch, lock)
 
-    def standing(self, connection: Connection, device_id: str, epoch: int) -> Standing:
+    def standing(self, connection: AnyConnection, device_id: str, epoch: int) -> Standing:
         """Like `hold`, but without the lock: good for a look, not for a claim."""
-        return self._standing(connection, device_id, epoch, "")
+        return self._ask_standing(connection, device_id, epoch, "")()
 
-    def _standing(self, connection: Connection, device_id: str, epoch: int, lock: str) -> Standing:
+    def _ask_standing(self, connection: AnyConnection, device_id: str, epoch: int, lock: str) -> Callable[[], Standing]:
         asked_at = time.monotonic()
-        row = connection.execute(
+        answer = connection.execute(
             sa.text(
                 f"SELECT d.epoch, d.status, d.draining, {self.db.wording.now},"
                 " (SELECT p.value FROM cl_fleet_state p WHERE p.name = 'paused'),"
@@ -176,17 +180,22 @@ class DeviceDAO:
                 f" FROM cl_device d WHERE d.device_id = :device_id{lock}"
             ),
             {"device_id": device_id},
-        ).first()
-        if row is None or row[0] != epoch or row[1] != DeviceStatus.ONLINE:
-            raise LeaseLost(device_id, epoch)
-        now = utc(row[3])
-        assert now is not None
-        return Standing(now, not row[2] and not row[4], utc(row[5]), utc(row[6]), asked_at, time.monotonic())
+        )
+
+        def read() -> Standing:
+            row = answer.first()
+            if row is None or row[0] != epoch or row[1] != DeviceStatus.ONLINE:
+                raise LeaseLost(device_id, epoch)
+            now = utc(row[3])
+            assert now is not None
+            return Standing(now, not row[2] and not row[4], utc(row[5]), utc(row[6]), asked_at, time.monotonic())
+
+        return read
 
     def set_offline(self, device_id: str, epoch: int) -> None:
         """The node has stopped: nothing of it is left to rescue. No effect when the id is someone else's by now."""
 
-        def work(connection: Connection) -> None:
+        def work(connection: Transaction) -> None:
             now = self.db.now(connection)
             changed = connection.execute(
                 sa.text(
@@ -219,7 +228,7 @@ class DeviceDAO:
         return [(device_id, released) for device_id, released in found if released is not None]
 
     def _mark_offline(self, device_id: str, offline_timeout: float, now: datetime | None) -> int | None:
-        def work(connection: Connection) -> int | None:
+        def work(connection: Transaction) -> int | None:
             moment = now or self.db.now(connection)
             changed = connection.execute(
                 sa.text(
@@ -259,7 +268,7 @@ class DeviceDAO:
     def set_draining(self, device_id: str, draining: bool, actor: str | None = None) -> bool:
         """Ask a device to claim nothing more, or to go on; False when there is no such device."""
 
-        def work(connection: Connection) -> bool:
+        def work(connection: Transaction) -> bool:
             changed = connection.execute(
                 sa.text(
                     f"UPDATE cl_device SET draining = {_TRUE if draining else _FALSE}, updated_at = :now"
@@ -279,7 +288,7 @@ class DeviceDAO:
         Raises DeviceRefused while it is online.
         """
 
-        def work(connection: Connection) -> bool:
+        def work(connection: Transaction) -> bool:
             status = connection.execute(
                 sa.text(f"SELECT status FROM cl_device WHERE device_id = :device_id{self.db.wording.for_update}"),
                 {"device_id": device_id},

@@ -10,11 +10,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import LeaseLost
-from crawlfleet.core.sql import json_value, stamp, utc
+from crawlfleet.core.sql import json_rows, json_value, stamp, utc
+from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import schema
 from crawlfleet.model.lifecycle import DeviceStatus
 
@@ -51,7 +51,7 @@ class DeviceHeartbeatDAO:
     def beat(self, device_id: str, epoch: int, beat: Beat, now: datetime | None = None) -> None:
         """Renew the lease of (device_id, epoch) and record the beat; raises LeaseLost when it is no longer ours."""
 
-        def work(connection: Connection) -> None:
+        def work(connection: Transaction) -> None:
             at = ":now" if now is not None else self.db.wording.now
             parameters: dict[str, Any] = {"device_id": device_id, "epoch": epoch}
             if now is not None:
@@ -121,7 +121,7 @@ def sweep(
     deleted = 0
     while True:
 
-        def work(connection: Connection) -> int:
+        def work(connection: Transaction) -> int:
             limit = stamp((now or db.now(connection)) - timedelta(days=older_than_days))
             ids = (
                 connection.execute(
@@ -132,10 +132,8 @@ def sweep(
                 .all()
             )
             if ids:
-                statement = sa.text(f"DELETE FROM {table} WHERE id IN :ids").bindparams(
-                    sa.bindparam("ids", expanding=True)
-                )
-                connection.execute(statement, {"ids": list(ids)})
+                statement = db.wording.delete_from(table, db.wording.rows(id="int"), "t.id = v.id")
+                connection.execute(sa.text(statement), {"rows": json_rows([each] for each in ids)})
             return len(ids)
 
         count = db.write(work)

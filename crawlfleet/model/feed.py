@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import json_rows, stamp, utc
+from crawlfleet.core.transaction import Transaction
 
 FIRST_PAUSE = timedelta(days=1)  # after the first denial; it doubles with each one that follows
 LONGEST_PAUSE = timedelta(days=30)
@@ -29,7 +29,7 @@ class FeedKey(NamedTuple):
     report: str
 
 
-def lock_feed(db: Database, connection: Connection, key: FeedKey, now: datetime) -> int:
+def lock_feed(db: Database, connection: Transaction, key: FeedKey, now: datetime) -> int:
     """The feed's number, its row locked and made if need be. Its vendor answers: whatever it denied is forgotten."""
     feed_id, denials, _ = _lock(db, connection, key, now)
     if denials:
@@ -40,7 +40,7 @@ def lock_feed(db: Database, connection: Connection, key: FeedKey, now: datetime)
     return feed_id
 
 
-def deny(db: Database, connection: Connection, key: FeedKey, reason: str, now: datetime) -> None:
+def deny(db: Database, connection: Transaction, key: FeedKey, reason: str, now: datetime) -> None:
     """The vendor says that the account may not have the feed: it pauses for a day, twice as long the next time.
 
     Further denials during a pause (the other tasks of one night) only renew the reason.
@@ -55,7 +55,7 @@ def deny(db: Database, connection: Connection, key: FeedKey, reason: str, now: d
     )
 
 
-def _lock(db: Database, connection: Connection, key: FeedKey, now: datetime) -> tuple[int, int, datetime | None]:
+def _lock(db: Database, connection: Transaction, key: FeedKey, now: datetime) -> tuple[int, int, datetime | None]:
     find = sa.text(
         "SELECT id, denials, denied_until FROM cl_feed WHERE source = :source AND username = :username"
         " AND app_id = :app_id AND report = :report" + db.wording.for_update
@@ -72,7 +72,7 @@ def _lock(db: Database, connection: Connection, key: FeedKey, now: datetime) -> 
     return int(found[0]), found[1], utc(found[2])
 
 
-def denied_among(db: Database, connection: Connection, keys: Collection[FeedKey], now: datetime) -> set[FeedKey]:
+def denied_among(db: Database, connection: Transaction, keys: Collection[FeedKey], now: datetime) -> set[FeedKey]:
     """Which of these feeds are not to be asked for now unless a person wants it."""
     if not keys:
         return set()

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import stamp, utc
+from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.model import audit, signals
 
 MAX_EPOCH = 2**22 - 1  # see claims.EPOCH_SHIFT
 
 
-def next_epoch(db: Database, connection: Connection) -> int:
+def next_epoch(db: Database, connection: Transaction) -> int:
     """A number that no registration had before; serialises registrations until the caller commits."""
     connection.execute(
         sa.text(f"UPDATE cl_fleet_state SET value = value + 1, updated_at = {db.wording.now} WHERE name = 'epoch'")
@@ -35,7 +35,7 @@ class Pause:
     since: datetime | None
 
 
-def pause_of(connection: Connection) -> Pause:
+def pause_of(connection: AnyConnection) -> Pause:
     """The pause of the whole queue."""
     row = connection.execute(sa.text("SELECT value, note, updated_at FROM cl_fleet_state WHERE name = 'paused'")).one()
     return Pause(bool(row[0]), row[1], utc(row[2]))
@@ -44,7 +44,7 @@ def pause_of(connection: Connection) -> Pause:
 def set_paused(db: Database, paused: bool, reason: str | None = None, actor: str | None = None) -> bool:
     """Pause or resume the whole queue: running tasks go on, nothing is claimed. False when it was so already."""
 
-    def work(connection: Connection) -> bool:
+    def work(connection: Transaction) -> bool:
         changed = connection.execute(
             sa.text(
                 "UPDATE cl_fleet_state SET value = :value, note = :note, updated_at = :now"

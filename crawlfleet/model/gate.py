@@ -10,19 +10,20 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import RowMapping
 
 from crawlfleet.core.backoff import retry_delay
 from crawlfleet.core.db import Database
 from crawlfleet.core.figures import Scope
 from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
+from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import feed, results
 from crawlfleet.model.account import park
 from crawlfleet.model.budget import MAX_CALLS
@@ -39,6 +40,7 @@ CRASH_CAP = 20  # runs of one task that may die under it before it is buried: it
 CRASH_DELAY_CAP_SECONDS = 60.0
 QUOTA_PAUSE_SECONDS = 60.0  # when the vendor does not say how long
 MAX_MESSAGE = 2000  # characters of an error that are kept
+LockedTasks = dict[int, Any]  # by task id, what the gate needs to know of a task
 
 
 class Verdict(StrEnum):
@@ -105,21 +107,23 @@ class RetryPolicy:
 
 def end_runs(
     db: Database,
-    connection: Connection,
+    connection: Transaction,
     endings: Sequence[Ending],
     ledger: Ledger,
     policy: RetryPolicy | None = None,
     defaults: TaskDefaults | None = None,
+    locked: Callable[[], LockedTasks] | None = None,
 ) -> list[Ended]:
     """End these runs, in the transaction of this ledger, each with its rows, follow-ups, summary and calls.
 
     The fence comes first; a savepoint for each run that stores something, so that one bad row fails one task.
-    Returns one `Ended` for each ending, in their order. The caller closes the ledger.
+    Returns one `Ended` for each ending, in their order. The caller closes the ledger. `locked` is `lock_tasks` of all
+    of them, for a caller who has more to ask along with it.
     """
     if not endings:
         return []
     policy, defaults = policy or RetryPolicy(), defaults or TaskDefaults()
-    tasks = _lock_tasks(connection, db, {ending.task_id for ending in endings})
+    tasks = (locked or lock_tasks(db, connection, {ending.task_id for ending in endings}))()
     live = {
         e.assignment_id for e in endings if e.task_id in tasks and tasks[e.task_id]["assignment_id"] == e.assignment_id
     }
@@ -157,7 +161,7 @@ def end_runs(
     return [settled[ending.assignment_id] for ending in endings]
 
 
-def _park(connection: Connection, ending: Ending, task: RowMapping, ledger: Ledger) -> tuple[Ending, bool]:
+def _park(connection: Transaction, ending: Ending, task: RowMapping, ledger: Ledger) -> tuple[Ending, bool]:
     """The account waits for a person; True when it did not before. Without one nothing would hold the task back."""
     found = park(connection, task["source"], task["username"], ending.message or "token refused", ledger.now)
     if found is None:
@@ -176,7 +180,7 @@ class RunCalls:
     is_over: bool = True
 
 
-def book_calls(db: Database, connection: Connection, ledger: Ledger, runs: Sequence[RunCalls]) -> None:
+def book_calls(db: Database, connection: Transaction, ledger: Ledger, runs: Sequence[RunCalls]) -> None:
     """Book the calls of runs that go on, or that are no longer live; those of which nobody can tell as sent now."""
     if not runs:
         return
@@ -213,7 +217,7 @@ def _settle_calls(ledger: Ledger, lane: LaneBudgets, ending: Ending) -> datetime
 
 def _ask_for_more(
     db: Database,
-    connection: Connection,
+    connection: Transaction,
     ending: Ending,
     lane: LaneBudgets | None,
     defaults: TaskDefaults,
@@ -241,7 +245,8 @@ def _ask_for_more(
     return replace(ending, lane_id=ensure(db, connection, {wider}, ledger.now)[wider])
 
 
-def _lock_tasks(connection: Connection, db: Database, ids: set[int]) -> dict[int, Any]:
+def lock_tasks(db: Database, connection: Transaction, ids: Collection[int]) -> Callable[[], LockedTasks]:
+    """Lock those of these tasks that a run may end; they are read by calling the result."""
     guard = task_guard("finish", "COALESCE(t.status, '')")  # COALESCE: by primary key, not by the index on status
     statement = sa.text(
         "SELECT t.id, t.assignment_id, t.lane_id, t.source, t.username, t.app_id, t.report, t.priority, t.order_key,"
@@ -250,10 +255,10 @@ def _lock_tasks(connection: Connection, db: Database, ids: set[int]) -> dict[int
         f" WHERE {guard} ORDER BY t.id{db.wording.for_update_of_t}"
     )
     found = connection.execute(statement, {"rows": json_rows([task_id] for task_id in sorted(ids))})
-    return {row["id"]: row for row in found.mappings()}
+    return lambda: {row["id"]: row for row in found.mappings()}
 
 
-def _judge_lost(db: Database, connection: Connection, endings: Sequence[Ending]) -> list[tuple[Ending, Verdict]]:
+def _judge_lost(db: Database, connection: Transaction, endings: Sequence[Ending]) -> list[tuple[Ending, Verdict]]:
     """An assignment that this very ending ended before is success; any other is stale."""
     if not endings:
         return []
@@ -300,7 +305,7 @@ def _whole_feed(source: str | None, username: str | None, app_id: str | None, re
     return FeedKey(source, username, app_id, report)
 
 
-def _without_denied(db: Database, connection: Connection, ending: Ending, task: RowMapping, now: datetime) -> Ending:
+def _without_denied(db: Database, connection: Transaction, ending: Ending, task: RowMapping, now: datetime) -> Ending:
     """The ending without follow-ups for feeds that the vendor denies the account; its summary tells how many.
 
     Parts of the task's own app stay: that the vendor lets the account have it has just been seen.
@@ -319,22 +324,20 @@ def _without_denied(db: Database, connection: Connection, ending: Ending, task: 
 
 
 def _store(
-    db: Database, connection: Connection, ending: Ending, task: RowMapping, defaults: TaskDefaults, ledger: Ledger
+    db: Database, connection: Transaction, ending: Ending, task: RowMapping, defaults: TaskDefaults, ledger: Ledger
 ) -> Ending:
     """Write rows and follow-ups within a savepoint; what the database refuses makes the ending a failure."""
-    savepoint = connection.begin_nested()
     try:
-        if ending.replaces is not None:
-            results.replace_range(db, connection, ending.replaces, ending.rows, ending.started_at or ledger.now)
-        if ending.follow_ups:
-            ending = _without_denied(db, connection, ending, task, ledger.now)
-            CrawlTaskDAO(db).add_in(connection, ending.follow_ups, defaults, ledger, parent_id=ending.task_id)
+        with connection.savepoint():
+            if ending.replaces is not None:
+                results.replace_range(db, connection, ending.replaces, ending.rows, ending.started_at or ledger.now)
+            if ending.follow_ups:
+                ending = _without_denied(db, connection, ending, task, ledger.now)
+                CrawlTaskDAO(db).add_in(connection, ending.follow_ups, defaults, ledger, parent_id=ending.task_id)
     except (sa.exc.DataError, sa.exc.IntegrityError, ValueError) as error:  # ValueError: text that is no UTF-8, too
-        savepoint.rollback()
         log.warning("result refused by the database: task=%d assignment=%d", ending.task_id, ending.assignment_id)
         message = f"the database refused the result: {' '.join(str(getattr(error, 'orig', error)).split())[:300]}"
         return replace(ending, kind="permanent", message=message, summary=None, rows=(), replaces=None, follow_ups=())
-    savepoint.commit()
     return ending
 
 
@@ -387,7 +390,7 @@ def _decide(
     return _Move(name, ending, retry, crashes, order_key(next_run_at, task["priority"]), next_run_at)
 
 
-def _write(db: Database, connection: Connection, moves: Sequence[_Move], now: datetime) -> None:
+def _write(db: Database, connection: Transaction, moves: Sequence[_Move], now: datetime) -> None:
     """Both rows of every move, in two statements."""
     if not moves:
         return
@@ -420,9 +423,8 @@ def _write(db: Database, connection: Connection, moves: Sequence[_Move], now: da
             )
         )
     connection.execute(_runs_statement(db), {"rows": json_rows(runs), "now": stamp(now)})
-    written = connection.execute(_tasks_statement(db), {"rows": json_rows(tasks), "now": stamp(now)}).rowcount
-    if written != len(moves):
-        raise AssertionError(f"the gate held {len(moves)} tasks but wrote {written}")
+    written = connection.execute(_tasks_statement(db), {"rows": json_rows(tasks), "now": stamp(now)})
+    written.must_change(len(moves))
 
 
 def _runs_statement(db: Database) -> sa.TextClause:
@@ -498,7 +500,7 @@ def _tasks_statement(db: Database) -> sa.TextClause:
 
 
 def mark_started(
-    db: Database, connection: Connection, started: Sequence[tuple[int, int, datetime]], now: datetime
+    db: Database, connection: Transaction, started: Sequence[tuple[int, int, datetime]], now: datetime
 ) -> None:
     """Record that bodies began: (assignment id, task id, moment). Runs that ended or were lost are left alone."""
     if not started:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import json_rows, stamp
+from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.model.budget import NEVER, Charge, Cost, CostOf, digest
 from crawlfleet.model.lifecycle import AccountStatus
 from crawlfleet.model.task_spec import TaskSpec
@@ -48,7 +48,7 @@ def lane_of(spec: TaskSpec, cost_of: CostOf) -> Lane:
     return Lane(spec.task_type, spec.source, spec.username, cost_of(spec))
 
 
-def ensure(db: Database, connection: Connection, wanted: set[Lane], now: datetime) -> Mapping[Lane, int]:
+def ensure(db: Database, connection: Transaction, wanted: set[Lane], now: datetime) -> Mapping[Lane, int]:
     """The ids of these lanes, made where they are missing, with their budgets."""
     if not wanted:
         return {}
@@ -77,7 +77,7 @@ def _lane_row(lane: Lane) -> tuple[object, ...]:
 
 
 def _ensure_budgets(
-    db: Database, connection: Connection, charges: Mapping[str, Charge], now: datetime
+    db: Database, connection: Transaction, charges: Mapping[str, Charge], now: datetime
 ) -> dict[str, int]:
     found = _ids(db, connection, "cl_budget", "budget_key", charges)
     missing = sorted(set(charges) - set(found))
@@ -106,7 +106,7 @@ def _ensure_budgets(
 
 def _insert(
     db: Database,
-    connection: Connection,
+    connection: Transaction,
     table: str,
     columns: Mapping[str, str],
     key: str,
@@ -124,12 +124,12 @@ def _insert(
     connection.execute(sa.text(db.wording.insert_ignore(statement, key)), parameters)
 
 
-def _ids(db: Database, connection: Connection, table: str, column: str, keys: Iterable[str]) -> dict[str, int]:
+def _ids(db: Database, connection: Transaction, table: str, column: str, keys: Iterable[str]) -> dict[str, int]:
     statement = f"SELECT t.{column}, t.id FROM {table} t JOIN {db.wording.rows(k='text')} ON t.{column} = v.k"
     return dict(connection.execute(sa.text(statement), {"rows": json_rows([key] for key in keys)}).all())
 
 
-def of_account(connection: Connection, source: str, username: str) -> list[int]:
+def of_account(connection: AnyConnection, source: str, username: str) -> list[int]:
     """The lanes of an account."""
     statement = sa.text("SELECT id FROM cl_lane WHERE source = :source AND username = :username ORDER BY id")
     return list(connection.execute(statement, {"source": source, "username": username}).scalars())
@@ -137,7 +137,7 @@ def of_account(connection: Connection, source: str, username: str) -> list[int]:
 
 def refresh(
     db: Database,
-    connection: Connection,
+    connection: AnyConnection,
     lane_ids: Collection[int],
     now: datetime,
     postponed: Mapping[int, datetime] | None = None,
@@ -153,7 +153,7 @@ def refresh(
     source = db.wording.rows(id="int", not_before="moment")
     if db.family != "sqlite":
         lock = f"SELECT t.id FROM {source} JOIN cl_lane t ON t.id = v.id ORDER BY t.id{db.wording.for_update_of_t}"
-        connection.execute(sa.text(lock), {"rows": rows}).all()
+        connection.execute(sa.text(lock), {"rows": rows})
     # MAX over what must be waited for; a lane whose account is parked waits for a person
     state = (
         "(SELECT l.id AS id, (SELECT k.ready_key FROM cl_crawl_task k WHERE k.lane_id = l.id"

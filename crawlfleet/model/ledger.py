@@ -13,10 +13,10 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import json_rows, stamp, utc
+from crawlfleet.core.transaction import AnyConnection
 from crawlfleet.model import lanes
 from crawlfleet.model.budget import BUDGET_COLUMNS, Budget, Call, LimitOf, Window, as_stored, budget_from
 
@@ -67,7 +67,7 @@ class Ledger:
     def __init__(
         self,
         db: Database,
-        connection: Connection,
+        connection: AnyConnection,
         now: datetime,
         limit_of: LimitOf = as_stored,
         lease_ends_at: datetime | None = None,

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
+from crawlfleet.core.transaction import AnyConnection
 from crawlfleet.model.budget import Budget
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import TaskStatus
@@ -30,7 +30,7 @@ class Feed:
     rows_per_day: float | None
 
 
-def active_apps(connection: Connection, source: str, username: str) -> list[str]:
+def active_apps(connection: AnyConnection, source: str, username: str) -> list[str]:
     """The apps that the account saw when its list was synced last."""
     statement = sa.text(
         "SELECT app_id FROM cl_user_app WHERE source = :source AND username = :username AND app_status = 'active'"
@@ -39,7 +39,7 @@ def active_apps(connection: Connection, source: str, username: str) -> list[str]
     return list(connection.execute(statement, {"source": source, "username": username}).scalars())
 
 
-def feeds(connection: Connection, source: str, username: str, report: str) -> dict[str, Feed]:
+def feeds(connection: AnyConnection, source: str, username: str, report: str) -> dict[str, Feed]:
     """The account's feeds of a report, by app id."""
     statement = sa.text(
         "SELECT f.app_id, f.id, f.denied_until, f.denied_reason,"
@@ -53,7 +53,7 @@ def feeds(connection: Connection, source: str, username: str, report: str) -> di
     }
 
 
-def open_requests(db: Database, connection: Connection, source: str, username: str) -> list[Task]:
+def open_requests(db: Database, connection: AnyConnection, source: str, username: str) -> list[Task]:
     """The account's open tasks of the built-in types."""
     columns = "t.id, t.task_type, t.app_id, t.report, t.start_date, t.end_date, t.task_data"
     own = "(SELECT l.id FROM cl_lane l WHERE l.source = :source AND l.username = :username)"
@@ -82,7 +82,7 @@ def open_requests(db: Database, connection: Connection, source: str, username: s
     ]
 
 
-def budgets(db: Database, connection: Connection, keys: Collection[str], now: datetime) -> dict[str, Budget]:
+def budgets(db: Database, connection: AnyConnection, keys: Collection[str], now: datetime) -> dict[str, Budget]:
     """Those of these budgets that exist, by key, with the calls that count now. Locks nothing."""
     statement = sa.text(
         f"SELECT t.id, t.budget_key FROM {db.wording.rows(k='text')} JOIN cl_budget t ON t.budget_key = v.k"
@@ -94,7 +94,7 @@ def budgets(db: Database, connection: Connection, keys: Collection[str], now: da
 
 
 def owed_calls(
-    db: Database, connection: Connection, budget_ids: Iterable[int], now: datetime
+    db: Database, connection: AnyConnection, budget_ids: Iterable[int], now: datetime
 ) -> Mapping[int, Sequence[tuple[datetime, int]]]:
     """The calls that queued tasks will make against these budgets: (when they are due, how many), by budget."""
     source = f"{db.wording.rows(id='int')} JOIN cl_lane_budget lb ON lb.budget_id = v.id"

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import TokenUnavailable
 from crawlfleet.core.sql import json_rows, stamp, utc
+from crawlfleet.core.transaction import AnyConnection
 from crawlfleet.model.lifecycle import LIVE, AssignmentStatus, quoted
 
 COUNT_CAP = 10_000  # tasks ahead are not counted further
 SPEED_RUNS = 500  # newest ended runs that tell how long a task of each type takes
 
 
-def ahead_in_budget(db: Database, connection: Connection, budget_id: int, ready_key: int, task_id: int) -> int:
+def ahead_in_budget(db: Database, connection: AnyConnection, budget_id: int, ready_key: int, task_id: int) -> int:
     """How many tasks that need this budget come before this one, at most COUNT_CAP."""
     return _ahead(
         db,
@@ -29,7 +29,9 @@ def ahead_in_budget(db: Database, connection: Connection, budget_id: int, ready_
     )
 
 
-def ahead_of_slots(db: Database, connection: Connection, types: Collection[str], ready_key: int, task_id: int) -> int:
+def ahead_of_slots(
+    db: Database, connection: AnyConnection, types: Collection[str], ready_key: int, task_id: int
+) -> int:
     """How many tasks of these types, in lanes that are open, come before this one, at most COUNT_CAP."""
     return _ahead(
         db,
@@ -41,7 +43,7 @@ def ahead_of_slots(db: Database, connection: Connection, types: Collection[str],
     )
 
 
-def _ahead(db: Database, connection: Connection, source: str, parameters: dict[str, object]) -> int:
+def _ahead(db: Database, connection: AnyConnection, source: str, parameters: dict[str, object]) -> int:
     statement = sa.text(
         f"SELECT COUNT(*) FROM (SELECT t.id FROM {source} AND t.ready_key IS NOT NULL AND t.ready_key <= :key"
         f" AND (t.ready_key < :key OR t.id < :id) LIMIT {COUNT_CAP}) AS ahead"
@@ -53,7 +55,7 @@ def _claim_index(db: Database) -> str:
     return " FORCE INDEX (ix_crawl_task_claim)" if db.family == "mysql" else ""  # as in claims.py
 
 
-def waiting_for(db: Database, connection: Connection, budget_ids: Collection[int]) -> dict[int, int]:
+def waiting_for(db: Database, connection: AnyConnection, budget_ids: Collection[int]) -> dict[int, int]:
     """How many due tasks need each of these budgets."""
     if not budget_ids:
         return {}
@@ -67,7 +69,7 @@ def waiting_for(db: Database, connection: Connection, budget_ids: Collection[int
 
 
 def budget_ids(
-    connection: Connection,
+    connection: AnyConnection,
     now: datetime,
     source: str | None,
     username: str | None,
@@ -113,7 +115,7 @@ class OpenLane:
         return self.due + self.later + self.live
 
 
-def open_lanes(db: Database, connection: Connection) -> list[OpenLane]:
+def open_lanes(db: Database, connection: AnyConnection) -> list[OpenLane]:
     """All lanes with open tasks."""
     due = sa.text(
         "SELECT l.id, l.task_type, l.source, l.username, (SELECT COUNT(*) FROM cl_crawl_task t"
@@ -145,7 +147,7 @@ class EndedRun:
     seconds: float | None
 
 
-def newest_runs(connection: Connection) -> list[EndedRun]:
+def newest_runs(connection: AnyConnection) -> list[EndedRun]:
     """The newest SPEED_RUNS runs of the fleet that completed or failed, newest first; others went back unspent."""
     states = (AssignmentStatus.COMPLETED, AssignmentStatus.FAILED)
     statement = sa.text(
@@ -162,7 +164,7 @@ def newest_runs(connection: Connection) -> list[EndedRun]:
     return found
 
 
-def added_on_days(db: Database, connection: Connection, now: datetime, days: int) -> list[dict[int, int]]:
+def added_on_days(db: Database, connection: AnyConnection, now: datetime, days: int) -> list[dict[int, int]]:
     """How many tasks each lane got in each of the last so many times 24 hours, the newest first.
 
     Empty when the queue is not that old. Where a day begins is found by halving the range of ids: ids grow with
@@ -181,7 +183,7 @@ def added_on_days(db: Database, connection: Connection, now: datetime, days: int
     ]
 
 
-def _first_since(connection: Connection, moment: datetime, low: int, high: int) -> int:
+def _first_since(connection: AnyConnection, moment: datetime, low: int, high: int) -> int:
     """The smallest id of a task created at that moment or later; `high` when there is none."""
     probe = sa.text("SELECT id, created_at FROM cl_crawl_task WHERE id >= :id ORDER BY id LIMIT 1")
     while low < high:

@@ -11,10 +11,10 @@ from functools import partial
 from typing import Any, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import json_rows, stamp, utc
+from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import audit, signals
 from crawlfleet.model.crawl_task import order_key
 from crawlfleet.model.gate import Ending, RunCalls, book_calls, end_runs
@@ -25,7 +25,7 @@ RESCUE_BATCH = 500  # runs or tasks of one statement
 
 
 def live_runs(
-    connection: Connection, device_id: str, epoch: int | None = None
+    connection: Transaction, device_id: str, epoch: int | None = None
 ) -> list[tuple[int, int, datetime | None]]:
     """(assignment id, task id, started_at) of the live runs of a device, of one epoch or of all."""
     condition = "" if epoch is None else " AND device_epoch = :epoch"
@@ -40,7 +40,7 @@ def live_runs(
 
 
 def expire_device(
-    db: Database, connection: Connection, device_id: str, now: datetime, lease_ends_at: datetime | None = None
+    db: Database, connection: Transaction, device_id: str, now: datetime, lease_ends_at: datetime | None = None
 ) -> int:
     """End all live runs of a device that is gone; how many. The caller holds the lock of the device's row.
 
@@ -61,7 +61,7 @@ def expire_device(
     return len(endings)
 
 
-def _cancelled_with_calls(connection: Connection, device_id: str) -> list[RunCalls]:
+def _cancelled_with_calls(connection: Transaction, device_id: str) -> list[RunCalls]:
     """Runs that a person cancelled and of which the device never told whether they had sent their calls."""
     statement = sa.text(
         "SELECT DISTINCT a.id, a.task_id FROM cl_budget_call c JOIN cl_task_assignment a ON a.id = c.assignment_id"
@@ -72,7 +72,7 @@ def _cancelled_with_calls(connection: Connection, device_id: str) -> list[RunCal
 
 
 def release_unheld(
-    db: Database, connection: Connection, device_id: str, epoch: int, held: Collection[int], ledger: Ledger
+    db: Database, connection: Transaction, device_id: str, epoch: int, held: Collection[int], ledger: Ledger
 ) -> tuple[int, set[int]]:
     """Compare what the database says this process runs with what it holds in memory.
 
@@ -96,9 +96,9 @@ def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None, now:
     """
     move = MOVES["cancel"]
 
-    def work(connection: Connection, batch: Sequence[int]) -> list[int]:
+    def work(connection: Transaction, batch: Sequence[int]) -> list[int]:
         moment = now or db.now(connection)
-        found = _lock(db, connection, batch, "assignment_id", task_guard("cancel"))
+        found = _lock(db, connection, batch, "assignment_id", task_guard("cancel", "COALESCE(t.status, '')"))
         if not found:
             return []
         rows = json_rows([(task_id, assignment_id) for task_id, assignment_id in found.items()])
@@ -142,13 +142,13 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
     A task whose unique key another open task holds by now stays as it is.
     """
 
-    def work(connection: Connection, batch: Sequence[int]) -> list[int]:
+    def work(connection: Transaction, batch: Sequence[int]) -> list[int]:
         now = db.now(connection)
         free = (
             " AND (unique_key IS NULL OR unique_key NOT IN"
             " (SELECT open_key FROM (SELECT open_key FROM cl_crawl_task WHERE open_key IS NOT NULL) AS taken))"
         )
-        found = _lock(db, connection, batch, "priority", task_guard("revive") + free)
+        found = _lock(db, connection, batch, "priority", task_guard("revive", "COALESCE(t.status, '')") + free)
         if not found:
             return []
         connection.execute(
@@ -198,7 +198,7 @@ def reject_unknown_types(db: Database, known: Collection[str], now: datetime | N
 
 
 def _reject_batch(db: Database, lane_id: int, task_type: str, now: datetime | None) -> int:
-    def work(connection: Connection) -> int:
+    def work(connection: Transaction) -> int:
         moment = now or db.now(connection)
         ids = (
             connection.execute(
@@ -239,7 +239,7 @@ def _reject_batch(db: Database, lane_id: int, task_type: str, now: datetime | No
 
 def record_events(
     db: Database,
-    connection: Connection,
+    connection: Transaction,
     task_ids: Sequence[int],
     event: str,
     actor: str | None,
@@ -256,7 +256,7 @@ def record_events(
     connection.execute(sa.text(statement), {"rows": rows, "now": stamp(now)})
 
 
-def _lanes_of_sources(db: Database, connection: Connection, task_ids: Sequence[int]) -> list[int]:
+def _lanes_of_sources(db: Database, connection: Transaction, task_ids: Sequence[int]) -> list[int]:
     statement = sa.text(
         f"SELECT DISTINCT t.lane_id FROM {db.wording.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
         " WHERE t.source IS NOT NULL"
@@ -264,15 +264,18 @@ def _lanes_of_sources(db: Database, connection: Connection, task_ids: Sequence[i
     return list(connection.execute(statement, {"rows": json_rows([each] for each in task_ids)}).scalars())
 
 
-def _lock(db: Database, connection: Connection, task_ids: Sequence[int], column: str, condition: str) -> dict[int, Any]:
+def _lock(
+    db: Database, connection: Transaction, task_ids: Sequence[int], column: str, condition: str
+) -> dict[int, Any]:
     statement = sa.text(
-        f"SELECT id, {column} FROM cl_crawl_task WHERE id IN :ids AND {condition} ORDER BY id{db.wording.for_update}"
-    ).bindparams(sa.bindparam("ids", expanding=True))
-    return dict(connection.execute(statement, {"ids": sorted(task_ids)}).all())
+        f"SELECT t.id, t.{column} FROM {db.wording.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
+        f" WHERE {condition} ORDER BY t.id{db.wording.for_update_of_t}"
+    )
+    return dict(connection.execute(statement, {"rows": json_rows([each] for each in sorted(task_ids))}).all())
 
 
 class _Batch(Protocol):
-    def __call__(self, connection: Connection, batch: Sequence[int]) -> list[int]: ...
+    def __call__(self, connection: Transaction, batch: Sequence[int]) -> list[int]: ...
 
 
 def _in_batches(db: Database, task_ids: Sequence[int], work: _Batch) -> list[int]:

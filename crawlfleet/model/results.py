@@ -16,11 +16,11 @@ from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.figures import App, AppList, Figures, ReportRange, Scope
 from crawlfleet.core.sql import json_rows, stamp, utc
+from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import coverage
 from crawlfleet.model.feed import FeedKey, lock_feed
 
@@ -62,7 +62,7 @@ def lock_key(scope: Scope) -> FeedKey:
 
 
 def replace_range(
-    db: Database, connection: Connection, scope: Scope, rows: Iterable[Any], fetched_at: datetime
+    db: Database, connection: Transaction, scope: Scope, rows: Iterable[Any], fetched_at: datetime
 ) -> None:
     """Make the stored rows of this scope equal to `rows`, unless a later fetch was stored before.
 
@@ -76,7 +76,7 @@ def replace_range(
         _replace_figures(db, connection, feed_id, scope, rows, fetched_at)
 
 
-def _replace_apps(db: Database, connection: Connection, scope: AppList, apps: list[App], fetched_at: datetime) -> None:
+def _replace_apps(db: Database, connection: Transaction, scope: AppList, apps: list[App], fetched_at: datetime) -> None:
     owner = {"source": scope.source, "username": scope.username, "at": stamp(fetched_at)}
     newest = connection.execute(
         sa.text("SELECT MAX(fetched_at) FROM cl_user_app WHERE source = :source AND username = :username"), owner
@@ -110,7 +110,7 @@ def _replace_apps(db: Database, connection: Connection, scope: AppList, apps: li
 
 def _replace_figures(
     db: Database,
-    connection: Connection,
+    connection: Transaction,
     feed_id: int,
     scope: ReportRange,
     rows: Iterable[Figures],

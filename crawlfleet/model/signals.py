@@ -6,14 +6,15 @@ scheduler looks at the head of its lanes now and then.
 
 from __future__ import annotations
 
-from sqlalchemy.engine import Connection
+import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
+from crawlfleet.core.transaction import Transaction
 
 CHANNEL = "crawlfleet_tasks"
 
 
-def tasks_changed(db: Database, connection: Connection) -> None:
+def tasks_changed(db: Database, connection: Transaction) -> None:
     """Wake the schedulers when this transaction commits."""
     if db.family == "postgresql":
-        connection.exec_driver_sql(f"SELECT pg_notify('{CHANNEL}', '')")
+        connection.execute(sa.text(f"SELECT pg_notify('{CHANNEL}', '')"))

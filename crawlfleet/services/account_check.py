@@ -9,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from sqlalchemy.engine import Connection
-
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CallRefused, CrawlfleetError, QuotaError
+from crawlfleet.core.transaction import Transaction
 from crawlfleet.executors.permit import RunPermit, Slot
 from crawlfleet.model import fleet_state, lanes
 from crawlfleet.model.budget import MAX_CALLS, Window
@@ -65,7 +64,7 @@ class _Check:
             sent = permit.revoke()
             self.db.write(lambda connection: self._book(connection, lane_id, assignment_id, sent, error))
 
-    def _hold(self, connection: Connection, lane: Lane) -> tuple[int, int, datetime, tuple[Window, ...] | None]:
+    def _hold(self, connection: Transaction, lane: Lane) -> tuple[int, int, datetime, tuple[Window, ...] | None]:
         """Hold the calls under a number that no run has, and book them at once as sent as late as they may be: when
         this process dies, they come free by themselves."""
         [assignment_id] = AssignmentIds(fleet_state.next_epoch(self.db, connection)).take(1)
@@ -90,7 +89,7 @@ class _Check:
 
     def _book(
         self,
-        connection: Connection,
+        connection: Transaction,
         lane_id: int,
         assignment_id: int,
         sent: tuple[float, ...],

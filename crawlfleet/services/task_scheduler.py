@@ -19,12 +19,12 @@ from enum import StrEnum
 from statistics import median
 from typing import Any, Protocol
 
-from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, DatabaseUnreachable, LeaseLost
 from crawlfleet.core.service import Service
+from crawlfleet.core.transaction import Transaction
 from crawlfleet.engines.contract import Engine, Run
 from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.executors.outcome import SPOOL_ROWS, Outcome
@@ -34,7 +34,17 @@ from crawlfleet.model.budget import LimitOf, as_stored
 from crawlfleet.model.claims import AssignmentIds, Claim
 from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.device import DeviceDAO, Standing
-from crawlfleet.model.gate import Ended, Ending, RetryPolicy, RunCalls, Verdict, book_calls, end_runs, mark_started
+from crawlfleet.model.gate import (
+    Ended,
+    Ending,
+    RetryPolicy,
+    RunCalls,
+    Verdict,
+    book_calls,
+    end_runs,
+    lock_tasks,
+    mark_started,
+)
 from crawlfleet.model.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -112,10 +122,11 @@ class Decided:
 
     def dated(self, now: datetime, asked_at: float) -> Ending:
         """The ending with its moments on the database's clock, which read `now` after `asked_at` of the monotonic."""
+        here = time.monotonic()
         return replace(
             self.ending,
-            started_at=_moment(self.began_at, now),
-            completed_at=_moment(self.ended_at, now),
+            started_at=_moment(self.began_at, now, here),
+            completed_at=_moment(self.ended_at, now, here),
             calls=_latest(self.calls, now, asked_at),
         )
 
@@ -413,28 +424,41 @@ class TaskScheduler(Service):
             self._ids = AssignmentIds(epoch)
         device_id, ids = self.lease.device_id, self._ids
 
-        def work(connection: Connection) -> Turn:
-            standing = self._devices.hold(connection, device_id, epoch)
-            now, ledger = standing.now, Ledger(self.db, connection, standing.now, self.options.limit_of)
+        def work(connection: Transaction) -> Turn:
+            # asked together, so that a far database is asked once
+            held = self._devices.hold(connection, device_id, epoch)
+            locked = lock_tasks(self.db, connection, {each.ending.task_id for each in batch}) if batch else None
+            heads = claims.ask_heads(self.db, connection, self.executors.keys()) if slots + reserve > 0 else None
+            standing = held()
+            here, now, ledger = (
+                time.monotonic(),
+                standing.now,
+                Ledger(self.db, connection, standing.now, self.options.limit_of),
+            )
             turn = Turn(standing)
             mark_started(
-                self.db, connection, [(r.assignment_id, r.task.id, _moment(r.began_at, now)) for r in started], now
+                self.db,
+                connection,
+                [(r.assignment_id, r.task.id, _moment(r.began_at, now, here)) for r in started],
+                now,
             )
             endings = [decided.dated(now, standing.asked_at) for decided in batch]
-            turn.ended = end_runs(self.db, connection, endings, ledger, self.options.retry, self.options.defaults)
+            turn.ended = end_runs(
+                self.db, connection, endings, ledger, self.options.retry, self.options.defaults, locked
+            )
             book_calls(self.db, connection, ledger, [each.dated(now, standing.asked_at) for each in sent])
             if reconcile:
                 turn.strays, turn.lost = rescue.release_unheld(
                     self.db, connection, device_id, epoch, self._held.keys(), ledger
                 )
-            if slots + reserve > 0 and standing.may_claim:
+            if heads is not None and standing.may_claim:
                 turn.claimed = claims.claim(
                     self.db,
                     connection,
                     self._strategy,
                     device_id,
                     ids,
-                    self.executors.keys(),
+                    heads(),
                     slots,
                     reserve,
                     ledger,
@@ -444,7 +468,7 @@ class TaskScheduler(Service):
             return turn
 
         try:
-            turn = self.db.write(work)
+            turn = self.db.write(work, commit_at_once=True)
         except (SQLAlchemyError, ValueError) as error:  # ValueError: text that is no UTF-8
             self._find_culprit(batch, error)
             return None
@@ -701,7 +725,7 @@ class ResultWriter(Service):
         return len(self._queue)
 
     def _write(self, decided: Decided) -> Ended:
-        def work(connection: Connection) -> Ended:
+        def work(connection: Transaction) -> Ended:
             asked_at = time.monotonic()
             now = self.db.now(connection)
             ledger = Ledger(self.db, connection, now, self._options.limit_of)
@@ -742,9 +766,9 @@ def _deadline(run: Run) -> float:
     return (run.began_at or time.monotonic()) + run.task.execution_timeout
 
 
-def _moment(monotonic: float | None, now: datetime) -> Any:
-    """A moment of the monotonic clock on the database's clock, which reads `now`."""
-    return None if monotonic is None else now - timedelta(seconds=time.monotonic() - monotonic)
+def _moment(monotonic: float | None, now: datetime, here: float) -> Any:
+    """A moment of the monotonic clock, which reads `here`, on the database's clock, which reads `now`."""
+    return None if monotonic is None else now - timedelta(seconds=here - monotonic)
 
 
 def _latest(moments: Sequence[float], now: datetime, asked_at: float) -> list[datetime]:

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from crawlfleet.core import database_url
 from crawlfleet.core import db as db_module
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable
 from crawlfleet.core.sql import json_rows, stamp, utc
+from crawlfleet.core.transaction import AnyConnection, Transaction
 from tests.conftest import Backend
 from tests.ports import free_port
 from tests.servers import MARIADB
@@ -35,7 +35,7 @@ def need_server(backend: Backend) -> None:
         pytest.skip("a file has no server")
 
 
-def insert(connection: Connection, number: int, word: str | None = None) -> None:
+def insert(connection: Transaction, number: int, word: str | None = None) -> None:
     connection.execute(sa.text("INSERT INTO cl_note (id, word) VALUES (:id, :word)"), {"id": number, "word": word})
 
 
@@ -44,9 +44,9 @@ def notes(db: Database) -> list[int]:
         return sorted(connection.execute(sa.text("SELECT id FROM cl_note")).scalars())
 
 
-def session_of(db: Database, connection: Connection) -> int:
+def session_of(db: Database, connection: AnyConnection) -> int:
     call = "CONNECTION_ID()" if db.family == "mysql" else "pg_backend_pid()"
-    return int(connection.exec_driver_sql(f"SELECT {call}").scalar_one())
+    return int(connection.execute(sa.text(f"SELECT {call}")).scalar_one())
 
 
 def kill(backend: Backend, session: int) -> None:
@@ -131,16 +131,16 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_says_why(tmp_path: Path, open_database: OpenDatabase) -> None:
-    open_database(f"sqlite:///{tmp_path}/a.db").write(lambda c: c.exec_driver_sql("CREATE TABLE t (a)"))
+    open_database(f"sqlite:///{tmp_path}/a.db").write(lambda c: c.execute(sa.text("CREATE TABLE t (a)")))
     found = open_database(f"sqlite:///file:{tmp_path}/a.db?mode=ro&uri=true")
     with pytest.raises(DatabaseUnreachable, match="readonly database: check that the folder exists, is writable"):
-        found.write(lambda c: c.exec_driver_sql("INSERT INTO t VALUES (1)"))
+        found.write(lambda c: c.execute(sa.text("INSERT INTO t VALUES (1)")))
 
 
 def test_a_damaged_file_says_so(tmp_path: Path, open_database: OpenDatabase) -> None:
     path = tmp_path / "a.db"
     found = open_database(f"sqlite:///{path}")
-    found.write(lambda c: c.exec_driver_sql("CREATE TABLE t (a)"))
+    found.write(lambda c: c.execute(sa.text("CREATE TABLE t (a)")))
     found.write(lambda c: c.execute(sa.text("INSERT INTO t VALUES (:a)"), {"a": "x" * 20_000}))
     found.close()
     content = path.read_bytes()
@@ -160,7 +160,7 @@ def test_many_may_open_a_new_file_at_once(tmp_path: Path) -> None:
         try:
             barrier.wait()
             db = Database(f"sqlite:///{tmp_path}/a.db").open()
-            db.write(lambda c: c.exec_driver_sql("CREATE TABLE IF NOT EXISTS t (a)"))
+            db.write(lambda c: c.execute(sa.text("CREATE TABLE IF NOT EXISTS t (a)")))
             db.close()
         except BaseException as error:
             failures.append(error)
@@ -183,7 +183,7 @@ def test_a_session_reads_what_was_committed_and_thinks_in_utc(db: Database) -> N
         "mysql": "SELECT @@tx_isolation, @@time_zone, @@autocommit",
         "postgresql": "SELECT current_setting('transaction_isolation'), current_setting('timezone'), '0'",
     }[db.family]
-    level, zone, autocommit = db.write(lambda connection: connection.exec_driver_sql(ask).one())
+    level, zone, autocommit = db.write(lambda connection: connection.execute(sa.text(ask)).one())
     assert level.upper().replace("-", " ") == "READ COMMITTED"
     assert zone in {"UTC", "+00:00"}
     assert int(autocommit) == 0
@@ -211,7 +211,7 @@ def test_the_clock_is_the_databases_and_in_utc(db: Database) -> None:
 
 
 def test_the_clock_goes_on_within_a_transaction(db: Database) -> None:
-    def work(connection: Connection) -> tuple[datetime, datetime]:
+    def work(connection: Transaction) -> tuple[datetime, datetime]:
         first = db.now(connection)
         time.sleep(0.005)
         return first, db.now(connection)
@@ -223,7 +223,7 @@ def test_the_clock_goes_on_within_a_transaction(db: Database) -> None:
 def test_moments_keep_their_microseconds(db: Database) -> None:
     moment = datetime(2026, 3, 29, 2, 30, 0, 123456, tzinfo=UTC)  # an hour that many zones skip
 
-    def work(connection: Connection) -> None:
+    def work(connection: Transaction) -> None:
         at = db.wording.moment("at")
         connection.execute(sa.text(f"INSERT INTO cl_note (id, at) VALUES (1, {at})"), {"at": stamp(moment)})
         source = db.wording.rows(id="int", at="moment")
@@ -251,7 +251,7 @@ def test_text_compares_exactly_and_may_hold_any_character(db: Database) -> None:
     words = ["a", "A", "ä", "á", "用户", "𝄞😀", "ß", "ss", "%_", "x'\"\\;--"]
     source = db.wording.rows(id="int", word="text")
 
-    def work(connection: Connection) -> None:
+    def work(connection: Transaction) -> None:
         statement = sa.text(f"INSERT INTO cl_note (id, word) SELECT id, word FROM {source}")
         connection.execute(statement, {"rows": json_rows(enumerate(words))})
 
@@ -267,7 +267,7 @@ def test_text_compares_exactly_and_may_hold_any_character(db: Database) -> None:
 
 
 def test_the_row_count_is_that_of_rows_matched(db: Database) -> None:
-    def work(connection: Connection) -> list[int]:
+    def work(connection: Transaction) -> list[int]:
         insert(connection, 1, "same")
         insert(connection, 2, "same")
         joined = db.wording.update_from(
@@ -284,7 +284,7 @@ def test_the_row_count_is_that_of_rows_matched(db: Database) -> None:
 
 
 def test_work_that_raises_leaves_nothing_behind(db: Database) -> None:
-    def work(connection: Connection) -> None:
+    def work(connection: Transaction) -> None:
         insert(connection, 1)
         raise KeyError("mine")
 
@@ -327,11 +327,12 @@ def test_a_deadlock_is_tried_again(db: Database) -> None:
     barrier = threading.Barrier(2, timeout=20)
     attempts: list[str] = []
 
-    def change(name: str, first: int, second: int) -> Callable[[Connection], None]:
-        def work(connection: Connection) -> None:
+    def change(name: str, first: int, second: int) -> Callable[[Transaction], None]:
+        def work(connection: Transaction) -> None:
             attempts.append(name)
             append = sa.text("UPDATE cl_note SET word = CONCAT(word, CAST(:name AS CHAR(1))) WHERE id = :id")
             connection.execute(append, {"id": first, "name": name})
+            connection.send()
             if attempts.count(name) == 1:
                 barrier.wait()  # both hold their first row and now want the other's
             connection.execute(append, {"id": second, "name": name})
@@ -351,7 +352,7 @@ def test_a_deadlock_is_tried_again(db: Database) -> None:
 def test_a_busy_file_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(db_module, "LOCK_WAIT_SECONDS", 0)
     db = Database(f"sqlite:///{tmp_path}/a.db").open()
-    db.write(lambda connection: connection.exec_driver_sql("CREATE TABLE t (a)"))
+    db.write(lambda connection: connection.execute(sa.text("CREATE TABLE t (a)")))
     holder = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     waits: list[float] = []
@@ -362,7 +363,7 @@ def test_a_busy_file_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             holder.execute("ROLLBACK")
 
     monkeypatch.setattr(db_module.time, "sleep", let_go)
-    assert db.write(lambda connection: connection.exec_driver_sql("INSERT INTO t VALUES (1)").rowcount) == 1
+    assert db.write(lambda connection: connection.execute(sa.text("INSERT INTO t VALUES (1)")).rowcount) == 1
     assert len(waits) == 3
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(DatabaseUnreachable, match="locked: look for another program"):
@@ -392,9 +393,10 @@ def test_a_connection_killed_before_commit_is_replaced_once(backend: Backend, db
     need_server(backend)
     sessions: list[int] = []
 
-    def work(connection: Connection) -> None:
+    def work(connection: Transaction) -> None:
         sessions.append(session_of(db, connection))
         insert(connection, 1)
+        connection.send()
         if len(sessions) == 1:
             kill(backend, sessions[0])
         insert(connection, 2)
@@ -408,9 +410,10 @@ def test_a_connection_that_is_killed_again_and_again_is_unreachable(backend: Bac
     need_server(backend)
     sessions: list[int] = []
 
-    def work(connection: Connection) -> None:
+    def work(connection: Transaction) -> None:
         sessions.append(session_of(db, connection))
         insert(connection, 1)
+        connection.send()
         kill(backend, sessions[-1])
         insert(connection, 2)
 
@@ -465,7 +468,7 @@ def test_a_lost_reply_to_commit_is_told_and_not_repeated(
     assert backend.server is not None
     attempts = []
 
-    def work(connection: Connection) -> None:
+    def work(connection: Transaction) -> None:
         attempts.append(1)
         insert(connection, 1)
 
@@ -503,11 +506,11 @@ def test_a_server_that_never_answers_is_given_up(
         proxy.blackhole()
         began = time.monotonic()
         with pytest.raises(DatabaseUnreachable):
-            far.write(lambda connection: connection.exec_driver_sql("SELECT 1"))
+            far.write(lambda connection: connection.execute(sa.text("SELECT 1")))
         assert time.monotonic() - began < 15
         proxy.cut()
         proxy.accept()
-        assert far.write(lambda connection: connection.exec_driver_sql("SELECT 1").scalar_one()) == 1
+        assert far.write(lambda connection: connection.execute(sa.text("SELECT 1")).scalar_one()) == 1
         far.close()
 
 

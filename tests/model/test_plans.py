@@ -9,9 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
+from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import claims, lanes
 from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
@@ -59,23 +61,24 @@ def recorded(db: Database) -> Iterator[list[Statement]]:
     """The statements that are run meanwhile, with their parameters."""
     found: list[Statement] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        found.append((statement, parameters))
+    def note(connection: Any, statement: sa.TextClause, parameters: Any = None) -> Any:
+        found.append((statement.text, parameters or {}))
+        return execute[type(connection)](connection, statement, parameters)
 
-    event.listen(db.engine, "before_cursor_execute", note)
-    try:
+    execute: dict[type, Any] = {kind: kind.execute for kind in (Connection, Transaction)}
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in execute:
+            patch.setattr(kind, "execute", note)
         yield found
-    finally:
-        event.remove(db.engine, "before_cursor_execute", note)
 
 
-def plan(db: Database, statement: str, parameters: Any) -> str:
+def plan(db: Database, statement: str, parameters: dict[str, Any]) -> str:
     """The plan of a statement, a step a line. PostgreSQL must not read a table whole merely because it is small."""
     with db.engine.connect() as connection, connection.begin() as transaction:
         if db.family == "postgresql":
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         explain = "EXPLAIN QUERY PLAN " if db.family == "sqlite" else "EXPLAIN "
-        found = connection.exec_driver_sql(explain + statement, parameters).mappings().all()
+        found = connection.execute(sa.text(explain + statement), parameters).mappings().all()
         transaction.rollback()
     if db.family == "mysql":
         return "\n".join(f"{row['type']} of {row['table']}: {row['Extra']}" for row in found)
@@ -141,6 +144,6 @@ def test_the_state_of_lanes_is_computed_along_indexes(device: Device, db: Databa
 
 
 def test_a_table_read_whole_is_noticed(device: Device, db: Database) -> None:
-    steps = plan(db, "SELECT t.id FROM cl_crawl_task t WHERE t.retry = 7 ORDER BY t.order_key", ())
+    steps = plan(db, "SELECT t.id FROM cl_crawl_task t WHERE t.retry = 7 ORDER BY t.order_key", {})
     assert re.search(WHOLE[db.family], steps, flags=re.MULTILINE), steps
     assert re.search(SORTED[db.family], steps), steps

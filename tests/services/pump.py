@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.process import own_identity
+from crawlfleet.core.transaction import BEGIN, COMMIT, Answer, Transaction
 from crawlfleet.engines.asyncio_loop import AsyncioEngine
 from crawlfleet.engines.contract import Engine, Reports, Run, Slots
 from crawlfleet.engines.processes import ProcessesEngine
@@ -158,14 +160,19 @@ def statements(db: Database) -> Iterator[list[str]]:
     def executed(_connection: object, _cursor: object, text: str, *_: object) -> None:
         sent.append(text)
 
-    def committed(connection: sa.Connection) -> None:
-        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-            sent.append("COMMIT")
+    def queue(self: Transaction, statement: sa.TextClause, parameters: Any = None) -> Answer:
+        if statement is not BEGIN and statement is not COMMIT:
+            sent.append(statement.text)
+        return queue_it(self, statement, parameters)
 
+    def commit(self: Transaction, at_once: bool) -> None:
+        sent.append("COMMIT")
+        commit_it(self, at_once)
+
+    queue_it, commit_it = Transaction.execute, Transaction.commit
     event.listen(db.engine, "before_cursor_execute", executed)
-    event.listen(db.engine, "commit", committed)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Transaction, "execute", queue)
+        patch.setattr(Transaction, "commit", commit)
         yield sent
-    finally:
-        event.remove(db.engine, "before_cursor_execute", executed)
-        event.remove(db.engine, "commit", committed)
+    event.remove(db.engine, "before_cursor_execute", executed)
