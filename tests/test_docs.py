@@ -188,7 +188,8 @@ def test_every_path_and_metric_of_the_api_is_documented() -> None:
     from crawlfleet.api.app import make_app
     from crawlfleet.api.metrics import MACHINE, MOVES, OTHER_COUNTERS, PROCESS
 
-    node: Any = SimpleNamespace(settings=SimpleNamespace(api_token=None))  # nothing is asked of it
+    settings = SimpleNamespace(api_token=None, tls_certificate=None)
+    node: Any = SimpleNamespace(settings=settings, listener=None)  # nothing is asked of it
     text = page("docs/api.md")
     for path in (*make_app(node, node).openapi()["paths"], "/docs", "/openapi.json"):
         assert f"`{path}`" in text, path
