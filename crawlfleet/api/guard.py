@@ -60,6 +60,7 @@ class Keys:
         self._tokens: list[ApiToken] | None = None
         self._read_at = 0.0
         self._look: asyncio.Task[None] | None = None
+        self._look_began = 0.0
 
     async def caller(self, token: str | None) -> Caller | None:
         """Whose token this is; None for nobody's. Without any token in the fleet everybody is admin, on loopback.
@@ -82,9 +83,10 @@ class Keys:
     async def _known(self) -> list[ApiToken]:
         if self._tokens is None or time.monotonic() > self._read_at + TOKENS_KEPT:
             if self._look is None or self._look.done():
-                self._look = asyncio.create_task(self._read())
+                self._look, self._look_began = asyncio.create_task(self._read()), time.monotonic()
                 self._look.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if nobody waits
-            done, _ = await asyncio.wait({self._look}, timeout=TOKENS_PATIENCE)
+            patience = max(0.0, self._look_began + TOKENS_PATIENCE - time.monotonic())
+            done, _ = await asyncio.wait({self._look}, timeout=patience)
             failure = self._look.exception() if done else DatabaseError("the database does not answer: try again")
             if failure is not None and self._tokens is None:
                 raise failure
