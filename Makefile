@@ -1,12 +1,12 @@
 # Everything runs in .venv, which `make setup` makes; run `make` to see the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test lint format check bench clean
+.PHONY: help setup demo run test test-ha lint format check bench clean
 
 BIN := .venv/bin
 WORKERS ?= 2
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/.ready ## Make .venv with every extra (PYTHON=... chooses the interpreter)
 
@@ -23,6 +23,9 @@ run: setup ## Start one self-contained node
 
 test: setup ## Run all tests, with their own MariaDB and PostgreSQL (ARGS=... adds pytest options)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-ha: setup ## Kill the primary of a highly available PostgreSQL of its own under load (needs Patroni and etcd)
+	$(BIN)/python -m pytest -s $(ARGS) deploy/ha
 
 lint: setup ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .

@@ -25,11 +25,12 @@ OFFLINE_BEATS = 3  # one lost beat and one late beat must not make a device look
 SHORTEST_HIDDEN = 8  # a shorter secret may be a common word, and hiding that would garble every log line
 
 MODES = ("standalone", "master", "worker")
-ENGINES = ("threads", "processes")
+ENGINES = ("threads", "processes", "dask")
 STRATEGIES = ("least_tasks", "round_robin", "weighted", "random")
 
 DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 SOURCE_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+DASK_ADDRESS = re.compile(r"[a-z]+://[^\s/@]+:\d+")  # which schemes there are, Dask knows
 SOURCE_KEYS = ("base_url", "proxy", "timeout_seconds", "limits")
 BASE_URL_VARIABLES = {"CRAWLFLEET_APPSFLYER_BASE_URL": "appsflyer", "CRAWLFLEET_APPLE_BASE_URL": "apple"}
 SECRET_KEYS = re.compile(r"token|secret|password|webhook|api_key|authorization", re.IGNORECASE)
@@ -190,6 +191,9 @@ class Settings:
     load_balance_strategy: str = _choice("least_tasks", "Which device takes a task when several could", STRATEGIES)
     heartbeat_retention_days: int = _whole(7, "Age at which heartbeat rows are deleted", 1, 3650, "days")
     assignment_retention_days: int = _whole(30, "Age at which rows of ended runs are deleted", 1, 3650, "days")
+    task_log_lines: int = _whole(1000, "Log lines kept of each run; 0 keeps none", 0, 100_000, "lines")
+    task_log_line_bytes: int = _whole(2000, "Longest log line that is kept whole", 100, 60_000, "bytes")
+    task_log_retention_days: int = _whole(7, "Age at which log lines of runs are deleted", 1, 3650, "days")
     enable_monitoring: bool = _flag(False, "Record performance metrics with each heartbeat")
     processes: int | None = _whole(
         None, "Worker processes; 1, or concurrent_tasks with engine processes, unless given", 1, MAX_PROCESSES
@@ -204,6 +208,11 @@ class Settings:
         "the path of a file",
     )
     engine: str = _choice("threads", "Where the bodies of tasks run", ENGINES)
+    dask_scheduler: str | None = _text(
+        None,
+        "Scheduler of the Dask cluster that runs the bodies with engine dask",
+        "an address such as tcp://host:8786",
+    )
     executors: tuple[str, ...] = field(
         default=(), metadata={"rule": Rule("list", "Modules with task executors of your own")}
     )
@@ -246,6 +255,8 @@ class Settings:
                 f"and {self.heartbeat_interval:g}{self._from('heartbeat_interval')}): "
                 f"raise offline_timeout to {needed:g} or more"
             )
+        if self.engine == "dask" and self.dask_scheduler is None:
+            raise UsageError("engine dask needs the address of a cluster: --dask-scheduler tcp://HOST:8786")
         if self.engine == "processes":
             if self.threads_per_process not in (None, 1):
                 raise UsageError(
@@ -524,6 +535,7 @@ def _fits(name: str, rule: Rule, value: object) -> bool:
         "device_id": DEVICE_ID.fullmatch,
         "device_name": lambda text: _is_line(text) and len(text) <= 128,
         "database_url": lambda text: _is_line(text) and re.match(r"[A-Za-z][A-Za-z0-9+]*://", text),
+        "dask_scheduler": DASK_ADDRESS.fullmatch,
         "host": lambda text: _is_line(text) and len(text) <= 255 and " " not in text and "/" not in text,
         "api_token": lambda text: text.isascii() and _is_line(text) and " " not in text and len(text) <= 512,
     }

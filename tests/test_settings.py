@@ -365,7 +365,8 @@ def test_threads_run_in_one_process() -> None:
 
 
 def test_choices_are_listed_when_another_word_is_given() -> None:
-    assert refusal(engine="gevent") == "engine must be one of threads, processes (got 'gevent' from option --engine)"
+    told = "engine must be one of threads, processes, dask (got 'gevent' from option --engine)"
+    assert refusal(engine="gevent") == told
     assert load(load_balance_strategy="LEAST_TASKS").load_balance_strategy == "least_tasks"
     assert "standalone, master, worker" in refusal(mode="solo")
 

@@ -1,26 +1,26 @@
-"""What /metrics shows of one node: the counters of its scheduler and what its latest heartbeat told.
+"""What /metrics shows: this node from its memory, and the fleet as the node last read it.
 
-All of it is in memory: a scrape asks neither the database nor the machine.
+A scrape asks neither the database nor the machine, so no number of them costs the node anything.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from crawlfleet import __version__
 from crawlfleet.model.device_heartbeat import Beat
+from crawlfleet.services.insights_figures import FleetFigures
 from crawlfleet.services.node import Node
 
-MOVES = ("finish", "fail", "retry", "release", "expire", "bury")  # shown from the start, so that rates can be taken
-OTHER_COUNTERS = {
-    "errors": ("crawlfleet_errors", "Runs that ended with an error, whatever became of their task"),
-    "stale results rejected": ("crawlfleet_stale_results_rejected", "Results of runs that were no longer this node's"),
-}
+# Shown from the start, so that rates can be taken.
+MOVES = ("finish", "fail", "retry", "release", "expire", "bury")
+ERROR_KINDS = ("permanent", "transient", "quota", "auth", "unpaid", "wait", "token", "proxy", "crashed")
+NOT_MOVES = ("errors", "stale results rejected")  # what else the scheduler counts
 MACHINE = {
     "system_cpu_percent": ("cpu_usage", "CPU use of the machine since the beat before"),
     "system_memory_percent": ("memory_usage", "Memory use of the machine"),
@@ -31,6 +31,7 @@ PROCESS = {
     "process_memory_bytes": "Resident memory of the node",
     "process_cpu_percent": "CPU use of the node since the beat before, in percent of one core",
     "process_threads": "Threads of the node",
+    "process_open_files": "Files and connections that the node holds open",
 }
 
 
@@ -52,36 +53,103 @@ class NodeMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read everything once."""
-        settings, manager, scheduler = self._node.settings, self._node.manager, self._node.scheduler
+        yield from self._identity()
+        yield from self._work()
+        yield from self._beats()
+        figures = self._node.figures
+        figures.want()
+        latest = figures.latest
+        if latest is not None:
+            yield from _fleet(latest)
+            yield _gauge("figures_age_seconds", "Age of the fleet's figures", time.monotonic() - figures.read_at)
+            yield _gauge("figures_read_seconds", "How long reading them took", figures.read_seconds)
+
+    def _identity(self) -> Iterator[Metric]:
+        settings, manager = self._node.settings, self._node.manager
         who = GaugeMetricFamily("crawlfleet_node_info", "Which node this is", labels=["device_id", "mode", "version"])
         who.add_metric([manager.device_id, settings.mode, __version__], 1)
         yield who
         yield _gauge("device_online", "1 while the fleet counts this device as online", manager.online)
+
+    def _work(self) -> Iterator[Metric]:
+        settings, scheduler, logs = self._node.settings, self._node.scheduler, self._node.logs
         yield _gauge("bodies_running", "Task bodies that run now", scheduler.bodies)
         yield _gauge("slots", "Task bodies that may run at once", settings.slots)
-        yield from self._counters()
-        beat, arrived_at = manager.heartbeat.latest, manager.heartbeat.arrived_at
+        counted = dict(scheduler.counters)
+        moves = {name: count for name, count in counted.items() if name not in NOT_MOVES}
+        yield _counter(
+            "moves",
+            "Runs of this node that ended, by what became of the task; success rate: finish / (finish + fail + bury)",
+            "move",
+            dict.fromkeys(MOVES, 0) | moves,
+        )
+        yield _counter(
+            "errors",
+            "Runs that ended with an error, by its kind, whatever became of their task",
+            "kind",
+            dict.fromkeys(ERROR_KINDS, 0) | dict(scheduler.errors),
+        )
+        stale = counted.get("stale results rejected", 0)
+        yield _count("stale_results_rejected", "Results of runs that were no longer this node's", stale)
+        yield _count("task_log_lines", "Lines of task logs that were stored", logs.kept)
+        yield _count("task_log_lines_dropped", "Lines of task logs that were lost", logs.dropped)
+        turns = HistogramMetricFamily("crawlfleet_turn_seconds", "How long a turn of the scheduler took")
+        turns.add_metric([], scheduler.turn_durations.up_to(), scheduler.turn_durations.sum_seconds)
+        yield turns
+        bodies = HistogramMetricFamily("crawlfleet_body_seconds", "How long bodies ran", labels=["task_type"])
+        for task_type, durations in scheduler.body_durations.items():
+            bodies.add_metric([task_type], durations.up_to(), durations.sum_seconds)
+        yield bodies
+
+    def _beats(self) -> Iterator[Metric]:
+        heartbeat = self._node.manager.heartbeat
+        beat, arrived_at = heartbeat.latest, heartbeat.arrived_at
         if beat is not None:
             yield _gauge("heartbeat_delay_seconds", "How late the latest heartbeat was", beat.delay_seconds)
-            round_trip = manager.heartbeat.round_trip_seconds
-            yield _gauge("round_trip_seconds", "How long the database took to store it", round_trip)
-            if settings.enable_monitoring:
+            yield _gauge("round_trip_seconds", "How long the database took to store it", heartbeat.round_trip_seconds)
+            if self._node.settings.enable_monitoring:
                 yield from _monitored(beat)
         if arrived_at is not None:
             yield _gauge("heartbeat_age_seconds", "Time since it arrived", max(0.0, time.monotonic() - arrived_at))
 
-    def _counters(self) -> Iterator[Metric]:
-        counted = dict(self._node.scheduler.counters)
-        moves = CounterMetricFamily(
-            "crawlfleet_moves",
-            "Runs of this node that ended, by what became of the task; success rate: finish / (finish + fail + bury)",
-            labels=["move"],
+
+def _fleet(figures: FleetFigures) -> Iterator[Metric]:
+    """The whole fleet: every node shows the same."""
+    tasks = GaugeMetricFamily("crawlfleet_fleet_tasks", "Open tasks by state and type", labels=["state", "task_type"])
+    for (state, task_type), count in figures.tasks.items():
+        tasks.add_metric([state, task_type], count)
+    yield tasks
+    yield _gauge("fleet_tasks_failed", "Tasks that failed and were not retried", figures.failed_tasks)
+    yield _gauges(
+        "fleet_oldest_due_seconds",
+        "How long the longest waiting first task of a lane has been due; closed lanes wait for a quota or a person",
+        "lane",
+        {"open": 0.0, "closed": 0.0} | dict(figures.oldest_due),
+    )
+    yield _gauge("fleet_paused", "1 while the queue is paused", figures.paused)
+    yield _gauges("fleet_devices", "Devices by state", "state", figures.devices)
+    if figures.oldest_beat is not None:
+        yield _gauge(
+            "fleet_oldest_heartbeat_seconds", "Age of the oldest newest beat of an online device", figures.oldest_beat
         )
-        for move in dict.fromkeys((*MOVES, *(name for name in counted if name not in OTHER_COUNTERS))):
-            moves.add_metric([move], counted.get(move, 0))
-        yield moves
-        for key, (name, help_line) in OTHER_COUNTERS.items():
-            yield CounterMetricFamily(name, help_line, value=counted.get(key, 0))
+    yield _gauges("fleet_accounts", "Accounts by status", "status", figures.accounts)
+    budgets = GaugeMetricFamily("crawlfleet_fleet_budgets", "Budgets by state", labels=["source", "limit", "state"])
+    calls = GaugeMetricFamily(
+        "crawlfleet_fleet_budget_calls", "Calls that count against budgets now", labels=["source", "limit"]
+    )
+    for (source, limit), use in figures.limits.items():
+        for state, count in (("open", use.open), ("used_up", use.used_up), ("closed", use.closed)):
+            budgets.add_metric([source, limit, state], count)
+        calls.add_metric([source, limit], use.calls)
+    yield budgets
+    yield calls
+    yield _gauge("fleet_feeds", "Feeds: reports of apps of accounts that were fetched", figures.feeds)
+    yield _gauges(
+        "fleet_feeds_missing_day",
+        "Feeds that lack the day so many days ago (UTC) and have one of the seven days before it",
+        "days_ago",
+        {str(days): count for days, count in figures.feeds_missing.items()},
+    )
 
 
 def _monitored(beat: Beat) -> Iterator[Metric]:
@@ -96,3 +164,21 @@ def _monitored(beat: Beat) -> Iterator[Metric]:
 
 def _gauge(name: str, help_line: str, value: float) -> Metric:
     return GaugeMetricFamily(f"crawlfleet_{name}", help_line, value=float(value))
+
+
+def _gauges(name: str, help_line: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(f"crawlfleet_{name}", help_line, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _count(name: str, help_line: str, value: int) -> Metric:
+    return CounterMetricFamily(f"crawlfleet_{name}", help_line, value=value)
+
+
+def _counter(name: str, help_line: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(f"crawlfleet_{name}", help_line, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family

@@ -253,6 +253,7 @@ def add_parser(subparsers: Any) -> None:
 def _add_setting_options(parser: argparse.ArgumentParser) -> None:
     """Options that are settings. Their values stay text: `load_settings` checks them and knows what is allowed."""
     metavars = {"device_id": "ID", "device_name": "NAME", "concurrent_tasks": "N", "host": "HOST", "port": "PORT"}
+    metavars["dask_scheduler"] = "ADDRESS"
     metavars |= {"engine": "|".join(ENGINES), "load_balance_strategy": "|".join(STRATEGIES)}
     for name in (
         "device_id",
@@ -262,6 +263,7 @@ def _add_setting_options(parser: argparse.ArgumentParser) -> None:
         "concurrent_tasks",
         "load_balance_strategy",
         "engine",
+        "dask_scheduler",
         "host",
         "port",
     ):

@@ -22,6 +22,7 @@ GROUPS = {
     "data": ("crawlfleet.cli.data_cli", "synced apps and figures"),
     "tokens": ("crawlfleet.cli.tokens_cli", "tokens of the HTTP API"),
     "db": ("crawlfleet.cli.db_cli", "upgrade and check the database"),
+    "doctor": ("crawlfleet.cli.doctor_cli", "look whether this machine can run a node"),
     "sandbox": ("crawlfleet.cli.sandbox_cli", "simulated vendor APIs with quotas"),
     "demo": ("crawlfleet.cli.demo_cli", "a small fleet at work against simulated vendors"),
 }

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crawlfleet.cli import task_add, task_backfill, task_explain, task_forecast
+from crawlfleet.cli import task_add, task_backfill, task_explain, task_forecast, task_logs
 from crawlfleet.cli.arguments import MAX_ID, MAX_ROWS, add_json_option, whole_number
 from crawlfleet.cli.database import actor, existing_database, existing_fleet
 from crawlfleet.cli.output import cell, print_json, print_table, progress, say
@@ -148,7 +148,7 @@ def add_parser(subparsers: Any) -> None:
     """Add `tasks` with its sub-commands."""
     parser = subparsers.add_parser("tasks", help="add, list, retry and cancel tasks")
     inner = parser.add_subparsers(title="sub-commands", dest="subcommand", metavar="COMMAND", required=True)
-    for each in (task_add, task_backfill, task_explain, task_forecast):
+    for each in (task_add, task_backfill, task_explain, task_forecast, task_logs):
         each.add_parser(inner)
 
     listing = inner.add_parser("list", help="show the newest tasks")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from crawlfleet.core.errors import AuthError, TokenUnavailable, UsageError
 from crawlfleet.core.secrets import keyring
@@ -57,6 +57,26 @@ class Account:
         if self.token_sealed:
             return keyring(self.key_file).open(self.token_sealed)
         raise AuthError(f"account {self.username} at {self.source}: no token is configured")
+
+
+@dataclass(frozen=True, slots=True)
+class BearingAccount(Account):
+    """An account that bears its token, for a body on a host without this node's keys, files and environment."""
+
+    proxy: str | None = field(default=None, repr=False)  # here with its password
+    borne_token: str = field(default="", repr=False)
+
+    def _read(self) -> str:
+        return self.borne_token
+
+
+def bearing(account: Account, proxy: str | None) -> Account:
+    """The account with its token and this proxy; raises as `Account.token` does. One without a token stays so."""
+    values = {item.name: getattr(account, item.name) for item in fields(Account)}
+    values |= {"proxy": proxy, "key_file": None}
+    if not (account.token_env or account.token_file or account.token_sealed):
+        return Account(**values)
+    return BearingAccount(**values, borne_token=account.token())
 
 
 def check_token(token: str) -> str:

@@ -2,6 +2,10 @@
 
     sqlite:///crawlfleet.db   mysql://user:password@host/name   mariadb://...   postgresql://...
 
+A highly available PostgreSQL has several hosts; the one that takes writes is found at each connect:
+
+    postgresql://user:password@one:5432,two:5432,three:5432/name
+
 TLS: `?sslrootcert=ca.pem` (PostgreSQL) and `?ssl_ca=ca.pem` (MySQL, MariaDB) verify the server's certificate and name.
 """
 
@@ -35,29 +39,39 @@ SECRET_OPTIONS = ("password", "passwd")  # their place is before the host, where
 
 @dataclass(frozen=True)
 class Address:
-    """Where a database is. `family` is sqlite, mysql (MariaDB, too) or postgresql; `arguments` go to its driver."""
+    """Where a database is. `family` is sqlite, mysql (MariaDB, too) or postgresql; `arguments` go to its driver.
+
+    `hosts` are all of them, as written, where there are several; `url` has the first.
+    """
 
     family: str
     url: URL
     arguments: dict[str, Any] = field(default_factory=dict, repr=False)
+    hosts: str = ""
 
     @property
     def name(self) -> str:
         """The address for people: no driver, no password, no options."""
-        return shown(self.url)
+        return shown(self.url, self.hosts)
 
     def hide_password(self, text: str) -> str:
         """The text of an error without the password that a driver may have put into it."""
         return text.replace(str(self.url.password), "***") if self.url.password else text
 
 
-def shown(url: URL) -> str:
+def shown(url: URL, hosts: str = "") -> str:
     """A URL for people: no driver, no password, no options."""
-    return url.set(drivername=url.get_backend_name(), query={}).render_as_string(hide_password=True)
+    text = url.set(drivername=url.get_backend_name(), query={}).render_as_string(hide_password=True)
+    if not hosts:
+        return text
+    start, _, database = text.rpartition("/")
+    user, at, _ = start.removeprefix(scheme := f"{url.get_backend_name()}://").rpartition("@")
+    return f"{scheme}{user}{at}{hosts}/{database}"
 
 
 def read_url(text: str) -> Address:
     """The address that a user wrote; raises UsageError, which never shows a password."""
+    text, hosts = _one_host(text)
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
@@ -82,7 +96,20 @@ def read_url(text: str) -> Address:
         raise UsageError("database URL has more than one '@': inside user, password and name write %40 for it")
     if not url.database:
         raise UsageError(f"database URL {shown(url)} names no database: add /NAME at its end")
-    return _mysql(url) if family == "mysql" else _postgresql(url)
+    if family == "postgresql":
+        return _postgresql(url, hosts)
+    if hosts:
+        raise UsageError(f"{scheme} takes one host (got {hosts}): name the proxy or address that leads to the writer")
+    return _mysql(url)
+
+
+def _one_host(text: str) -> tuple[str, str]:
+    """The URL with the first of its hosts, and all of them when there are several."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+]*://(?:[^@/?]*@)?)([^@/?,]+(?:,[^@/?,]+)+)(?=/)", text)
+    if found is None or found[1].startswith("sqlite"):
+        return text, ""
+    start, hosts = found.groups()
+    return start + hosts.partition(",")[0] + text[found.end() :], hosts
 
 
 def _sqlite(url: URL) -> Address:
@@ -99,13 +126,13 @@ def _sqlite(url: URL) -> Address:
     return Address("sqlite", url)
 
 
-def _postgresql(url: URL) -> Address:
+def _postgresql(url: URL, hosts: str) -> Address:
     from psycopg.pq import Conninfo
 
     _refuse_unknown(url, [*(option.keyword.decode() for option in Conninfo.get_defaults()), "prepare_threshold"])
     if "sslrootcert" in url.query and "sslmode" not in url.query:
         url = url.update_query_dict({"sslmode": "verify-full"})  # a CA that verifies nothing would be a trap
-    arguments = {
+    arguments: dict[str, Any] = {
         "connect_timeout": CONNECT_SECONDS,
         "keepalives_idle": 10,
         "keepalives_interval": 5,
@@ -113,7 +140,23 @@ def _postgresql(url: URL) -> Address:
         "tcp_user_timeout": 30_000,
         "application_name": "crawlfleet",
     }
-    return Address("postgresql", url, {name: value for name, value in arguments.items() if name not in url.query})
+    if hosts:
+        # A standby would take the connection and refuse every write.
+        arguments |= {"target_session_attrs": "read-write", **_hosts_and_ports(hosts)}
+    arguments = {name: value for name, value in arguments.items() if name not in url.query}
+    return Address("postgresql", url, arguments, hosts)
+
+
+def _hosts_and_ports(hosts: str) -> dict[str, str]:
+    """The lists that libpq wants; raises UsageError."""
+    found = [re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::(\d{1,5}))?", each) for each in hosts.split(",")]
+    parts = [each.groups() for each in found if each is not None]
+    if len(parts) < len(found):
+        raise UsageError(f"database URL has hosts that cannot be read (got {hosts}): write one:5432,two:5432")
+    return {
+        "host": ",".join(host.strip("[]") for host, _ in parts),
+        "port": ",".join(port or "5432" for _, port in parts),
+    }
 
 
 def _mysql(url: URL) -> Address:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from crawlfleet.core.database_url import CONNECT_SECONDS, read_url
+from crawlfleet.core.dialects import quick_url_scheme
 from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable, UsageError
 from crawlfleet.core.sql import Wording, utc
 from crawlfleet.core.transaction import AnyConnection, Transaction
@@ -66,12 +67,8 @@ class Database:
         self.wording = Wording(self.family)
         self.product = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB"}[self.family]
         self.version = ""
-        if self.family == "mysql":
-            level = {"isolation_level": "READ COMMITTED"}  # the default takes gap locks
-        else:
-            level = {}
         self.engine = self._make_engine(
-            **level,
+            quick=True,
             pool_size=pool_size,
             max_overflow=4,
             pool_timeout=30,
@@ -80,25 +77,29 @@ class Database:
         )
         event.listen(self.engine, "checkin", _note_use)
         event.listen(self.engine, "checkout", self._try_after_a_long_rest)
-        if self.family == "mysql":
-            self._readers = self.engine  # switching to AUTOCOMMIT and back would be four round trips
-        else:
-            if self.family == "sqlite":
-                event.listen(self.engine, "begin", _begin_immediate)
-            self._readers = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._writers = self._readers if self.family == "postgresql" else self.engine  # see Transaction
-        self._singles = self._make_engine(isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        self._singles = self._make_engine(quick=True, poolclass=sa.NullPool)
+        self.plain = self._make_engine(quick=False, poolclass=sa.NullPool)
 
-    def _make_engine(self, **options: Any) -> Engine:
+    def _make_engine(self, quick: bool, **options: Any) -> Engine:
+        """Quick: each statement by itself, and as few round trips as can be. Not quick: what Alembic expects."""
+        url = self.url
+        if quick:
+            options["isolation_level"] = "AUTOCOMMIT"
+            if self.family != "sqlite":
+                url = url.set(drivername=quick_url_scheme(self.family))
+        elif self.family != "sqlite":
+            options["isolation_level"] = "READ COMMITTED"
         try:
-            engine = sa.create_engine(self.url, connect_args=self.address.arguments, **options)
+            engine = sa.create_engine(url, connect_args=self.address.arguments, **options)
         except ValueError as error:
             raise UsageError(f"database URL {self.name} has an option with a wrong value: {error}") from None
         event.listen(engine, "connect", self._on_connect)
         if self.family == "postgresql":
             event.listen(engine, "do_connect", _connect_patiently)
-        elif self.family == "mysql":
+        elif self.family == "mysql" and quick:
             event.listen(engine, "do_connect", _connect_for_packets)
+        elif self.family == "sqlite" and not quick:
+            event.listen(engine, "begin", _begin_immediate)
         return engine
 
     @property
@@ -126,14 +127,16 @@ class Database:
             )
             connection.commit()
         else:
+            mariadb = "mariadb" in connection.get_server_info().lower()
             settings = [
+                f"{'tx' if mariadb else 'transaction'}_isolation = 'READ-COMMITTED'",  # the default takes gap locks
                 "sql_mode = 'STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'",
                 "time_zone = '+00:00'",
                 f"innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}",
             ]
-            if "mariadb" in connection.get_server_info().lower():  # MySQL has nothing like it
+            if mariadb:  # MySQL has nothing like it
                 settings.append(f"idle_transaction_timeout = {IDLE_TRANSACTION_SECONDS}")
-            cursor.execute("SET " + ", ".join(f"SESSION {setting}" for setting in settings))
+            cursor.execute("SET NAMES utf8mb4, " + ", ".join(f"SESSION {setting}" for setting in settings))
         cursor.close()
 
     def _try_after_a_long_rest(self, connection: Any, record: Any, _proxy: object) -> None:
@@ -203,7 +206,7 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """A connection for reading, each statement by itself; raises DatabaseUnreachable."""
         try:
-            with self._checkout(self._readers) as connection:
+            with self._checkout(self.engine) as connection:
                 yield connection
         except DBAPIError as error:
             if self.is_away(error) or self._is_worth_a_retry(error):
@@ -223,11 +226,11 @@ class Database:
         for attempt in range(1, ATTEMPTS + 1):
             transaction: Transaction | None = None
             try:
-                with self._checkout(self._writers) as connection, connection.begin() as held:
+                with self._checkout(self.engine) as connection, connection.begin() as held:
                     transaction = Transaction(connection)
                     result = work(transaction)
                     transaction.commit(commit_at_once)
-                    held.commit()  # a server has nothing left to commit, and is not asked
+                    held.commit()  # nothing is left to commit, and no server is asked
                     return result
             except DBAPIError as error:
                 committing = transaction is not None and transaction.committing
@@ -262,13 +265,18 @@ class Database:
 
     def now(self, connection: AnyConnection) -> datetime:
         """The database's clock, now."""
-        moment = utc(connection.execute(self._now_statement).scalar_one())
-        assert moment is not None
-        return moment
+        return self.ask_now(connection)()
 
-    @property
-    def _now_statement(self) -> sa.TextClause:
-        return sa.text(f"SELECT {self.wording.now}")
+    def ask_now(self, connection: AnyConnection) -> Callable[[], datetime]:
+        """Ask for the database's clock, which is read by calling the result."""
+        answer = connection.execute(sa.text(f"SELECT {self.wording.now}"))
+
+        def read() -> datetime:
+            moment = utc(answer.scalar_one())
+            assert moment is not None
+            return moment
+
+        return read
 
     def is_away(self, error: DBAPIError) -> bool:
         """True when the server, not the statement, is the trouble."""
@@ -279,6 +287,12 @@ class Database:
             return isinstance(code, int) and 2000 <= code < 2100  # the client library's own connection errors
         # libpq's own: no connection, so no SQLSTATE
         return self.family == "postgresql" and isinstance(error, sa.exc.OperationalError) and not code
+
+    def is_missing_table(self, error: DBAPIError) -> bool:
+        """True when a statement named a table that is not there."""
+        if self.family == "sqlite":
+            return "no such table" in str(error.orig)
+        return _code(error) == {"postgresql": "42P01", "mysql": 1146}[self.family]
 
     def _is_worth_a_retry(self, error: DBAPIError) -> bool:
         return _code(error) in AGAIN[self.family]
@@ -312,9 +326,7 @@ class Database:
 
 
 def _begin_immediate(connection: Connection) -> None:
-    """Take SQLite's write lock first: a reader that starts to write later could deadlock with another."""
-    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _write_ahead(cursor: Any) -> None:

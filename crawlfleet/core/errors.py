@@ -6,6 +6,7 @@
     +-- DatabaseError               the database cannot be used
     |   +-- DatabaseUnreachable     no connection                                    -> exit 3
     |   +-- DatabaseRefused         too old, too new, or it lacks what we need       -> exit 3
+    +-- ClusterUnreachable          the scheduler of engine dask does not answer       -> exit 3
     +-- DeviceRefused               the device id is alive elsewhere                 -> exit 1
     +-- LeaseLost                   this process no longer is its device; the node registers again
     +-- TaskError                   raised by an executor's body; caught by executors/outcome.py
@@ -59,6 +60,12 @@ class DatabaseUnreachable(DatabaseError):
 
 class DatabaseRefused(DatabaseError):
     """Connected, but it is newer than the program, too old, or lacks what crawlfleet needs."""
+
+
+class ClusterUnreachable(CrawlfleetError):
+    """The scheduler of the Dask cluster does not answer."""
+
+    exit_code = 3
 
 
 class DeviceRefused(CrawlfleetError):

@@ -5,30 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 import pymysql
+from pymysql.charset import charset_by_name
 from pymysql.constants import CLIENT
 
 
 class PacketConnection(pymysql.Connection):
-    """PyMySQL asks the server to end a transaction even where there is none; this one knows whether there may be."""
+    """Its maker sends SET NAMES, with all else that a session needs; COMMIT and ROLLBACK go out only where they matter.
+
+    `in_transaction` is kept by whoever sends BEGIN and COMMIT.
+    """
 
     def __init__(self, *arguments: Any, client_flag: int = 0, **named: Any) -> None:
-        self._in_doubt = True
-        super().__init__(*arguments, client_flag=client_flag | CLIENT.MULTI_STATEMENTS, **named)
+        self.in_transaction = False
+        super().__init__(*arguments, client_flag=client_flag | CLIENT.MULTI_STATEMENTS, autocommit=None, **named)
 
-    def query(self, *arguments: Any, **named: Any) -> Any:
-        self._in_doubt = True
-        return super().query(*arguments, **named)
-
-    def ended(self) -> None:
-        """Called after a packet whose last statement was COMMIT."""
-        self._in_doubt = False
+    def set_character_set(self, charset: str, collation: str | None = None) -> None:
+        self.charset, self.collation = charset, collation
+        self.encoding = charset_by_name(charset).encoding
 
     def commit(self) -> None:
-        if self._in_doubt:
+        if self.in_transaction:
             super().commit()
-            self._in_doubt = False
+            self.in_transaction = False
 
     def rollback(self) -> None:
-        if self._in_doubt:
+        if self.in_transaction:
             super().rollback()
-            self._in_doubt = False
+            self.in_transaction = False

@@ -24,7 +24,11 @@ from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.exc import DBAPIError
 
 MAX_PACKET_BYTES = 1024 * 1024  # of queued parameters; servers refuse packets that are too large
-BEGIN = sa.text("BEGIN")
+BEGIN = {
+    "sqlite": sa.text("BEGIN IMMEDIATE"),  # a reader that starts to write later could deadlock with another
+    "mysql": sa.text("BEGIN"),
+    "postgresql": sa.text("BEGIN"),
+}
 COMMIT = sa.text("COMMIT")
 SAVEPOINT = sa.text("SAVEPOINT stored")
 RELEASE = sa.text("RELEASE SAVEPOINT stored")
@@ -102,18 +106,14 @@ class Answer:
 
 
 class Transaction:
-    """One open transaction; made by `Database.write`, which also commits it.
-
-    psycopg's own BEGIN would be a round trip, so its connections come in autocommit mode and BEGIN is queued here.
-    """
+    """One open transaction; made by `Database.write`, which also commits it, of a connection in autocommit mode."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._family = connection.dialect.name
         self._queue: list[Answer] = []
         self._queued_bytes = 0
-        if self._family == "postgresql":
-            self.execute(BEGIN)
+        self.execute(BEGIN[self._family])
         self.committing = False  # from here on nobody can tell whether a statement without an answer was executed
 
     def execute(self, statement: sa.TextClause, parameters: Mapping[str, Any] | None = None) -> Answer:
@@ -153,12 +153,11 @@ class Transaction:
             self._guarded(queue, _send_packet)
 
     def commit(self, at_once: bool) -> None:
-        """Send what is queued, then COMMIT; `at_once` together. SQLite's COMMIT is left to the connection."""
+        """Send what is queued, then COMMIT; `at_once` together."""
         if not at_once:
             self.send()
         self.committing = True
-        if self._family != "sqlite":
-            self.execute(COMMIT)
+        self.execute(COMMIT)
         self.send()
 
     def _guarded(self, queue: list[Answer], send: Callable[[Any, list[Answer]], None]) -> None:
@@ -191,13 +190,13 @@ def _send_packet(raw: Any, queue: list[Answer]) -> None:
     """PyMySQL: all statements in one packet, which the server leaves at the first that fails."""
     with raw.cursor() as cursor:
         packet = [cursor.mogrify(_text("mysql", each.statement.text), dict(each.parameters)) for each in queue]
+        raw.in_transaction = True
         cursor.execute(";\n".join(packet))
         for number, answer in enumerate(queue):
             if number:
                 cursor.nextset()
             answer.take(cursor)
-    if queue[-1].statement is COMMIT:
-        raw.ended()
+    raw.in_transaction = queue[-1].statement is not COMMIT
 
 
 def _send_pipeline(raw: Any, queue: list[Answer]) -> None:

@@ -29,6 +29,7 @@ class AsyncioEngine:
         self._tasks: dict[Run, asyncio.Task[None] | None] = {}  # None before the first step; the loop's thread only
         self._wake_pending = False
         self._stopping = False
+        self._over = asyncio.Event()  # it stops, and no body is left
         self._closed = True
         self._close_lock = threading.Lock()
         self._waiter = self._granted  # bound once: Slots compares it
@@ -65,7 +66,7 @@ class AsyncioEngine:
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        self._loop.run_until_complete(self._live())
         with self._close_lock:
             self._closed = True
         self._loop.call_soon(self._loop.stop)  # once more: a slot may just have been handed to us
@@ -83,7 +84,7 @@ class AsyncioEngine:
         """Use a slot that is taken, or release it."""
         while self._queued and not self._stopping:
             run = self._queued.popleft()
-            if run.begin():
+            if self._admits(run):
                 self._tasks[run] = None
                 self._loop.create_task(self._perform(run))
                 return
@@ -101,10 +102,7 @@ class AsyncioEngine:
     async def _perform(self, run: Run) -> None:
         self._tasks[run] = asyncio.current_task()
         try:
-            self._reports.began(run)
-            outcome = await run_body_async(run.executor, run.task, run.context)
-            run.ended_at = time.monotonic()
-            self._reports.ended(run, outcome)
+            await self._play(run)
         except Exception:
             log.exception("run lost in its engine: assignment=%d task=%d", run.assignment_id, run.task.id)
         del self._tasks[run]
@@ -113,7 +111,21 @@ class AsyncioEngine:
         elif self._slots.keep(self._waiter):
             self._begin_next()
         if self._stopping and not self._tasks:
-            self._loop.stop()
+            self._over.set()
+
+    def _admits(self, run: Run) -> bool:
+        """Whether a run that has its slot now is still wanted."""
+        return run.begin()
+
+    async def _play(self, run: Run) -> None:
+        """Run the body to its end, and report."""
+        self._reports.began(run)
+        outcome = await run_body_async(run.executor, run.task, run.context)
+        run.ended_at = time.monotonic()
+        self._reports.ended(run, outcome)
+
+    async def _live(self) -> None:
+        await self._over.wait()
 
     def _cancel(self, run: Run) -> None:
         task = self._tasks.get(run)
@@ -127,4 +139,4 @@ class AsyncioEngine:
             run.context.cancelled.set()
             self._cancel(run)
         if not self._tasks:
-            self._loop.stop()
+            self._over.set()

@@ -58,6 +58,11 @@ class Run:
             self.began_at = time.monotonic()
             return True
 
+    @property
+    def withdrawn(self) -> bool:
+        """True once the body never will begin."""
+        return self._state == "withdrawn"
+
     def withdraw(self) -> bool:
         """True when the body has not begun and now never will."""
         with self._lock:
@@ -144,7 +149,7 @@ class Slots:
 
 
 class Engine(Protocol):
-    """Contract of threads.py, asyncio_loop.py and processes.py."""
+    """Contract of threads.py, asyncio_loop.py, processes.py and dask.py."""
 
     def start(self) -> None:
         """Make ready; called once, before the first submit."""

@@ -22,6 +22,7 @@ from crawlfleet.executors.body import run_body, run_body_async
 from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.executors.outcome import Outcome, failed
 from crawlfleet.executors.registry import executors
+from crawlfleet.executors.run_log import is_note
 from crawlfleet.executors.spool import Spool
 
 CALL = "call"  # the message of a body that is about to call its source and waits for leave
@@ -69,6 +70,11 @@ class Node:
         with self._lock:
             self._connection.send((ANSWERED, 0))
 
+    def keep(self, record: logging.LogRecord) -> None:
+        """As what keeps the lines of a run: a note goes to the node here, other lines go by QueueHandler."""
+        if is_note(record):
+            self._send(record)
+
     def put_nowait(self, record: logging.LogRecord) -> None:
         """As a queue, for QueueHandler."""
         self._send(record)
@@ -93,6 +99,7 @@ def main(descriptor: int, parent: int) -> None:
             name, context = connection.recv()
             node.began()
             context.permit = node
+            context.keeper = lambda: node.keep
             executor = known.get(name)
             if executor is None:
                 node.ended(Outcome("permanent", problem or _unknown(name)), context)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.reduction import recv_handle
 from typing import cast
@@ -25,6 +25,7 @@ from crawlfleet.core.errors import CallRefused, UsageError
 from crawlfleet.engines.contract import Reports, Run, Slots
 from crawlfleet.engines.crew import Crew
 from crawlfleet.engines.process_worker import ANSWERED, CALL
+from crawlfleet.executors.contract import TaskContext
 from crawlfleet.executors.outcome import Outcome, failed
 from crawlfleet.executors.spool import Spool
 
@@ -43,7 +44,8 @@ class WorkerDied(Exception):
 class Worker:
     """One worker process, in a session of its own: Ctrl+C does not reach it, and killing it kills its children."""
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    def __init__(self, modules: Sequence[str], levels: Mapping[str, int] | None = None) -> None:
+        """`levels` of loggers; those of this process unless given."""
         self.usable = True
         self._connection, theirs = Pipe()
         try:
@@ -58,25 +60,39 @@ class Worker:
             raise
         finally:
             theirs.close()
-        levels = {name: logging.getLogger(name).getEffectiveLevel() for name in ("", "crawlfleet")}
+        levels = levels or {name: logging.getLogger(name).getEffectiveLevel() for name in ("", "crawlfleet")}
         with contextlib.suppress(OSError):  # it died already: the first run finds out
             self._connection.send((list(modules), levels))
 
-    def ask(self, run: Run) -> None:
-        """Send a run; raises WorkerDied."""
+    def perform(
+        self,
+        name: str,
+        context: TaskContext,
+        began: Callable[[], None],
+        logged: Callable[[logging.LogRecord], None],
+    ) -> Outcome:
+        """Run the body of executor `name` and answer its calls to its source; raises WorkerDied."""
+        self._send((name, context))
+        while True:
+            message = self._answer()
+            if message is None:
+                began()
+            elif isinstance(message, Outcome):
+                return message
+            elif message == ANSWERED:
+                context.after_answer()
+            elif message == CALL:
+                self._send(_leave_for_call(context))
+            elif isinstance(message, logging.LogRecord):
+                logged(message)
+
+    def _send(self, message: object) -> None:
         try:
-            self._connection.send((run.executor.name, run.context))
+            self._connection.send(message)
         except OSError as error:
             raise WorkerDied from error
 
-    def reply(self, answer: bool | CallRefused) -> None:
-        """Answer a body that is about to call its source; raises WorkerDied."""
-        try:
-            self._connection.send(answer)
-        except OSError as error:
-            raise WorkerDied from error
-
-    def answer(self) -> Outcome | logging.LogRecord | str | None:
+    def _answer(self) -> Outcome | logging.LogRecord | str | None:
         """What it says next: a log line, the outcome, CALL, ANSWERED, None when the body begins; raises WorkerDied."""
         try:
             while not self._connection.poll(ALIVE_CHECK_SECONDS):
@@ -110,11 +126,16 @@ class Worker:
         return f"was ended by signal {-code} ({signal.strsignal(-code)})"
 
 
-def _leave_for_call(run: Run) -> bool | CallRefused:
+def _leave_for_call(context: TaskContext) -> bool | CallRefused:
     try:
-        return run.context.permit is None or run.context.permit.take(run.context.cancelled)
+        return context.permit is None or context.permit.take(context.cancelled)
     except CallRefused as error:
         return error
+
+
+def logger_of(run: Run, name: str) -> logging.Logger:
+    """The run's own for what its body said through `context.log`: a worker runs one body at a time."""
+    return run.context.log if name == run.context.log.name else logging.getLogger(name)
 
 
 class ProcessesEngine:
@@ -173,6 +194,13 @@ class ProcessesEngine:
         """Whether the body began, which is reported, and how it ended, which is not."""
         began = False
         outcome: Outcome | None = None
+
+        def on_begin() -> None:
+            nonlocal began
+            began = True
+            run.began_at = time.monotonic()
+            self._reports.began(run)
+
         try:
             with self._lock:
                 worker = self._idle.pop() if self._idle else None
@@ -185,21 +213,9 @@ class ProcessesEngine:
                 run.context.cancelled.set()
         try:
             run.context.check()
-            worker.ask(run)
-            while outcome is None:
-                message = worker.answer()
-                if message is None:
-                    began = True
-                    run.began_at = time.monotonic()
-                    self._reports.began(run)
-                elif isinstance(message, Outcome):
-                    outcome = message
-                elif message == ANSWERED:
-                    run.context.after_answer()
-                elif message == CALL:
-                    worker.reply(_leave_for_call(run))
-                elif isinstance(message, logging.LogRecord):
-                    logging.getLogger(message.name).handle(message)
+            outcome = worker.perform(
+                run.executor.name, run.context, on_begin, lambda record: logger_of(run, record.name).handle(record)
+            )
         except WorkerDied:
             pass
         except Exception as error:  # cancelled before it was sent, or its context cannot be pickled

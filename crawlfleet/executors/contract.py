@@ -7,20 +7,23 @@ node in the same transaction that ends the run.
 from __future__ import annotations
 
 import inspect
-import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from crawlfleet.core.account import Account
+from crawlfleet.core.account import Account, bearing
 from crawlfleet.core.errors import PermanentError, TaskError, UsageError
 from crawlfleet.core.figures import Row, Scope
 from crawlfleet.executors.permit import Permit
+from crawlfleet.executors.run_log import Keep, RunLogger
 from crawlfleet.executors.shared_sources import shared_source
 from crawlfleet.model.task_spec import Task, TaskSpec
 from crawlfleet.sources.base import Shape, Source, SourceSettings
 from crawlfleet.sources.proxies import Proxy
+
+_first_word = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,10 @@ class Cancelled(Exception):
 class TaskContext:
     """What a body may use besides its task.
 
-    `log` writes to the node's log; `cancelled` is set when the run's result is no longer wanted; `source` and
-    `account` exist for tasks that name a source. `source` is given ready, or as the settings it is made from when a
-    body first asks for it; a process makes it once for all contexts with the same settings. `permit` counts the calls
-    to it; without one they are not counted.
+    `log` writes to the node's log and to the task's; `cancelled` is set when the run's result is no longer wanted;
+    `source` and `account` exist for tasks that name a source. `source` is given ready, or as the settings it is made
+    from when a body first asks for it; a process makes it once for all contexts with the same settings. `permit` counts
+    the calls to it; without one they are not counted.
 
     A context given settings can be pickled: a worker process makes its own source, asks its node for each call, and
     has a `cancelled` of its own that is never set, since the process is killed instead.
@@ -71,14 +74,38 @@ class TaskContext:
         permit: Permit | None = None,
     ) -> None:
         self.task = task
-        self.log = logging.getLogger(f"crawlfleet.executors.{task.task_type}")
         self.cancelled = threading.Event()
         self._account = account
         self._source = source
         self.permit = permit
+        self.keeper: Callable[[], Keep | None] | None = None  # makes what keeps the lines of this run
+        self._log: RunLogger | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TaskContext, (self.task, self._account, self._source)
+
+    @property
+    def log(self) -> RunLogger:
+        """The logger of this run; made when a body first speaks, since most never do."""
+        if self._log is None:
+            with _first_word:  # of several threads of a body
+                if self._log is None:
+                    name = f"crawlfleet.executors.{self.task.task_type}"
+                    keep = None if self.keeper is None else self.keeper()
+                    self._log = RunLogger(name, partial(_secrets_of, self._account), keep)
+        return self._log
+
+    def bearing(self) -> TaskContext:
+        """The same, with token and proxy passwords inside, for a host without this node's environment, files and keys.
+
+        Raises TokenUnavailable or ProxyError for what this node itself lacks.
+        """
+        account, source = self._account, self._source
+        if account is not None:
+            account = bearing(account, account.proxy and Proxy(account.proxy).bearing())
+        if isinstance(source, SourceSettings) and source.proxy:
+            source = replace(source, proxy=Proxy(source.proxy).bearing())
+        return TaskContext(self.task, account, source)
 
     def check(self) -> None:
         """Raise `Cancelled` when nobody waits for this run any more; long bodies call it now and then."""
@@ -123,17 +150,22 @@ class TaskContext:
 
     def secrets(self) -> tuple[str, ...]:
         """What must not show in a message of this run: the account's token and its proxy's password, where readable."""
-        found: list[str] = []
-        if self._account is not None:
-            try:
-                found.append(self._account.token())
-            except TaskError:
-                pass
-            try:
-                found += Proxy(self._account.proxy).open().secrets if self._account.proxy else ()
-            except (TaskError, UsageError):
-                pass
-        return tuple(found)
+        return _secrets_of(self._account)
+
+
+def _secrets_of(account: Account | None) -> tuple[str, ...]:
+    """Not a method: a logger that knew its context would be a cycle, left to the garbage collector after each run."""
+    found: list[str] = []
+    if account is not None:
+        try:
+            found.append(account.token())
+        except TaskError:
+            pass
+        try:
+            found += Proxy(account.proxy).open().secrets if account.proxy else ()
+        except (TaskError, UsageError):
+            pass
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,16 @@ class Outcome:
 
 
 def failed(error: BaseException, context: TaskContext) -> Outcome:
-    """The outcome of a body that raised `error`; the traceback goes to the run's log at DEBUG."""
-    if context.log.isEnabledFor(logging.DEBUG):
+    """The outcome of a body that raised `error`.
+
+    The traceback goes to the run's log at DEBUG, and always to the task's when nobody foresaw the error.
+    """
+    is_foreseen = isinstance(error, (TaskError, UsageError, Cancelled, asyncio.CancelledError))
+    is_told = context.log.isEnabledFor(logging.DEBUG)
+    if is_told or not is_foreseen:
         trace = _without_secrets("".join(traceback.format_exception(error)), context)
-        context.log.debug("body raised: task=%d\n%s", context.task.id, trace)
+        tell = context.log.debug if is_told else context.log.note
+        tell(f"body raised: task={context.task.id}\n{trace.rstrip()}")
     if isinstance(error, (Cancelled, asyncio.CancelledError)):
         return Outcome("cancelled", "the run was cancelled")
     name, text = type(error).__name__, _text_of(error)

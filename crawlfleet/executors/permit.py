@@ -6,6 +6,7 @@ clock, into which the scheduler has turned the database's; no wall clock of a no
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -50,6 +51,7 @@ class RunPermit:
         self._lock = threading.Lock()
         self._seen: list[float] = []
         self._revoked = False
+        self.way_seconds = math.inf  # how long the call that `take` allowed last may be on its way
 
     def revoke(self) -> tuple[float, ...]:
         """Let nothing more be sent; by when the vendor has seen each call that was."""
@@ -66,7 +68,7 @@ class RunPermit:
                 raise CallRefused(
                     f"the run holds {len(self._slots)} calls and needs another", calls_wanted=max(1, 2 * number)
                 )
-            not_before, not_after, way_seconds = self._slots[number]
+            not_before, not_after, self.way_seconds = self._slots[number]
             while (wait := not_before - time.monotonic()) > 0:
                 if cancelled.wait(wait):
                     return False
@@ -74,7 +76,7 @@ class RunPermit:
                 raise CallRefused("the day of its budget was over before the call was sent")
             if not self._may_send(cancelled):
                 return False
-            self._seen.append(time.monotonic() + way_seconds)
+            self._seen.append(time.monotonic() + self.way_seconds)
             return True
 
     def answered(self) -> None:

@@ -15,7 +15,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, UsageError
 from crawlfleet.core.secrets import Keyring
 from crawlfleet.core.sql import json_rows, json_value, stamp, utc
-from crawlfleet.core.transaction import Transaction
+from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.model import audit, schema, signals
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import AccountStatus
@@ -205,7 +205,7 @@ def from_row(row: RowMapping) -> Account:
 
 
 def accounts_of(
-    db: Database, connection: Transaction, keys: Collection[tuple[str, str]]
+    db: Database, connection: AnyConnection, keys: Collection[tuple[str, str]]
 ) -> dict[tuple[str, str], tuple[Account, str]]:
     """The accounts with these (source, username), each with its status; those that do not exist are missing."""
     if not keys:

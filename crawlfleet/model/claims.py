@@ -83,14 +83,18 @@ def probe_strategy(db: Database) -> Strategy:
             galera = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").first()
         if galera is not None and galera[1].upper() == "ON":
             return Strategy.COMPARE_AND_SET
-    look = sa.text("SELECT name FROM cl_fleet_state WHERE name = 'epoch' FOR UPDATE SKIP LOCKED")
-    with db.engine.connect() as holder, db.engine.connect() as other:
-        holder.execute(sa.text("SELECT name FROM cl_fleet_state WHERE name = 'epoch' FOR UPDATE"))
+    look = sa.text("SELECT name FROM cl_fleet_state WHERE name = 'paused' FOR UPDATE SKIP LOCKED")
+
+    def probe(transaction: Transaction) -> Strategy:
+        transaction.execute(sa.text("SELECT name FROM cl_fleet_state WHERE name = 'paused' FOR UPDATE")).first()
         try:
-            seen = other.execute(look).first()
+            with db.engine.connect() as other:
+                seen = other.execute(look).first()
         except sa.exc.DBAPIError:  # no such syntax, or it waited for the lock after all
             return Strategy.COMPARE_AND_SET
-    return Strategy.SKIP_LOCKED if seen is None else Strategy.COMPARE_AND_SET
+        return Strategy.SKIP_LOCKED if seen is None else Strategy.COMPARE_AND_SET
+
+    return db.write(probe)
 
 
 def open_heads(db: Database, connection: AnyConnection, types: Collection[str]) -> list[Head]:

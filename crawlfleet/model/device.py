@@ -88,16 +88,13 @@ class DeviceDAO:
 
         def work(connection: Transaction) -> tuple[int, int]:
             # The epoch's row is locked first, so two registrations of one new id wait for each other.
-            epoch = fleet_state.next_epoch(self.db, connection)
-            moment = now or self.db.now(connection)
-            former = (
-                connection.execute(
-                    sa.text(f"SELECT * FROM cl_device WHERE device_id = :device_id{self.db.wording.for_update}"),
-                    {"device_id": info.device_id},
-                )
-                .mappings()
-                .first()
+            next_epoch = fleet_state.next_epoch(self.db, connection)
+            clock = self.db.ask_now(connection)
+            answer = connection.execute(
+                sa.text(f"SELECT * FROM cl_device WHERE device_id = :device_id{self.db.wording.for_update}"),
+                {"device_id": info.device_id},
             )
+            epoch, moment, former = next_epoch(), now or clock(), answer.mappings().first()
             if former is not None and not takeover:
                 self._check_free(former, info.process, again, moment, offline_timeout)
             self._write(connection, info, epoch, moment, former is None)

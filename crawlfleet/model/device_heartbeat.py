@@ -62,9 +62,7 @@ class DeviceHeartbeatDAO:
                     f" WHERE device_id = :device_id AND epoch = :epoch AND status = '{DeviceStatus.ONLINE}'"
                 ),
                 parameters,
-            ).rowcount
-            if not renewed:
-                raise LeaseLost(device_id, epoch)
+            )
             connection.execute(
                 sa.text(
                     "INSERT INTO cl_device_heartbeat (device_id, device_epoch, heartbeat_time, cpu_usage, memory_usage,"
@@ -85,6 +83,8 @@ class DeviceHeartbeatDAO:
                     "info": json.dumps(beat.status_info, ensure_ascii=False),
                 },
             )
+            if not renewed.rowcount:
+                raise LeaseLost(device_id, epoch)
 
         self.db.write(work)
 

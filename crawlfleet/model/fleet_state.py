@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,15 +16,23 @@ from crawlfleet.model import audit, signals
 MAX_EPOCH = 2**22 - 1  # see claims.EPOCH_SHIFT
 
 
-def next_epoch(db: Database, connection: Transaction) -> int:
-    """A number that no registration had before; serialises registrations until the caller commits."""
+def next_epoch(db: Database, connection: Transaction) -> Callable[[], int]:
+    """A number that no registration had before, read by calling the result.
+
+    Serialises registrations until the caller commits.
+    """
     connection.execute(
         sa.text(f"UPDATE cl_fleet_state SET value = value + 1, updated_at = {db.wording.now} WHERE name = 'epoch'")
     )
-    epoch = int(connection.execute(sa.text("SELECT value FROM cl_fleet_state WHERE name = 'epoch'")).scalar_one())
-    if epoch > MAX_EPOCH:
-        raise AssertionError(f"all {MAX_EPOCH} epochs are used up")
-    return epoch
+    answer = connection.execute(sa.text("SELECT value FROM cl_fleet_state WHERE name = 'epoch'"))
+
+    def read() -> int:
+        epoch = int(answer.scalar_one())
+        if epoch > MAX_EPOCH:
+            raise AssertionError(f"all {MAX_EPOCH} epochs are used up")
+        return epoch
+
+    return read
 
 
 @dataclass(frozen=True)

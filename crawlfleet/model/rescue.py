@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import json_rows, stamp, utc
-from crawlfleet.core.transaction import Transaction
+from crawlfleet.core.transaction import Answer, Transaction
 from crawlfleet.model import audit, signals
 from crawlfleet.model.crawl_task import order_key
 from crawlfleet.model.gate import Ending, RunCalls, book_calls, end_runs
@@ -47,6 +47,7 @@ def expire_device(
     The calls that it held count as sent at the end of its lease, which is now unless `lease_ends_at` says otherwise:
     it may have sent them until then.
     """
+    cancelled = _cancelled_with_calls(connection, device_id)
     endings = [
         Ending(assignment_id, task_id, "expired", started_at=started, message="the device is gone", calls=None)
         for assignment_id, task_id, started in live_runs(connection, device_id)
@@ -54,21 +55,20 @@ def expire_device(
     ledger = Ledger(db, connection, now, lease_ends_at=lease_ends_at)
     for first in range(0, len(endings), RESCUE_BATCH):
         end_runs(db, connection, endings[first : first + RESCUE_BATCH], ledger)
-    book_calls(db, connection, ledger, _cancelled_with_calls(connection, device_id))
+    book_calls(db, connection, ledger, [RunCalls(run_id, task_id, None) for run_id, task_id in cancelled])
     ledger.close()
     if endings:
         signals.tasks_changed(db, connection)
     return len(endings)
 
 
-def _cancelled_with_calls(connection: Transaction, device_id: str) -> list[RunCalls]:
+def _cancelled_with_calls(connection: Transaction, device_id: str) -> Answer:
     """Runs that a person cancelled and of which the device never told whether they had sent their calls."""
     statement = sa.text(
         "SELECT DISTINCT a.id, a.task_id FROM cl_budget_call c JOIN cl_task_assignment a ON a.id = c.assignment_id"
         " WHERE c.called_at IS NULL AND a.device_id = :device_id"
     )
-    found = connection.execute(statement, {"device_id": device_id}).all()
-    return [RunCalls(assignment_id, task_id, None) for assignment_id, task_id in found]
+    return connection.execute(statement, {"device_id": device_id})
 
 
 def release_unheld(

@@ -316,6 +316,19 @@ task_event = _table(
     sa.Index("ix_task_event_task", "task_id"),
 )
 
+task_log = _table(
+    "cl_task_log",  # what bodies wrote to their log; a run's beginning and end are in its cl_task_assignment
+    sa.Column("id", BIG, primary_key=True, autoincrement=True),
+    sa.Column("task_id", sa.BigInteger, nullable=False),
+    sa.Column("assignment_id", sa.BigInteger, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),  # of the run's lines, from 1
+    _moment("logged_at"),
+    sa.Column("level", sa.Integer, nullable=False),  # 10 debug, 20 info, 30 warning, 40 error, 50 critical
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Index("ix_task_log_task", "task_id", "id"),
+    sa.Index("ix_task_log_time", "logged_at"),
+)
+
 fleet_state = _table(
     "cl_fleet_state",  # single facts of the whole fleet: the newest epoch, whether the queue is paused
     sa.Column("name", sa.String(32), primary_key=True),

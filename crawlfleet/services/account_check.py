@@ -67,7 +67,7 @@ class _Check:
     def _hold(self, connection: Transaction, lane: Lane) -> tuple[int, int, datetime, tuple[Window, ...] | None]:
         """Hold the calls under a number that no run has, and book them at once as sent as late as they may be: when
         this process dies, they come free by themselves."""
-        [assignment_id] = AssignmentIds(fleet_state.next_epoch(self.db, connection)).take(1)
+        [assignment_id] = AssignmentIds(fleet_state.next_epoch(self.db, connection)()).take(1)
         now = self.db.now(connection)
         ledger = Ledger(self.db, connection, now, self.tariff.limit_of)
         [lane_id] = lanes.ensure(self.db, connection, {lane}, now).values()

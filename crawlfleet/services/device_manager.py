@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from crawlfleet.core.backoff import Backoff
@@ -31,16 +31,18 @@ class DeviceOptions:
     offline_timeout: float = 300
     heartbeat_retention_days: float = 7
     assignment_retention_days: float = 30
+    task_log_retention_days: float = 7
     enable_monitoring: bool = False
     takeover: bool = False
 
 
 @dataclass(frozen=True)
 class Work:
-    """What the scheduler tells for a beat: bodies that run, and counters since the node started."""
+    """What the scheduler tells for a beat: bodies that run, counters since the node started, and how the work goes."""
 
     running_tasks: int
     counters: Mapping[str, int]
+    performance: Mapping[str, Any] = field(default_factory=dict)
 
 
 class DeviceManager:
@@ -140,7 +142,7 @@ class DeviceManager:
         use = self._use.read()
         status: dict[str, Any] = {"round_trip_seconds": round(round_trip_seconds, 4), **work.counters}
         if self.options.enable_monitoring:
-            status |= self._use.process()
+            status |= {**self._use.process(), **work.performance}
         return Beat(
             cpu_usage=use["cpu_usage"],
             memory_usage=use["memory_usage"],

@@ -14,6 +14,7 @@ from crawlfleet.model import rescue
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
+from crawlfleet.model.task_log import TaskLogDAO
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ class MonitoringOptions(Protocol):
     def heartbeat_retention_days(self) -> float: ...
     @property
     def assignment_retention_days(self) -> float: ...
+    @property
+    def task_log_retention_days(self) -> float: ...
 
 
 class Monitoring(Service):
@@ -81,5 +84,6 @@ class Monitoring(Service):
         self._swept_at = time.monotonic()
         beats = DeviceHeartbeatDAO(self.db).sweep(self.options.heartbeat_retention_days)
         runs = TaskAssignmentDAO(self.db).sweep(self.options.assignment_retention_days)
-        if beats or runs:
-            log.info("Deleted expired rows: heartbeats=%d assignments=%d", beats, runs)
+        lines = TaskLogDAO(self.db).sweep(self.options.task_log_retention_days)
+        if beats or runs or lines:
+            log.info("Deleted expired rows: heartbeats=%d assignments=%d log_lines=%d", beats, runs, lines)

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from crawlfleet import __version__
 from crawlfleet.core.account import Account
@@ -23,15 +24,18 @@ from crawlfleet.model.device import DeviceInfo
 from crawlfleet.model.gate import RetryPolicy
 from crawlfleet.services import insights
 from crawlfleet.services.device_manager import DeviceManager, DeviceOptions, Work
+from crawlfleet.services.figures import Figures
 from crawlfleet.services.queue_watcher import QueueWatcher
 from crawlfleet.services.system_metrics import capabilities, local_ip
 from crawlfleet.services.tariff import Tariff, all_source_settings
+from crawlfleet.services.task_logs import TaskLogs
 from crawlfleet.services.task_scheduler import SchedulerOptions, TaskScheduler
 from crawlfleet.settings import Settings
 from crawlfleet.sources.base import SourceSettings
 
 log = logging.getLogger(__name__)
 
+LOGS_SECONDS = 3.0  # that storing the last log lines may take
 IDLE_LOOK_SECONDS = 1.0  # how often a node that runs until idle asks whether it is
 DEFAULT_PORT = 8080  # what a device registers when it listens on none
 
@@ -65,6 +69,7 @@ class Node:
         self._fatal: str | None = None
         self._started_at: datetime | None = None
         self._engines = self._make_engines()
+        self.logs = TaskLogs(db, settings.task_log_lines, settings.task_log_line_bytes)
         self.scheduler = TaskScheduler(
             db,
             lease=_LeaseLater(self),
@@ -92,11 +97,13 @@ class Node:
                 offline_timeout=settings.offline_timeout,
                 heartbeat_retention_days=settings.heartbeat_retention_days,
                 assignment_retention_days=settings.assignment_retention_days,
+                task_log_retention_days=settings.task_log_retention_days,
                 enable_monitoring=settings.enable_monitoring,
                 takeover=takeover,
             ),
             on_fatal=self.end,
         )
+        self.figures = Figures(db)
         self.watcher = QueueWatcher(db, executors.keys(), lambda: self.scheduler.hungry, self.scheduler.wake)
 
     def _make_engines(self) -> dict[str, Engine]:
@@ -108,7 +115,13 @@ class Node:
         if self.settings.engine == "processes":
             from crawlfleet.engines.processes import ProcessesEngine
 
-            engine = ProcessesEngine(slots, reports, self.settings.effective_processes, self.settings.executors)
+            engine: Engine = ProcessesEngine(slots, reports, self.settings.effective_processes, self.settings.executors)
+            return {"sync": engine, "async": engine}
+        if self.settings.engine == "dask":
+            from crawlfleet.engines.dask import DaskEngine
+
+            assert self.settings.dask_scheduler is not None
+            engine = DaskEngine(slots, reports, self.settings.dask_scheduler, self.settings.executors)
             return {"sync": engine, "async": engine}
         from crawlfleet.engines.asyncio_loop import AsyncioEngine
         from crawlfleet.engines.threads import ThreadsEngine
@@ -122,6 +135,11 @@ class Node:
         return self._engines["async" if executor.asynchronous else "sync"]
 
     def _make_context(self, claim: Claim, permit: Permit | None) -> TaskContext:
+        context = self._context_of(claim, permit)
+        context.keeper = partial(self.logs.of_run, claim.task.id, claim.assignment_id)
+        return context
+
+    def _context_of(self, claim: Claim, permit: Permit | None) -> TaskContext:
         name = claim.task.source
         if name is None:
             return TaskContext(claim.task)
@@ -137,15 +155,25 @@ class Node:
             log.warning("use_proxy is on, but no proxy is known for an account: source=%s goes direct", source)
 
     def start(self) -> None:
-        """Register and start everything; raises DeviceRefused when the id is alive elsewhere."""
+        """Register and start everything; raises DeviceRefused when the id is alive elsewhere.
+
+        Engines come first: a device whose bodies cannot run anywhere must not appear in the fleet. Raises what they do.
+        """
         with self.db.read() as connection:
             self._started_at = self.db.now(connection)
-        self.manager.register(self.settings.database_wait)
-        for engine in set(self._engines.values()):
-            engine.start()
+        try:
+            for engine in set(self._engines.values()):
+                engine.start()
+            self.manager.register(self.settings.database_wait)
+        except BaseException:
+            for engine in set(self._engines.values()):
+                engine.stop()
+            raise
         self.manager.start(
-            lambda: Work(self.scheduler.bodies, dict(self.scheduler.counters)), self.scheduler.request_reconcile
+            lambda: Work(self.scheduler.bodies, dict(self.scheduler.counters), self.scheduler.performance()),
+            self.scheduler.request_reconcile,
         )
+        self.logs.start()
         self.scheduler.start()
         self.watcher.start()
 
@@ -179,10 +207,13 @@ class Node:
 
     def stop(self) -> None:
         """The graceful stop: no new tasks, running ones end or go back, then the device leaves the fleet."""
-        self.watcher.stop()
+        for service in (self.figures, self.watcher):
+            service.stop()
         self.scheduler.drain(self.settings.shutdown_grace)
         for engine in set(self._engines.values()):
             engine.stop()
+        self.logs.stop()
+        self.logs.join(LOGS_SECONDS)
         self.manager.stop()
         self.watcher.join(5)
         self.db.close()

@@ -63,13 +63,16 @@ class MachineUse:
         }
 
     def process(self) -> dict[str, float]:
-        """The node itself: memory in bytes, CPU in percent of one core, threads."""
+        """The node itself: memory in bytes, CPU in percent of one core, threads, open files where the system tells."""
         with self._process.oneshot():
-            return {
+            found = {
                 "process_memory_bytes": self._process.memory_info().rss,
                 "process_cpu_percent": self._process.cpu_percent(),
                 "process_threads": self._process.num_threads(),
             }
+            if hasattr(self._process, "num_fds"):  # not on Windows
+                found["process_open_files"] = self._process.num_fds()
+            return found
 
 
 def _or_none(read: Any) -> float | None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -31,7 +32,7 @@ from crawlfleet.executors.outcome import SPOOL_ROWS, Outcome
 from crawlfleet.executors.permit import RunPermit, Slot
 from crawlfleet.model import claims, fleet_state, rescue
 from crawlfleet.model.budget import LimitOf, as_stored
-from crawlfleet.model.claims import AssignmentIds, Claim
+from crawlfleet.model.claims import AssignmentIds, Claim, Strategy
 from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.device import DeviceDAO, Standing
 from crawlfleet.model.gate import (
@@ -46,6 +47,7 @@ from crawlfleet.model.gate import (
     mark_started,
 )
 from crawlfleet.model.ledger import Ledger
+from crawlfleet.services.durations import Durations
 
 log = logging.getLogger(__name__)
 
@@ -175,12 +177,15 @@ class TaskScheduler(Service):
         self.executors = executors
         self.options = options
         self.counters: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()  # runs that ended with an error, by its kind
+        self.turn_durations = Durations()
+        self.body_durations = {name: Durations() for name in sorted(executors)}
         self.idle = threading.Event()  # set while a look at the queue finds nothing to do for this node
         self._engine_of = engine_of
         self._make_context = make_context
         self._on_fatal = on_fatal
         self._devices = DeviceDAO(db)
-        self._strategy = claims.probe_strategy(db)
+        self._probing = self._probe_strategy()
         self._ids = AssignmentIds(0)
         self._reports: deque[tuple[Run, Outcome | None]] = deque()  # None: the body began
         self._held: dict[int, Held] = {}
@@ -231,6 +236,18 @@ class TaskScheduler(Service):
     def hungry(self) -> bool:
         """Whether a task could be claimed now."""
         return self._claiming and len(self._busy) + len(self._waiting) < self.options.concurrent_tasks
+
+    def performance(self) -> dict[str, Any]:
+        """How the work goes: usual times of late, success rate and errors since the start; for a node that monitors."""
+        counted = dict(self.counters)
+        ended = sum(counted.get(move, 0) for move in ("finish", "fail", "bury"))
+        bodies = list(self._body_seconds)
+        return {
+            "turn_seconds": round(median(list(self._turn_seconds)), 4),
+            "body_seconds": round(median(bodies), 4) if bodies else None,
+            "success_rate": round(counted.get("finish", 0) / ended, 4) if ended else None,
+            "errors_by_kind": dict(self.errors),
+        }
 
     def pause(self, reason: str | None = None) -> bool:
         """Pause the fleet's queue: running tasks go on, nothing is claimed until `resume`. False: it was paused."""
@@ -307,6 +324,7 @@ class TaskScheduler(Service):
                 self._away_since = None
             if turn is not None:
                 self._turn_seconds.append(time.monotonic() - began)
+                self.turn_durations.observe(self._turn_seconds[-1])
         self._passed.set()
         return turn
 
@@ -326,6 +344,7 @@ class TaskScheduler(Service):
             self._stuck.discard(key)
             if run.began_at is not None and run.ended_at is not None:
                 self._body_seconds.append(run.ended_at - run.began_at)
+                self.body_durations[run.task.task_type].observe(self._body_seconds[-1])
             if held is None or held.phase == "ended":
                 # Timed out, handed back, cancelled or lost: that is decided, and this result comes too late.
                 if outcome.kind != "cancelled":
@@ -422,7 +441,7 @@ class TaskScheduler(Service):
             return None
         if self._ids.epoch != epoch:
             self._ids = AssignmentIds(epoch)
-        device_id, ids = self.lease.device_id, self._ids
+        device_id, ids, strategy = self.lease.device_id, self._ids, self._strategy()
 
         def work(connection: Transaction) -> Turn:
             # asked together, so that a far database is asked once
@@ -455,7 +474,7 @@ class TaskScheduler(Service):
                 turn.claimed = claims.claim(
                     self.db,
                     connection,
-                    self._strategy,
+                    strategy,
                     device_id,
                     ids,
                     heads(),
@@ -481,6 +500,18 @@ class TaskScheduler(Service):
             self._reconcile = False
         self._after(turn, batch)
         return turn
+
+    def _probe_strategy(self) -> Future[Strategy]:
+        thread = ThreadPoolExecutor(1, "probe")
+        probing = thread.submit(claims.probe_strategy, self.db)
+        thread.shutdown(wait=False)
+        return probing
+
+    def _strategy(self) -> Strategy:
+        """How to claim: found out while the node starts, and again when that failed."""
+        if self._probing.exception() is not None:
+            self._probing = self._probe_strategy()
+        return self._probing.result()
 
     @property
     def _lead_seconds(self) -> float:
@@ -613,6 +644,7 @@ class TaskScheduler(Service):
         self.counters[ended.move or "finish"] += 1
         if ending.kind not in {"ok", "released"}:
             self.counters["errors"] += 1
+            self.errors[ending.kind] += 1
         if ended.parked:
             name = "" if held is None else f"source={held.run.task.source} username={held.run.task.username} "
             log.warning("account parked until a person resumes it: %stask=%d reason=%s", name, task_id, ending.message)

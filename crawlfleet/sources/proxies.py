@@ -15,6 +15,7 @@ from crawlfleet.core.errors import ProxyError, UsageError
 from crawlfleet.sources.addresses import split_address
 
 SCHEMES = ("http", "https", "socks5", "socks5h")  # a host name is looked up by the proxy in any case
+DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -45,6 +46,7 @@ class Proxy:
             raise UsageError("of a proxy's address only user and password may be ${VARIABLES}")
         self._parts = parts
         self.host = parts.hostname
+        self.port = parts.port or DEFAULT_PORTS[parts.scheme]
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
     def __repr__(self) -> str:
@@ -59,6 +61,14 @@ class Proxy:
         """The proxy with its credentials; raises ProxyError that names a variable which is not set on this node."""
         user, password = (self._value(part or "") for part in (self._parts.username, self._parts.password))
         return OpenProxy(self.name, (user, password) if user or password else None)
+
+    def bearing(self) -> str:
+        """The address with its credentials in clear, for a host that lacks their variables; raises ProxyError."""
+        auth = self.open().auth
+        if auth is None:
+            return self.name
+        scheme, _, place = self.name.partition("://")
+        return f"{scheme}://{quote(auth[0], safe='')}:{quote(auth[1], safe='')}@{place}"
 
     def _value(self, part: str) -> str:
         """What a part of the credentials means: a variable's value as it is, other text percent-decoded."""

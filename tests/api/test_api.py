@@ -24,10 +24,10 @@ TOKEN = "t0ken-of-the-tests"
 
 
 def metrics_of(served: Served) -> dict[str, float]:
-    """Every sample by its name, with its move when it has one."""
+    """Every sample by its name, with the values of its labels when it has some."""
     text = served.client.get("/metrics").raise_for_status().text
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    return {" ".join([each.name, *filter(None, [each.labels.get("move")])]): each.value for each in samples}
+    return {" ".join([each.name, *each.labels.values()]): each.value for each in samples}
 
 
 def work_off(served: Served, *task_types: str) -> None:
@@ -80,7 +80,7 @@ def test_metrics_count_what_became_of_the_tasks(serve: Serve) -> None:
     assert all(name.startswith("crawlfleet_") for name in after)
     moves = {name.partition(" ")[2]: value for name, value in after.items() if name.startswith("crawlfleet_moves")}
     assert moves == {"finish": 3, "fail": 1, "retry": 0, "release": 0, "expire": 0, "bury": 0}
-    assert after["crawlfleet_errors_total"] == 1
+    assert after["crawlfleet_errors_total permanent"] == 1
     assert after["crawlfleet_stale_results_rejected_total"] == 0
     assert after["crawlfleet_bodies_running"] == 0
     assert after["crawlfleet_heartbeat_delay_seconds"] >= 0

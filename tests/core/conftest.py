@@ -36,7 +36,7 @@ def make_notes(db: Database) -> None:
     """The table of the tests, made like our own."""
     types = {"sqlite": "TEXT", "mysql": "DATETIME(6)", "postgresql": "timestamptz"}
     options = " ENGINE=InnoDB CHARSET=utf8mb4 COLLATE=utf8mb4_bin" if db.family == "mysql" else ""
-    with db.engine.begin() as connection:
+    with db.plain.begin() as connection:
         connection.exec_driver_sql(
             f"CREATE TABLE cl_note (id INTEGER PRIMARY KEY, word VARCHAR(50), at {types[db.family]} NULL){options}"
         )

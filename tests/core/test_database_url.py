@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from crawlfleet.core.database_url import read_url
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
 from tests.certificates import make_certificate
+from tests.servers import Server
 
 PASSWORD = "geh/eim@密"
 QUOTED = "geh%2Feim%40%E5%AF%86"
@@ -139,3 +141,48 @@ def test_a_certificate_authority_means_that_it_is_checked(tmp_path: Path) -> Non
     assert (chain_only.verify_mode, chain_only.check_hostname) == (ssl.CERT_REQUIRED, False)
     assert context("ssl_mode=REQUIRED").verify_mode is ssl.CERT_NONE
     assert read_url("mysql://u@h/d?ssl_mode=DISABLED").arguments["ssl_disabled"] is True
+
+
+@pytest.mark.parametrize(
+    ("hosts", "host", "port"),
+    [
+        ("one:5433,two:5434,three", "one,two,three", "5433,5434,5432"),
+        ("[::1]:5433,10.0.0.2", "::1,10.0.0.2", "5433,5432"),
+    ],
+)
+def test_postgresql_takes_several_hosts_and_looks_for_the_one_that_takes_writes(
+    hosts: str, host: str, port: str
+) -> None:
+    address = read_url(f"postgresql://u:{QUOTED}@{hosts}/d?sslmode=require")
+    assert {"host": host, "port": port, "target_session_attrs": "read-write"}.items() <= address.arguments.items()
+    assert address.name == f"postgresql://u:***@{hosts}/d"
+    assert address.url.password == PASSWORD
+    assert read_url(f"postgres://{hosts}/d").name == f"postgresql://{hosts}/d"
+
+
+def test_what_the_url_says_about_sessions_wins() -> None:
+    address = read_url("postgresql://u@one,two/d?target_session_attrs=any")
+    assert "target_session_attrs" not in address.arguments
+    assert address.url.query["target_session_attrs"] == "any"
+
+
+@pytest.mark.parametrize("hosts", ["one:port,two", "one:5432:1,two", "one:999999,two"])
+def test_hosts_that_cannot_be_read_are_wrong_usage(hosts: str) -> None:
+    with pytest.raises(UsageError):
+        read_url(f"postgresql://u:{QUOTED}@{hosts}/d")
+
+
+def test_mysql_takes_one_host() -> None:
+    with pytest.raises(UsageError, match=r"mysql takes one host \(got one:1,two\): name the proxy"):
+        read_url("mysql://u@one:1,two/d")
+
+
+def test_a_connection_goes_to_the_host_that_takes_writes(postgresql_server: Callable[[], Server]) -> None:
+    standby, primary = postgresql_server(), postgresql_server()
+    name = primary.create_database("shop")
+    standby.create_database(name)
+    standby.extra_arguments = ["--default_transaction_read_only=on"]
+    standby.restart()
+    hosts = ",".join(f"127.0.0.1:{server.port}" for server in (standby, primary))
+    with Database(f"postgresql://postgres@{hosts}/{name}").open().read() as found:
+        assert found.exec_driver_sql("SELECT inet_server_port()").scalar_one() == primary.port

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from datetime import date
+from hashlib import sha256
 from typing import Any
 
 from crawlfleet.core.errors import AuthError, PermanentError, QuotaError, TransientError, UsageError
@@ -126,3 +127,23 @@ def with_child(task: Task, context: TaskContext) -> None:
         stream.write(f"{child.pid} {os.getpid()}")
     os.rename(task.task_data["pids"] + ".new", task.task_data["pids"])
     endless(task, context)
+
+
+@task_executor("call")
+def call(task: Task, context: TaskContext) -> dict[str, Any]:
+    """So many calls to a source, as a transport makes them."""
+    for _ in range(task.task_data["calls"]):
+        context.before_call()
+        context.after_answer()
+    return {"calls": task.task_data["calls"]}
+
+
+@task_executor("bear")
+def bear(task: Task, context: TaskContext) -> dict[str, Any]:
+    """Say what is known of the token without showing it, and log it, as no body should."""
+    token = context.account.token()
+    context.log.info("the token is %s", token)
+    return {
+        "digest": sha256(token.encode()).hexdigest(),
+        "proxy": sha256(str(context.account.proxy).encode()).hexdigest(),
+    }

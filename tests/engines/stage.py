@@ -10,12 +10,14 @@ from typing import Any
 
 from crawlfleet.engines.asyncio_loop import AsyncioEngine
 from crawlfleet.engines.contract import Engine, Reports, Run, Slots
+from crawlfleet.engines.dask import DaskEngine
 from crawlfleet.engines.processes import ProcessesEngine
 from crawlfleet.engines.threads import ThreadsEngine
 from crawlfleet.executors.contract import TaskContext
 from crawlfleet.executors.outcome import Outcome
 from crawlfleet.executors.registry import executors
 from crawlfleet.model.task_spec import Task
+from tests.dask_cluster import shared_dask
 from tests.waiting import wait_until
 
 MODULES = ("tests.engines.bodies",)
@@ -26,6 +28,7 @@ ENGINES: dict[str, MakeEngine] = {
     "threads": lambda slots, reports: ThreadsEngine(slots, reports, 8),
     "asyncio": AsyncioEngine,
     "processes": lambda slots, reports: ProcessesEngine(slots, reports, 4, MODULES),
+    "dask": lambda slots, reports: DaskEngine(slots, reports, shared_dask().address, MODULES),
 }
 
 

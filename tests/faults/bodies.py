@@ -30,6 +30,17 @@ def gated(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> crawlfleet.
     )
 
 
+@crawlfleet.task_executor("paced")
+def paced(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> crawlfleet.TaskResult:
+    """Takes a tenth of a second, then stores one row."""
+    context.sleep(0.1)
+    n, day = task.task_data["n"], date(2026, 1, 1)
+    return crawlfleet.TaskResult(
+        rows=[crawlfleet.Figures(day, installs=n)],
+        replaces=crawlfleet.ReportRange("test", "u", f"app{n}", "r", day, day),
+    )
+
+
 @crawlfleet.task_executor("gated_plain")
 def gated_plain(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> dict[str, Any]:
     """The same without rows, between which its engine would look at a cancel: this result always comes in."""

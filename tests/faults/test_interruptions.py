@@ -135,7 +135,7 @@ def stop_outside_a_transaction(node: NodeProcess, db: Database) -> None:
                 with sqlite3.connect(db.url.database, timeout=0.2) as connection:
                     connection.execute("BEGIN IMMEDIATE")
             else:
-                with db.engine.begin() as shared:
+                with db.plain.begin() as shared:
                     shared.exec_driver_sql("SELECT id FROM cl_device FOR UPDATE NOWAIT")
             return
         except (sqlite3.OperationalError, sa.exc.OperationalError):

@@ -161,7 +161,7 @@ def test_a_task_keeps_every_field(db: Database, device: Device) -> None:
 def test_the_claim_walks_its_index_alone(db: Database) -> None:
     """With statistics of a table of which little is claimable, as after months of work."""
     add(db, 3000)
-    with db.engine.begin() as connection:
+    with db.plain.begin() as connection:
         connection.exec_driver_sql(
             "UPDATE cl_crawl_task SET status = 'completed', ready_key = NULL WHERE id - id / 100 * 100 <> 0"
             if db.family != "mysql"

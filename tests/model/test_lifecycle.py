@@ -56,7 +56,7 @@ CASES = [(name, state) for name in MOVES for state in TaskStatus]
 
 
 def crash_often(device: Device, task_id: int) -> None:
-    with device.db.engine.begin() as connection:
+    with device.db.plain.begin() as connection:
         connection.exec_driver_sql(f"UPDATE cl_crawl_task SET crash_count = 20 WHERE id = {task_id}")
 
 

@@ -47,7 +47,7 @@ def empty(backend: Backend) -> Iterator[Database]:
 def assert_complete(db: Database) -> None:
     """The database is what `schema` says, with its view and its first rows, each once."""
     assert migrations.check(db) == schema.HEAD
-    with db.read() as connection:
+    with db.plain.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, schema.metadata) == []
         assert sa.inspect(connection).get_view_names() == ["v_app_data"]
@@ -78,7 +78,7 @@ def test_partial_indexes_are_partial_where_there_are_any(db: Database) -> None:
     }
     catalogue = "sqlite_master" if db.family == "sqlite" else "pg_indexes"
     name, text = ("name", "sql") if db.family == "sqlite" else ("indexname", "indexdef")
-    with db.read() as connection:
+    with db.plain.connect() as connection:
         found = dict(connection.exec_driver_sql(f"SELECT {name}, {text} FROM {catalogue}").all())
     assert expected
     for index, condition in expected.items():
@@ -87,7 +87,7 @@ def test_partial_indexes_are_partial_where_there_are_any(db: Database) -> None:
 
 
 def test_the_documented_columns_exist(db: Database) -> None:
-    with db.read() as connection:
+    with db.plain.connect() as connection:
         for table, columns in DOCUMENTED.items():
             found = {column["name"] for column in sa.inspect(connection).get_columns(table)}
             assert set(columns.split()) <= found
@@ -96,7 +96,7 @@ def test_the_documented_columns_exist(db: Database) -> None:
 def test_tables_of_mysql_keep_transactions_and_compare_exactly(db: Database) -> None:
     if db.family != "mysql":
         pytest.skip("MySQL and MariaDB only")
-    with db.read() as connection:
+    with db.plain.connect() as connection:
         tables = connection.exec_driver_sql(
             "SELECT table_name, engine, table_collation FROM information_schema.tables"
             " WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE' AND table_name LIKE 'cl\\_%%'"
@@ -186,7 +186,7 @@ def cut_off_at(db: Database, step: int, end: Callable[[], None]) -> Callable[...
             if seen == step:
                 end()
 
-    event.listen(db.engine, "before_cursor_execute", look)
+    event.listen(db.plain, "before_cursor_execute", look)
     return look
 
 
@@ -202,7 +202,7 @@ def test_an_upgrade_that_was_cut_off_anywhere_can_be_repeated(empty: Database) -
         except CutOff:
             cuts += 1
         finally:
-            event.remove(empty.engine, "before_cursor_execute", look)
+            event.remove(empty.plain, "before_cursor_execute", look)
         if migrations.current(empty) == schema.HEAD:
             break
         assert migrations.current(empty) is None
@@ -228,13 +228,13 @@ def test_an_upgrade_whose_process_was_killed_can_be_repeated(empty: Database, ba
 
 def test_a_database_of_a_newer_program_is_refused_and_left_alone(db: Database) -> None:
     db.write(lambda connection: connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'")))
-    with db.read() as connection:
+    with db.plain.connect() as connection:
         before = sorted(sa.inspect(connection).get_table_names())
     for attempt in (migrations.upgrade, migrations.check):
         with pytest.raises(DatabaseRefused, match=r"newer crawlfleet .migration 9999, .*: update this program"):
             attempt(db)
     assert migrations.current(db) == "9999"
-    with db.read() as connection:
+    with db.plain.connect() as connection:
         assert sorted(sa.inspect(connection).get_table_names()) == before
 
 

@@ -51,7 +51,7 @@ def device(db: Database) -> Device:
         "postgresql": "ANALYZE",
         "mysql": "ANALYZE TABLE cl_crawl_task, cl_lane, cl_lane_budget, cl_budget, cl_budget_call",
     }
-    with db.engine.begin() as connection:
+    with db.plain.begin() as connection:
         connection.exec_driver_sql(analyze[db.family])
     return made
 
@@ -74,7 +74,7 @@ def recorded(db: Database) -> Iterator[list[Statement]]:
 
 def plan(db: Database, statement: str, parameters: dict[str, Any]) -> str:
     """The plan of a statement, a step a line. PostgreSQL must not read a table whole merely because it is small."""
-    with db.engine.connect() as connection, connection.begin() as transaction:
+    with db.plain.connect() as connection, connection.begin() as transaction:
         if db.family == "postgresql":
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         explain = "EXPLAIN QUERY PLAN " if db.family == "sqlite" else "EXPLAIN "

@@ -38,6 +38,36 @@ async def async_quick(task: Task, context: TaskContext) -> dict[str, Any]:
     return dict(task.task_data)
 
 
+def talk(task: Task, context: TaskContext) -> None:
+    for level, text in task.task_data["lines"]:
+        context.log.log(level, "said: %s", text.replace("<NUL>", "\0"))
+    if "traceback" in task.task_data:
+        try:
+            raise ValueError(task.task_data["traceback"])
+        except ValueError:
+            context.log.exception("went wrong")
+
+
+@task_executor("talking")
+def talking(task: Task, context: TaskContext) -> None:
+    talk(task, context)
+
+
+@task_executor("async_talking")
+async def async_talking(task: Task, context: TaskContext) -> None:
+    talk(task, context)
+
+
+@task_executor("breaking")
+def breaking(task: Task, context: TaskContext) -> None:
+    1 // 0  # noqa: B018
+
+
+@task_executor("async_breaking")
+async def async_breaking(task: Task, context: TaskContext) -> None:
+    1 // 0  # noqa: B018
+
+
 @task_executor("raising")
 def raising(task: Task, context: TaskContext) -> None:
     raise ERRORS[task.task_data["kind"]]
@@ -48,6 +78,14 @@ def held(task: Task, context: TaskContext) -> dict[str, Any]:
     while not os.path.exists(task.task_data["gate"]):
         context.sleep(POLL_SECONDS)
     return {"passed": True}
+
+
+@task_executor("chatting")
+def chatting(task: Task, context: TaskContext) -> None:
+    context.log.info("waits for the gate")
+    while not os.path.exists(task.task_data["gate"]):
+        context.sleep(POLL_SECONDS)
+    context.log.info("the gate is open")
 
 
 @task_executor("async_held")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,11 +21,14 @@ from crawlfleet.engines.processes import ProcessesEngine
 from crawlfleet.engines.threads import ThreadsEngine
 from crawlfleet.executors.contract import TaskContext
 from crawlfleet.executors.outcome import Outcome
+from crawlfleet.executors.permit import Permit
 from crawlfleet.executors.registry import executors
+from crawlfleet.model.claims import Claim
 from crawlfleet.model.device import DeviceInfo
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.services.device_manager import DeviceManager, DeviceOptions, Work
 from crawlfleet.services.fleet import Fleet
+from crawlfleet.services.task_logs import TaskLogs
 from crawlfleet.services.task_scheduler import SchedulerOptions, TaskScheduler, Turn
 from tests.fleets import fresh, runs, task
 from tests.waiting import wait_until
@@ -52,6 +56,7 @@ class Pump:
         device_id: str = "d1",
         device: DeviceOptions | None = None,
         registered: bool = True,
+        log_lines: int = 1000,
         **options: Any,
     ) -> None:
         self.db = fresh(url)
@@ -77,17 +82,24 @@ class Pump:
             {"supported_tasks": sorted(self.executors)},
         )
         self.manager = DeviceManager(self.db, info, device or DeviceOptions(), self.fatal.append)
+        self.logs = TaskLogs(self.db, log_lines, 2000)
         self.scheduler = TaskScheduler(
             self.db,
             self.manager,
             self.executors,
             lambda executor: self.engine,
-            lambda claim, permit: TaskContext(claim.task, claim.account, permit=permit),
+            self._make_context,
             SchedulerOptions(concurrent_tasks=slots, **options),
             self.fatal.append,
         )
+        self.scheduler._strategy()  # its transaction should not meet a test's plans for the network
         if registered:
             self.manager.register()
+
+    def _make_context(self, claim: Claim, permit: Permit | None) -> TaskContext:
+        context = TaskContext(claim.task, claim.account, permit=permit)
+        context.keeper = partial(self.logs.of_run, claim.task.id, claim.assignment_id)
+        return context
 
     def _began(self, run: Run) -> None:
         self.scheduler.run_began(run)
@@ -144,7 +156,7 @@ class Pump:
 
     def work(self) -> Work:
         """What the scheduler tells for a beat."""
-        return Work(self.scheduler.bodies, dict(self.scheduler.counters))
+        return Work(self.scheduler.bodies, dict(self.scheduler.counters), self.scheduler.performance())
 
     def close(self) -> None:
         self.scheduler.stop()

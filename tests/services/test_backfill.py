@@ -143,7 +143,7 @@ def test_days_that_the_vendor_forgot_are_left_out_and_those_that_it_will_forget_
 
 def test_a_denied_feed_is_left_alone_until_it_may_be_asked_again(fleet: Fleet) -> None:
     fetch(fleet, FIRST, FIRST, NOW)
-    with fleet.db.engine.begin() as connection:
+    with fleet.db.plain.begin() as connection:
         connection.execute(sa.text("UPDATE cl_feed SET denied_until = '2026-05-20 10:00:00', denied_reason = 'no'"))
     found = plan(fleet, apps=["a", "b"])
     assert {call.app_id for call in found.calls} == {"b"}
@@ -311,7 +311,7 @@ def test_tasks_for_a_later_day_count_on_that_day(fleet: Fleet) -> None:
 
 def test_a_closed_budget_is_waited_for(fleet: Fleet) -> None:
     queue(fleet, request(20, 39))
-    with fleet.db.engine.begin() as connection:
+    with fleet.db.plain.begin() as connection:
         connection.execute(
             sa.text("UPDATE cl_budget SET closed_until = '2026-05-20 09:30:00' WHERE limit_name = :name"),
             {"name": "aggregate_long_range_account"},

@@ -17,7 +17,7 @@ from tests.services.conftest import Clock, MakePump
 from tests.services.pump import Pump
 from tests.waiting import wait_until
 
-METRICS = {"process_memory_bytes", "process_cpu_percent", "process_threads"}
+METRICS = {"process_memory_bytes", "process_cpu_percent", "process_threads", "process_open_files"}
 
 
 def latest(pump: Pump) -> dict[str, object]:
@@ -71,6 +71,24 @@ def test_a_monitoring_node_also_tells_what_it_uses(url: str, make_pump: MakePump
     assert set(status) == {"round_trip_seconds", *METRICS}
     assert status["process_memory_bytes"] > 1_000_000
     assert status["process_threads"] >= 1
+
+
+def test_a_monitoring_node_also_tells_how_the_work_goes(backend: Backend, make_pump: MakePump) -> None:
+    pump = make_pump(backend.url, device=DeviceOptions(enable_monitoring=True))
+    pump.manager._work = pump.work
+    pump.beat()
+    status = latest(pump)["status_info"]
+    assert isinstance(status, dict)
+    assert (status["success_rate"], status["body_seconds"], status["errors_by_kind"]) == (None, None, {})
+    pump.until_status("completed", *pump.add("quick", 3, task_data={}))
+    pump.until_status("failed", *pump.add("raising", task_data={"kind": "permanent"}))
+    pump.beat()
+    status = latest(pump)["status_info"]
+    assert isinstance(status, dict)
+    assert status["success_rate"] == 0.75
+    assert status["errors_by_kind"] == {"permanent": 1}
+    assert status["turn_seconds"] > 0
+    assert status["body_seconds"] >= 0
 
 
 def test_a_beat_comes_at_its_time_and_tells_how_late_it_is(url: str, make_pump: MakePump, clock: Clock) -> None:

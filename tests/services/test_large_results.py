@@ -23,7 +23,7 @@ MANY = 1001
 @contextmanager
 def locked_feeds(db: Database) -> Iterator[None]:
     """Nobody else can replace figures meanwhile."""
-    with db.engine.begin() as connection:
+    with db.plain.begin() as connection:
         connection.execute(sa.text("SELECT id FROM cl_feed FOR UPDATE")).all()
         yield
 

@@ -133,7 +133,7 @@ def test_what_another_was_about_to_claim_is_looked_for_again_soon(backend: Backe
         pytest.skip("nobody else writes while a turn lasts")
     pump = make_pump(backend.url)
     [task_id] = pump.add("quick")
-    with pump.db.engine.connect() as other:
+    with pump.db.plain.connect() as other:
         other.exec_driver_sql(f"SELECT id FROM cl_crawl_task WHERE id = {task_id} FOR UPDATE")
         turn = pump.turn()
         assert turn is not None

@@ -30,12 +30,15 @@ LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code
 def current(db: Database) -> str | None:
     """The migration that the database is at; None when it has no tables of ours."""
     with db.read() as connection:
-        return _current(connection)
+        try:
+            return _current(connection)
+        except DBAPIError as error:
+            if db.is_missing_table(error):
+                return None
+            raise
 
 
 def _current(connection: Connection) -> str | None:
-    if not sa.inspect(connection).has_table("alembic_version"):
-        return None
     return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
 
 
@@ -48,7 +51,8 @@ def upgrade(db: Database) -> bool:
         return False
     try:
         with _lock(db) as connection:
-            found = _check(db, _current(connection))  # another node may have been faster
+            exists = sa.inspect(connection).has_table("alembic_version")
+            found = _check(db, _current(connection)) if exists else None  # another node may have been faster
             if found == HEAD:
                 return False
             from alembic import command
@@ -108,7 +112,7 @@ def _upgrading(db: Database) -> DatabaseRefused:
 @contextmanager
 def _lock(db: Database) -> Iterator[Connection]:
     """A transaction in which no other node migrates. On MySQL every DDL commits by itself; the lock still holds."""
-    with db.engine.connect() as connection:
+    with db.plain.connect() as connection:
         if db.family == "mysql":
             got = connection.execute(
                 sa.text("SELECT GET_LOCK(:name, :wait)"), {"name": LOCK_NAME, "wait": LOCK_WAIT_SECONDS}

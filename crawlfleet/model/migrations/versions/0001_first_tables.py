@@ -315,6 +315,18 @@ def upgrade() -> None:
         if_not_exists=True,
     )
     op.create_table(
+        "cl_task_log",
+        sa.Column("id", BIG, primary_key=True, autoincrement=True),
+        sa.Column("task_id", sa.BigInteger, nullable=False),
+        sa.Column("assignment_id", sa.BigInteger, nullable=False),
+        sa.Column("number", sa.Integer, nullable=False),
+        _moment("logged_at"),
+        sa.Column("level", sa.Integer, nullable=False),
+        sa.Column("message", sa.Text, nullable=False),
+        **OPTIONS,
+        if_not_exists=True,
+    )
+    op.create_table(
         "cl_fleet_state",
         sa.Column("name", sa.String(32), primary_key=True),
         sa.Column("value", sa.BigInteger, nullable=False),
@@ -365,6 +377,8 @@ def upgrade() -> None:
     _create_index("ix_device_heartbeat_device", "cl_device_heartbeat", ["device_id", "heartbeat_time"])
     _create_index("ix_device_heartbeat_time", "cl_device_heartbeat", ["heartbeat_time"])
     _create_index("ix_task_event_task", "cl_task_event", ["task_id"])
+    _create_index("ix_task_log_task", "cl_task_log", ["task_id", "id"])
+    _create_index("ix_task_log_time", "cl_task_log", ["logged_at"])
     _create_index("ix_lane_ready", "cl_lane", ["ready_key"], **_only("ready_key IS NOT NULL"))
     _create_index("ix_lane_wake", "cl_lane", ["wake_at"], **_only("wake_at IS NOT NULL"))
     _create_index("ix_lane_account", "cl_lane", ["source", "username"])
