@@ -227,6 +227,35 @@ class Events(BaseModel):
     next: Next
 
 
+class LogLine(BaseModel):
+    model_config = _example(
+        task_id=17,
+        assignment_id=8589934593,
+        device_id="fetcher-01",
+        at="2026-02-01T02:00:01Z",
+        level="info",
+        message="page 2 of 3",
+    )
+    task_id: int
+    assignment_id: int | None
+    device_id: str | None
+    at: dt.datetime
+    level: str
+    message: str
+
+
+class TaskLog(BaseModel):
+    lines: list[LogLine]
+    next: str = Field(description="give it as `after` for the lines that follow, now or later")
+    more: bool = Field(description="there are some already")
+    ended: bool = Field(description="the task is over; the last lines may still come for some seconds")
+
+
+class FoundLines(BaseModel):
+    lines: list[LogLine]
+    next: dt.datetime | None = Field(description="give it as `before` for older lines; null: all were looked at")
+
+
 class Explanation(BaseModel):
     model_config = _example(
         task_id=17,

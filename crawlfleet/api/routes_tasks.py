@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Query, Response
 
@@ -11,9 +12,11 @@ from crawlfleet.api import models
 from crawlfleet.api.parameters import (
     CONFLICT,
     NOT_THERE,
+    PRINTABLE,
     PROBLEMS,
     TOO_LARGE,
     Actor,
+    After,
     AppId,
     Before,
     DeviceFilter,
@@ -27,14 +30,17 @@ from crawlfleet.api.parameters import (
     listed,
 )
 from crawlfleet.api.refusals import Refusal
+from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
 from crawlfleet.model.lifecycle import MOVES, AssignmentStatus, TaskStatus
-from crawlfleet.model.task_spec import TaskSpec
-from crawlfleet.services import insights, insights_pages
+from crawlfleet.model.task_spec import TaskSpec, parse_moment
+from crawlfleet.services import insights, insights_logs, insights_pages
 from crawlfleet.services.explain import explain
 from crawlfleet.services.fleet import Fleet
 from crawlfleet.services.forecast import picture
 from crawlfleet.services.insights_pages import TaskFilter
+
+Level = Literal["debug", "info", "warning", "error", "critical"]
 
 router = APIRouter(tags=["tasks"], responses=PROBLEMS)
 
@@ -100,6 +106,25 @@ async def tasks_forecast(office: TheOffice, username: Username = None) -> Respon
     return answer
 
 
+@router.get("/tasks/logs", response_model=models.FoundLines)
+async def search_logs(
+    office: TheOffice,
+    text: Annotated[str | None, Query(max_length=200, pattern=PRINTABLE, description="that a line holds")] = None,
+    level: Annotated[Level, Query(description="of this level or a graver one")] = "debug",
+    before: Annotated[dt.datetime | None, Query(description="the `next` of the page before")] = None,
+    limit: PageLimit = 100,
+) -> Response:
+    """What the runs of all tasks said, newest first, in capitals or not. A page looks at no more than 50,000 lines, so
+    it may be short, or empty, and still have a `next`."""
+    until = parse_moment(before, "before")
+
+    def ask(db: Database) -> dict[str, Any]:
+        page = insights_logs.search_logs(db, text, level, until, limit)
+        return {"lines": [asdict(line) for line in page.lines], "next": page.before}
+
+    return await office.desk.answer(ask)
+
+
 @router.post("/tasks/retry", response_model=models.Moved, responses=NOT_THERE | CONFLICT | TOO_LARGE)
 async def retry_tasks(office: TheOffice, actor: Actor, choice: models.TaskChoice) -> Response:
     """Queue failed and cancelled tasks again, due now and with all attempts."""
@@ -145,6 +170,18 @@ async def explain_task(office: TheOffice, task_id: RowId) -> Response:
 async def task_events(office: TheOffice, task_id: RowId, limit: PageLimit = 50, before: Before = None) -> Response:
     """What people did to a task, newest first."""
     return await office.desk.answer(lambda db: listed("events", insights_pages.task_events(db, task_id, limit, before)))
+
+
+@router.get("/tasks/{task_id}/logs", response_model=models.TaskLog, responses=NOT_THERE)
+async def task_logs(office: TheOffice, task_id: RowId, after: After = None, limit: PageLimit = 1000) -> Response:
+    """What the runs of a task said, and how each began and ended, oldest first. Asking again with `next` follows it."""
+
+    def ask(db: Database) -> dict[str, Any]:
+        page = found(insights_logs.task_log(db, task_id, after, limit, live=True), f"task {task_id}")
+        lines = [asdict(line) for line in page.lines]
+        return {"lines": lines, "next": page.after, "more": page.more, "ended": page.ended}
+
+    return await office.desk.answer(ask)
 
 
 @router.post("/tasks/{task_id}/retry", response_model=models.Moved, responses=NOT_THERE | CONFLICT)

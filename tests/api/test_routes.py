@@ -93,6 +93,18 @@ def test_a_task_is_told_with_its_runs_events_and_reason(client: TestClient, samp
     assert get(client, f"/tasks/{sample.tasks['pending']}/explain")["reason"] == "ready"
 
 
+def test_what_runs_said_is_read_and_searched(client: TestClient, sample: Sample) -> None:
+    path = f"/tasks/{sample.tasks['running']}/logs"
+    page = get(client, path)
+    assert [line["message"] for line in page["lines"]] == ["assigned to d1", "began"]
+    assert page["ended"] is False
+    assert get(client, path, after=page["next"])["lines"] == []
+    assert client.get(f"{PREFIX}/tasks/9999/logs").status_code == 404
+    assert client.get(f"{PREFIX}{path}?after=x").json()["detail"].startswith("after must be that of an earlier page")
+    found = get(client, "/tasks/logs", text="NEVER", level="error")
+    assert [(line["task_id"], line["level"]) for line in found["lines"]] == [(sample.tasks["failed"], "error")]
+
+
 def test_tasks_are_filtered_and_every_page_has_a_key(client: TestClient, sample: Sample) -> None:
     ids = [task["id"] for task in all_of(client, "/tasks", "tasks", limit=2)]
     assert ids == sorted(ids, reverse=True)
