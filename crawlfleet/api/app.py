@@ -16,7 +16,6 @@ from crawlfleet import __version__
 from crawlfleet.api import routes_data, routes_fleet, routes_tasks
 from crawlfleet.api.desk import Desk, Office
 from crawlfleet.api.guard import Guard, Keys
-from crawlfleet.api.listener import is_loopback
 from crawlfleet.api.metrics import NodeMetrics
 from crawlfleet.api.parameters import PREFIX, PROBLEMS
 from crawlfleet.api.refusals import MAX_BODY_BYTES, Refusal, add_handlers
@@ -25,6 +24,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError
 from crawlfleet.services import insights
 from crawlfleet.services.node import Node
+from crawlfleet.sources.addresses import is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,10 @@ def make_app(node: Node, db: Database) -> FastAPI:
         dependencies=[Security(HTTPBearer(auto_error=False))],  # so that /openapi.json tells it; the guard looks
     )
     app.state.office = Office(settings, db)
-    keys = Keys(db, settings.api_token, demanded=node.listener is not None and not is_loopback(node.listener))
-    app.add_middleware(Guard, keys=keys, is_tls=settings.tls_certificate is not None)
+    is_reachable = node.listener is not None and not is_loopback(node.listener.getsockname()[0])
+    app.add_middleware(
+        Guard, keys=Keys(db, settings.api_token, demanded=is_reachable), is_tls=settings.tls_certificate is not None
+    )
     add_handlers(app)
     _add_probes(app, Readiness(node, db), NodeMetrics(node))
     for router in (

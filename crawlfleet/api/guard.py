@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import logging
 import time
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from crawlfleet.api.refusals import MAX_BODY_BYTES, TOO_LARGE, Refusal, refusal
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseError
 from crawlfleet.model.api_token import ApiToken, ApiTokenDAO, Role, token_hash
+from crawlfleet.sources.addresses import is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -171,22 +171,13 @@ def _foreign(headers: Headers) -> str | None:
     A browser tells the page's origin, and a page that gave its own name our address still sends that name as host.
     """
     host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-    if not _is_local(host):
+    if not is_loopback(host):
         return f"without a token only local names may be used (got the host {host!r:.80}): use 127.0.0.1 or localhost"
     origin = headers.get("origin")
     is_foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
     if is_foreign or headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
         return "a page of another site may not ask this API: use a token"
     return None
-
-
-def _is_local(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
 
 
 def too_weak(caller: Caller, needed: Role) -> str:

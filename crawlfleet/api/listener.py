@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import os
 import socket
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from crawlfleet.core.errors import UsageError
 from crawlfleet.settings import FIELDS, Settings
+from crawlfleet.sources.addresses import is_loopback
 
 if TYPE_CHECKING:
     import ssl
@@ -35,7 +35,7 @@ def open_listener(settings: Settings, has_tokens: Callable[[], bool] = lambda: F
     if not settings.api:
         return None
     family, address = _resolve(settings)
-    if not _is_loopback(address) and settings.api_token is None and not has_tokens():
+    if not is_loopback(address[0]) and settings.api_token is None and not has_tokens():
         raise UsageError(
             f"host {settings.host} can be reached from other machines and api_token is not set: set it with the"
             " environment variable CRAWLFLEET_API_TOKEN or in the config file, make a token with `tokens add`, or"
@@ -60,15 +60,6 @@ def open_listener(settings: Settings, has_tokens: Callable[[], bool] = lambda: F
             raise UsageError(f"{text}: {advice}") from None
         log.warning("HTTP API is off: %s: %s", text, advice)
         return None
-
-
-def is_loopback(listener: socket.socket) -> bool:
-    """Whether only this machine can reach it."""
-    return _is_loopback(listener.getsockname())
-
-
-def _is_loopback(address: tuple[Any, ...]) -> bool:
-    return ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext:
