@@ -81,6 +81,9 @@ def run(size: str, names: Sequence[str], servers: Mapping[str, SharedServer | No
     for benchmark in SUITE:
         if benchmark.name in names:
             for database, server in servers.items():
+                if server is None and benchmark.needs_server:
+                    print(f"{benchmark.name} needs a server: choose another --database", file=sys.stderr)
+                    continue
                 print(f"{benchmark.name} on {database} ...", file=sys.stderr)
                 found += measure(benchmark, size, database, partial(fresh_place, folder, server))
             load.append(os.getloadavg()[0])

@@ -18,7 +18,7 @@ def far_20(place: Place, tasks: int) -> dict[str, float]:
     """How fast one node drains tasks that do nothing, its database 20 ms away: behind a proxy that delays each byte.
 
     Size: tasks, added in one transaction from nearby. The first claim is counted from the start of the process, over
-    the same distance, new connections included. A file is never far: nothing is measured on SQLite.
+    the same distance, new connections included.
     """
     return far(place, tasks, 0.02)
 
@@ -36,8 +36,7 @@ def far_300(place: Place, tasks: int) -> dict[str, float]:
 def far(place: Place, tasks: int, round_trip: float) -> dict[str, float]:
     """Drain the tasks over such a distance, with few slots and with many."""
     address = make_url(place.url)
-    if address.port is None:
-        return {}
+    assert address.port is not None
     figures: dict[str, float] = {}
     for slots in SLOTS:
         with TcpProxy("127.0.0.1", address.port, round_trip / 2) as proxy:

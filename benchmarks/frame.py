@@ -23,11 +23,15 @@ class Size:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`run(place, count)` measures once; its figures by name, the unit being part of the name."""
+    """`run(place, count)` measures once; its figures by name, the unit being part of the name.
+
+    One that `needs_server` measures nothing on a file.
+    """
 
     name: str
     run: Callable[[Place, int], dict[str, float]]
     sizes: Mapping[str, Size]
+    needs_server: bool = False
 
     @property
     def says(self) -> str:

@@ -17,6 +17,7 @@ from benchmarks.quota import quota
 from benchmarks.start import start
 from benchmarks.store import store
 
+FAR = {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}
 SUITE = (
     Benchmark("enqueue", enqueue, {"tiny": Size(100, 1), "small": Size(20_000, 3), "full": Size(100_000, 5)}),
     Benchmark("drain-5", drain_5, {"tiny": Size(50, 1), "small": Size(10_000, 3), "full": Size(30_000, 5)}),
@@ -24,9 +25,15 @@ SUITE = (
     Benchmark(
         "drain-async-500", drain_async_500, {"tiny": Size(600, 1), "small": Size(10_000, 3), "full": Size(30_000, 5)}
     ),
-    Benchmark("far-20", far_20, {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}),
-    Benchmark("far-100", far_100, {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}),
-    Benchmark("far-300", far_300, {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}),
+    Benchmark(
+        "far-20", far_20, {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}, needs_server=True
+    ),
+    Benchmark(
+        "far-100", far_100, {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}, needs_server=True
+    ),
+    Benchmark(
+        "far-300", far_300, {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}, needs_server=True
+    ),
     Benchmark("start", start, {"tiny": Size(1, 1), "small": Size(1, 5), "full": Size(1, 11)}),
     Benchmark("idle", idle, {"tiny": Size(1, 1), "small": Size(30, 1), "full": Size(60, 3)}),
     Benchmark("memory", memory, {"tiny": Size(100, 1), "small": Size(20_000, 1), "full": Size(100_000, 1)}),

@@ -12,7 +12,7 @@ from crawlfleet.core.process import own_identity
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import claims, migrations, rescue
 from crawlfleet.model.budget import LimitOf, as_stored
-from crawlfleet.model.claims import AssignmentIds, Claim, Strategy
+from crawlfleet.model.claims import AssignmentIds, Claim, Owner, Strategy
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.device import DeviceDAO, DeviceInfo
 from crawlfleet.model.gate import Ended, Ending, RetryPolicy, RunCalls, book_calls, end_runs, mark_started
@@ -85,7 +85,7 @@ class Device:
                 self.db,
                 connection,
                 self.strategy,
-                self.device_id,
+                lambda _task: Owner(self.device_id, self.epoch),
                 self.ids,
                 claims.open_heads(self.db, connection, self.types),
                 slots,

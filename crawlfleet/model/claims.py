@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import RowMapping
@@ -33,6 +33,10 @@ from crawlfleet.model.task_spec import Task
 
 EPOCH_SHIFT = 31  # assignment id = epoch x 2^31 + counter: below 2^53 (exact in JSON) for 4 million registrations
 MAX_LANES = 16  # lanes of one claim; the next turn takes the others' heads
+TASK_COLUMNS = (
+    "t.id, t.lane_id, t.ready_key, t.task_type, t.source, t.username, t.app_id, t.report, t.start_date, t.end_date,"
+    " t.priority, t.task_data, t.execution_timeout, t.retry"
+)
 PROMOTE_BATCH = 1000  # tasks or lanes whose time has come, in one transaction
 
 
@@ -50,6 +54,13 @@ class AssignmentIds:
 
     def take(self, count: int) -> list[int]:
         return list(itertools.islice(self._counter, count))
+
+
+class Owner(NamedTuple):
+    """Whom a run is assigned to: one registration of a device."""
+
+    device_id: str
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +139,7 @@ def claim(
     db: Database,
     connection: Transaction,
     strategy: Strategy,
-    device_id: str,
+    place: Callable[[RowMapping], Owner | None],
     ids: AssignmentIds,
     heads: Sequence[Head],
     slots: int,
@@ -136,11 +147,13 @@ def claim(
     ledger: Ledger,
     lead_seconds: float = 0.0,
 ) -> list[Claim]:
-    """Take due tasks of these lanes for one device, the most urgent first: up to `slots`, and `reserve` more.
+    """Assign due tasks of these lanes, the most urgent first: up to `slots`, and `reserve` more.
+
+    `place` says whom a task goes to, or None to leave it. The ids are those of the device that claims.
 
     Tasks of a source hold the calls that they need; those whose budget reopens within `lead_seconds` are claimed
-    ahead of it. The reserve holds tasks without a source only. The caller holds the lock of its device's row, has
-    seen that the lease is its own, and closes the ledger.
+    ahead of it. The reserve holds tasks without a source only. The caller holds the locks of the devices' rows, has
+    seen that their leases hold, and closes the ledger.
     Two callers never receive the same task. Within one claim of several lanes the most urgent task is always
     taken; a less urgent one may come before an equal of another lane.
     """
@@ -156,7 +169,7 @@ def claim(
     found = sorted(connection.execute(query, parameters).mappings(), key=lambda row: (row["ready_key"], row["id"]))
     owners = {(row["source"], row["username"]) for row in found if row["source"] and row["username"]}
     accounts = accounts_of(db, connection, owners)
-    picked: list[RowMapping] = []
+    picked: list[tuple[RowMapping, Owner]] = []
     sourced = 0
     for row in found:
         if len(picked) == slots + reserve:
@@ -168,27 +181,29 @@ def claim(
                 continue
             if sourced == slots:
                 continue
-            sourced += 1
-        picked.append(row)
+        owner = place(row)
+        if owner is not None:
+            sourced += row["source"] is not None
+            picked.append((row, owner))
     seen = {row["lane_id"] for row in found}
     ledger.touch(lane_id for lane_id in lanes if lane_id not in seen)  # all its tasks were taken or cancelled
-    assigned = dict(zip([row["id"] for row in picked], ids.take(len(picked)), strict=True))
+    assigned = [(row, owner, number) for (row, owner), number in zip(picked, ids.take(len(picked)), strict=True)]
     if not assigned:
         return []
-    _take(db, connection, device_id, picked, assigned, ledger.now)
+    _take(db, connection, assigned, ledger.now)
     if strategy is Strategy.COMPARE_AND_SET and db.family != "sqlite":
         won = _won(db, connection, assigned)
-        picked = [row for row in picked if row["id"] in won]
-    _open_runs(db, connection, device_id, [(row, assigned[row["id"]]) for row in picked], ledger.now)
-    ledger.touch(row["lane_id"] for row in picked if row["lane_id"] in lanes)
+        assigned = [each for each in assigned if each[0]["id"] in won]
+    _open_runs(db, connection, assigned, ledger.now)
+    ledger.touch(row["lane_id"] for row, _, _ in assigned if row["lane_id"] in lanes)
     return [
         Claim(
             number,
-            _task(row),
+            task_of(row),
             accounts.get((row["source"], row["username"]), (None, None))[0],
             ledger.hold(lanes[row["lane_id"]], number) if row["lane_id"] in lanes else (),
         )
-        for row, number in ((row, assigned[row["id"]]) for row in picked)
+        for row, _, number in assigned
     ]
 
 
@@ -226,12 +241,8 @@ def _candidates(family: str, lanes: int, skip_locked: bool) -> sa.TextClause:
     # MariaDB and MySQL preferred the primary key once many rows had ended.
     hint = " FORCE INDEX (ix_crawl_task_claim)" if family == "mysql" else ""
     lock = " FOR UPDATE SKIP LOCKED" if skip_locked else ""
-    columns = (
-        "t.id, t.lane_id, t.ready_key, t.task_type, t.source, t.username, t.app_id, t.report, t.start_date, t.end_date,"
-        " t.priority, t.task_data, t.execution_timeout, t.retry"
-    )
     parts = [
-        f"SELECT {columns} FROM cl_crawl_task t{hint} WHERE t.lane_id = :lane{i} AND t.ready_key IS NOT NULL"
+        f"SELECT {TASK_COLUMNS} FROM cl_crawl_task t{hint} WHERE t.lane_id = :lane{i} AND t.ready_key IS NOT NULL"
         f" ORDER BY t.ready_key, t.id LIMIT :count{i}{lock}"
         for i in range(lanes)
     ]
@@ -240,14 +251,10 @@ def _candidates(family: str, lanes: int, skip_locked: bool) -> sa.TextClause:
     return sa.text(" UNION ALL ".join(f"SELECT * FROM ({part}) AS lane{i}" for i, part in enumerate(parts)))
 
 
-def _take(
-    db: Database,
-    connection: Transaction,
-    device_id: str,
-    picked: Sequence[RowMapping],
-    assigned: dict[int, int],
-    now: datetime,
-) -> None:
+_Assigned = Sequence[tuple[RowMapping, Owner, int]]  # the task, whom it goes to, the id of the run
+
+
+def _take(db: Database, connection: Transaction, assigned: _Assigned, now: datetime) -> None:
     # COALESCE keeps SQLite off the index on status, which made this statement 300 times slower.
     guard = task_guard("claim", "COALESCE(t.status, '')")
     statement = db.wording.update_from(
@@ -255,46 +262,49 @@ def _take(
         {
             "status": f"'{TaskStatus.ASSIGNED}'",
             "assignment_id": "v.assignment_id",
-            "assigned_device_id": ":device_id",
+            "assigned_device_id": "v.device_id",
             "assigned_at": db.wording.moment("now"),
             "updated_at": db.wording.moment("now"),
             "ready_key": "NULL",
         },
-        db.wording.rows(id="int", ready_key="int", assignment_id="int"),
+        db.wording.rows(id="int", ready_key="int", assignment_id="int", device_id="text"),
         f"t.id = v.id AND t.ready_key = v.ready_key AND {guard}",
     )
     # in one order everywhere: two claims must not lock crosswise
-    rows = sorted((row["id"], row["ready_key"], assigned[row["id"]]) for row in picked)
-    connection.execute(sa.text(statement), {"rows": json_rows(rows), "device_id": device_id, "now": stamp(now)})
+    rows = sorted((row["id"], row["ready_key"], number, owner.device_id) for row, owner, number in assigned)
+    connection.execute(sa.text(statement), {"rows": json_rows(rows), "now": stamp(now)})
 
 
-def _won(db: Database, connection: Transaction, assigned: dict[int, int]) -> set[int]:
+def _won(db: Database, connection: Transaction, assigned: _Assigned) -> set[int]:
     statement = sa.text(
         f"SELECT t.id FROM {db.wording.rows(id='int', assignment_id='int')} JOIN cl_crawl_task t ON t.id = v.id"
         " WHERE t.assignment_id = v.assignment_id"
     )
-    return set(connection.execute(statement, {"rows": json_rows(assigned.items())}).scalars())
+    rows = json_rows((row["id"], number) for row, _, number in assigned)
+    return set(connection.execute(statement, {"rows": rows}).scalars())
 
 
-def _open_runs(
-    db: Database, connection: Transaction, device_id: str, runs: Sequence[tuple[RowMapping, int]], now: datetime
-) -> None:
-    if not runs:
+def _open_runs(db: Database, connection: Transaction, assigned: _Assigned, now: datetime) -> None:
+    if not assigned:
         return
     at = db.wording.moment("now")
+    columns = {"id": "int", "task_id": "int", "device_id": "text", "epoch": "int", "retry": "int", "taken_at": "moment"}
     statement = sa.text(
         "INSERT INTO cl_task_assignment"
-        " (id, task_id, device_id, device_epoch, status, retry_count, assigned_at, created_at, updated_at)"
-        f" SELECT id, task_id, :device_id, :epoch, '{AssignmentStatus.ASSIGNED}', retry, {at}, {at}, {at}"
-        f" FROM {db.wording.rows(id='int', task_id='int', retry='int')}"
+        " (id, task_id, device_id, device_epoch, status, retry_count, taken_at, assigned_at, created_at, updated_at)"
+        f" SELECT id, task_id, device_id, epoch, '{AssignmentStatus.ASSIGNED}', retry, taken_at, {at}, {at}, {at}"
+        f" FROM {db.wording.rows(**columns)}"
     )
-    rows = [(assignment_id, row["id"], row["retry"]) for row, assignment_id in runs]
-    epoch = runs[0][1] >> EPOCH_SHIFT
-    parameters = {"rows": json_rows(rows), "device_id": device_id, "epoch": epoch, "now": stamp(now)}
-    connection.execute(statement, parameters)
+    rows = [
+        # a device that claims for itself takes the run with the claim; a master's worker will do so later
+        (number, row["id"], *owner, row["retry"], now if number >> EPOCH_SHIFT == owner.epoch else None)
+        for row, owner, number in assigned
+    ]
+    connection.execute(statement, {"rows": json_rows(rows), "now": stamp(now)})
 
 
-def _task(row: RowMapping) -> Task:
+def task_of(row: RowMapping) -> Task:
+    """A row with TASK_COLUMNS as a body sees it."""
     return Task(
         id=row["id"],
         task_type=row["task_type"],

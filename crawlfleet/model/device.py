@@ -48,13 +48,15 @@ class DeviceInfo:
 class Standing:
     """What a scheduler must know before it claims.
 
-    `may_claim`: neither is the device draining nor the queue paused. `due_at`: when the next task that is not due yet
-    becomes due, `opens_at`: when the next lane that waits for a budget opens, or None. The database's clock read `now`
-    between the moments `asked_at` and `answered_at` of the monotonic clock.
+    `may_claim`: neither is the device draining nor the queue paused. `master_alive`: some master assigns tasks.
+    `due_at`: when the next task that is not due yet becomes due, `opens_at`: when the next lane that waits for a budget
+    opens, or None. The database's clock read `now` between the moments `asked_at` and `answered_at` of the monotonic
+    clock.
     """
 
     now: datetime
     may_claim: bool
+    master_alive: bool
     due_at: datetime | None
     opens_at: datetime | None
     asked_at: float
@@ -173,7 +175,9 @@ class DeviceDAO:
                 f"SELECT d.epoch, d.status, d.draining, {self.db.wording.now},"
                 " (SELECT p.value FROM cl_fleet_state p WHERE p.name = 'paused'),"
                 " (SELECT MIN(t.wake_at) FROM cl_crawl_task t WHERE t.wake_at IS NOT NULL),"
-                " (SELECT MIN(l.wake_at) FROM cl_lane l WHERE l.wake_at IS NOT NULL)"
+                " (SELECT MIN(l.wake_at) FROM cl_lane l WHERE l.wake_at IS NOT NULL),"
+                " (SELECT COUNT(*) FROM cl_device m WHERE m.device_type = 'master'"
+                f" AND m.status = '{DeviceStatus.ONLINE}' AND NOT m.draining)"
                 f" FROM cl_device d WHERE d.device_id = :device_id{lock}"
             ),
             {"device_id": device_id},
@@ -185,7 +189,8 @@ class DeviceDAO:
                 raise LeaseLost(device_id, epoch)
             now = utc(row[3])
             assert now is not None
-            return Standing(now, not row[2] and not row[4], utc(row[5]), utc(row[6]), asked_at, time.monotonic())
+            may_claim = not row[2] and not row[4]
+            return Standing(now, may_claim, row[7] > 0, utc(row[5]), utc(row[6]), asked_at, time.monotonic())
 
         return read
 

@@ -72,21 +72,28 @@ def _cancelled_with_calls(connection: Transaction, device_id: str) -> Answer:
 
 
 def release_unheld(
-    db: Database, connection: Transaction, device_id: str, epoch: int, held: Collection[int], ledger: Ledger
+    db: Database,
+    connection: Transaction,
+    device_id: str,
+    epoch: int,
+    held: Collection[int],
+    ledger: Ledger,
+    adopts: bool = False,
 ) -> tuple[int, set[int]]:
     """Compare what the database says this process runs with what it holds in memory.
 
-    Runs that it does not hold go back to the queue: the reply to the COMMIT that claimed them was lost. Returns
-    how many, and the ids of held runs that are no longer live: lost or cancelled.
+    Runs that it does not hold go back to the queue: the reply to the COMMIT that claimed them was lost. One that
+    `adopts` assigned runs leaves those alone. Returns how many went back, and the ids of held runs that are no longer
+    live: lost, cancelled or taken back.
     """
-    live = {assignment_id: task_id for assignment_id, task_id, _ in live_runs(connection, device_id, epoch)}
+    live = live_runs(connection, device_id, epoch)
     strays = [
         Ending(key, task_id, "released", message="claimed, but the reply was lost")
-        for key, task_id in live.items()
-        if key not in held
+        for key, task_id, started_at in live
+        if key not in held and not (adopts and started_at is None)
     ]
     end_runs(db, connection, strays, ledger)
-    return len(strays), set(held) - set(live)
+    return len(strays), set(held) - {key for key, _, _ in live}
 
 
 def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None, now: datetime | None = None) -> list[int]:

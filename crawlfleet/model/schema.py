@@ -156,6 +156,7 @@ task_assignment = _table(
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("retry_count", sa.Integer, nullable=False),
     _moment("assigned_at"),
+    _moment("taken_at", nullable=True),  # null: a master assigned it, and its device has not taken it over yet
     _moment("started_at", nullable=True),
     _moment("completed_at", nullable=True),
     sa.Column("error_kind", sa.String(16)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -24,12 +25,13 @@ from crawlfleet.model.device import DeviceInfo
 from crawlfleet.model.gate import RetryPolicy
 from crawlfleet.services import insights
 from crawlfleet.services.device_manager import DeviceManager, DeviceOptions, Work
+from crawlfleet.services.dispatcher import Dispatcher
 from crawlfleet.services.figures import Figures
 from crawlfleet.services.queue_watcher import QueueWatcher
 from crawlfleet.services.system_metrics import capabilities, local_ip
 from crawlfleet.services.tariff import Tariff, all_source_settings
 from crawlfleet.services.task_logs import TaskLogs
-from crawlfleet.services.task_scheduler import SchedulerOptions, TaskScheduler
+from crawlfleet.services.task_scheduler import LoadBalanceStrategy, SchedulerOptions, TaskScheduler
 from crawlfleet.settings import Settings
 from crawlfleet.sources.base import SourceSettings
 
@@ -87,7 +89,7 @@ class Node:
                 device_type=settings.mode,
                 ip_address=local_ip(db.url.host),
                 port=DEFAULT_PORT if listener is None else listener.getsockname()[1],
-                max_concurrent_tasks=settings.slots,
+                max_concurrent_tasks=self.scheduler.options.concurrent_tasks,
                 process=own_identity(),
                 version=__version__,
                 capabilities=capabilities(executors, db.url.host),
@@ -104,7 +106,16 @@ class Node:
             on_fatal=self.end,
         )
         self.figures = Figures(db)
-        self.watcher = QueueWatcher(db, executors.keys(), lambda: self.scheduler.hungry, self.scheduler.wake)
+        self.dispatcher = self._make_dispatcher(tariff)
+        doer = self.dispatcher or self.scheduler
+        self.watcher = QueueWatcher(db, doer.sees_work, lambda: doer.hungry, doer.wake)
+
+    def _make_dispatcher(self, tariff: Tariff) -> Dispatcher | None:
+        """A master's."""
+        if self.settings.mode != "master":
+            return None
+        strategy = LoadBalanceStrategy(self.settings.load_balance_strategy)
+        return Dispatcher(self.db, _LeaseLater(self), strategy, self.settings.dispatch_interval, tariff.limit_of)
 
     def _make_engines(self) -> dict[str, Engine]:
         reports = Reports(  # lambdas, because the scheduler is made after the engines
@@ -175,6 +186,8 @@ class Node:
         )
         self.logs.start()
         self.scheduler.start()
+        if self.dispatcher is not None:
+            self.dispatcher.start()
         self.watcher.start()
 
     def end(self, reason: str | None = None) -> None:
@@ -196,7 +209,7 @@ class Node:
         while not self._ending:
             if not self.until_idle:
                 self._wakeup.wait()
-            elif self.scheduler.idle.wait(IDLE_LOOK_SECONDS) and not self._ending:
+            elif self._idle.wait(IDLE_LOOK_SECONDS) and not self._ending:
                 finished = self._idle_exit_code()
                 if finished is not None:
                     code, self._ending = finished, True
@@ -207,8 +220,11 @@ class Node:
 
     def stop(self) -> None:
         """The graceful stop: no new tasks, running ones end or go back, then the device leaves the fleet."""
-        for service in (self.figures, self.watcher):
-            service.stop()
+        for service in (self.figures, self.watcher, self.dispatcher):
+            if service is not None:
+                service.stop()
+        if self.dispatcher is not None:
+            self.dispatcher.join(5)
         self.scheduler.drain(self.settings.shutdown_grace)
         for engine in set(self._engines.values()):
             engine.stop()
@@ -218,13 +234,17 @@ class Node:
         self.watcher.join(5)
         self.db.close()
 
+    @property
+    def _idle(self) -> threading.Event:
+        return (self.dispatcher or self.scheduler).idle
+
     def _idle_exit_code(self) -> int | None:
         """None while something is left that can run by itself."""
         try:
             self.manager.monitoring.fail_unknown_types()
             left = insights.backlog(self.db)
             if left.open_tasks:
-                self.scheduler.idle.clear()
+                self._idle.clear()
                 return None
             assert self._started_at is not None
             failed = insights.failed_since(self.db, self._started_at)
@@ -262,13 +282,14 @@ class _LeaseLater:
 def scheduler_options(settings: Settings, tariff: Tariff) -> SchedulerOptions:
     """The scheduler's share of the settings."""
     return SchedulerOptions(
-        concurrent_tasks=settings.slots,
+        concurrent_tasks=0 if settings.mode == "master" else settings.slots,
         schedule_interval=settings.schedule_interval,
         dispatch_interval=settings.dispatch_interval,
         retry=RetryPolicy(settings.retry_delay_seconds),
         defaults=TaskDefaults(settings.execution_timeout, settings.max_retry, tariff.cost_of),
         limit_of=tariff.limit_of,
         mode=settings.mode,
+        claim_without_master=settings.claim_without_master,
     )
 
 

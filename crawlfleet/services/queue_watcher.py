@@ -1,7 +1,7 @@
 """Waking the scheduler as soon as the queue changes, with whatever the database offers.
 
 SQLite: the data version of the file, which every commit moves (a look costs microseconds). PostgreSQL: LISTEN.
-MySQL and MariaDB tell nothing: there the watcher looks at the heads of the lanes while the scheduler is hungry.
+MySQL and MariaDB tell nothing: there the watcher looks for work while the scheduler is hungry.
 The watcher only hastens; without it the scheduler's intervals find everything, later.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.service import Service
-from crawlfleet.model.claims import open_heads
+from crawlfleet.core.transaction import AnyConnection
 from crawlfleet.model.signals import CHANNEL
 
 SQLITE_LOOK_SECONDS = 0.04  # each wake-up of a thread costs 0.2 ms: more often would take 1 % of a core
@@ -29,14 +29,18 @@ LISTEN_SECONDS = 1.0  # one wait for a notification, so that stop is quick
 
 
 class QueueWatcher(Service):
-    """Calls `changed` when the queue may hold news; asks `hungry` first where asking costs something."""
+    """Calls `changed` when the queue may hold news; asks `hungry` first, and then to `look`, where only that tells."""
 
     def __init__(
-        self, db: Database, types: Collection[str], hungry: Callable[[], bool], changed: Callable[[], None]
+        self,
+        db: Database,
+        look: Callable[[AnyConnection], bool],
+        hungry: Callable[[], bool],
+        changed: Callable[[], None],
     ) -> None:
         super().__init__("queue_watcher", SQLITE_LOOK_SECONDS if db.family == "sqlite" else PROBE_SECONDS)
         self.db = db
-        self._types = types
+        self._look = look
         self._hungry = hungry
         self._changed = changed
         self._connection: sa.Connection | None = None
@@ -97,7 +101,7 @@ class QueueWatcher(Service):
             return False
         connection = self._open()
         began = time.monotonic()
-        found = bool(open_heads(self.db, connection, self._types))
+        found = self._look(connection)
         self._probe_seconds.append(time.monotonic() - began)
         # The fastest of the last ones: a slow one waited for a busy machine, and new tasks must not wait for it, too.
         self._wait = max(self.interval, min(self._probe_seconds) / PROBE_SHARE)

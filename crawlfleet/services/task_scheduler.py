@@ -25,14 +25,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, DatabaseUnreachable, LeaseLost
 from crawlfleet.core.service import Service
-from crawlfleet.core.transaction import Transaction
+from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.engines.contract import Engine, Run
 from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.executors.outcome import SPOOL_ROWS, Outcome
 from crawlfleet.executors.permit import RunPermit, Slot
-from crawlfleet.model import claims, fleet_state, rescue
+from crawlfleet.model import claims, dispatch, fleet_state, rescue
 from crawlfleet.model.budget import LimitOf, as_stored
-from crawlfleet.model.claims import AssignmentIds, Claim, Strategy
+from crawlfleet.model.claims import AssignmentIds, Claim, Owner, Strategy
 from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.device import DeviceDAO, Standing
 from crawlfleet.model.gate import (
@@ -103,6 +103,12 @@ class SchedulerOptions:
     defaults: TaskDefaults = field(default_factory=TaskDefaults)
     limit_of: LimitOf = as_stored
     mode: str = "standalone"
+    claim_without_master: bool = True
+
+    @property
+    def adopts(self) -> bool:
+        """Whether a master may assign tasks to this device."""
+        return self.mode == "worker"
 
 
 @dataclass
@@ -248,6 +254,14 @@ class TaskScheduler(Service):
             "success_rate": round(counted.get("finish", 0) / ended, 4) if ended else None,
             "errors_by_kind": dict(self.errors),
         }
+
+    def sees_work(self, connection: AnyConnection) -> bool:
+        """Whether a task is due that this device knows, or was assigned to it."""
+        if self.options.adopts:
+            me = Owner(self.lease.device_id, self.lease.epoch)
+            if dispatch.ask_assigned(connection, me, tuple(self._held), 1)():
+                return True
+        return bool(claims.open_heads(self.db, connection, self.executors.keys()))
 
     def pause(self, reason: str | None = None) -> bool:
         """Pause the fleet's queue: running tasks go on, nothing is claimed until `resume`. False: it was paused."""
@@ -442,11 +456,13 @@ class TaskScheduler(Service):
         if self._ids.epoch != epoch:
             self._ids = AssignmentIds(epoch)
         device_id, ids, strategy = self.lease.device_id, self._ids, self._strategy()
+        me = Owner(device_id, epoch)
 
         def work(connection: Transaction) -> Turn:
             # asked together, so that a far database is asked once
             held = self._devices.hold(connection, device_id, epoch)
             locked = lock_tasks(self.db, connection, {each.ending.task_id for each in batch}) if batch else None
+            assigned = self._ask_assigned(connection, me, slots)
             heads = claims.ask_heads(self.db, connection, self.executors.keys()) if slots + reserve > 0 else None
             standing = held()
             here, now, ledger = (
@@ -467,18 +483,21 @@ class TaskScheduler(Service):
             )
             book_calls(self.db, connection, ledger, [each.dated(now, standing.asked_at) for each in sent])
             if reconcile:
+                adopts = self.options.adopts and standing.may_claim
                 turn.strays, turn.lost = rescue.release_unheld(
-                    self.db, connection, device_id, epoch, self._held.keys(), ledger
+                    self.db, connection, device_id, epoch, self._held.keys(), ledger, adopts
                 )
-            if heads is not None and standing.may_claim:
-                turn.claimed = claims.claim(
+            if assigned is not None and standing.may_claim:
+                turn.claimed = dispatch.adopt(self.db, connection, assigned(), ledger)
+            if heads is not None and self._claims_itself(standing):
+                turn.claimed += claims.claim(
                     self.db,
                     connection,
                     strategy,
-                    device_id,
+                    lambda _task: me,
                     ids,
                     heads(),
-                    slots,
+                    slots - len(turn.claimed),
                     reserve,
                     ledger,
                     self._lead_seconds,
@@ -500,6 +519,18 @@ class TaskScheduler(Service):
             self._reconcile = False
         self._after(turn, batch)
         return turn
+
+    def _claims_itself(self, standing: Standing) -> bool:
+        """Whether this device takes tasks by itself now: a worker leaves that to a master while there is one."""
+        if not self.options.adopts:
+            return standing.may_claim
+        return standing.may_claim and self.options.claim_without_master and not standing.master_alive
+
+    def _ask_assigned(self, connection: AnyConnection, me: Owner, slots: int) -> Callable[[], list[Any]] | None:
+        """Ask for runs that a master assigned to this worker and that have a free slot here."""
+        if not self.options.adopts or slots == 0:
+            return None
+        return dispatch.ask_assigned(connection, me, self._held.keys(), slots)
 
     def _probe_strategy(self) -> Future[Strategy]:
         thread = ThreadPoolExecutor(1, "probe")
@@ -532,10 +563,15 @@ class TaskScheduler(Service):
         if not self._look_first:
             return True
         with self.db.read() as connection:
-            standing = self._devices.standing(connection, self.lease.device_id, epoch)
-            heads = claims.open_heads(self.db, connection, self.executors.keys()) if standing.may_claim else []
+            me = Owner(self.lease.device_id, epoch)
+            standing = self._devices.standing(connection, me.device_id, epoch)
+            heads, assigned = [], None
+            if standing.may_claim:
+                assigned = self._ask_assigned(connection, me, slots)
+            if self._claims_itself(standing):
+                heads = claims.open_heads(self.db, connection, self.executors.keys())
         self._note_wake(standing)
-        found = standing.may_claim and any(slots or not head.sourced for head in heads)
+        found = any(slots or not head.sourced for head in heads) or bool(assigned is not None and assigned())
         if not found and not self._held and self._wait > 0:
             self.idle.set()
         return found

@@ -10,6 +10,7 @@ import pytest
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.model import fleet_state
+from crawlfleet.model.claims import open_heads
 from crawlfleet.services import queue_watcher
 from crawlfleet.services.fleet import Fleet
 from crawlfleet.services.queue_watcher import QueueWatcher
@@ -26,7 +27,9 @@ class Watched:
         self.db = Database(url).open()
         self.hungry = True
         self.woken = 0
-        self.watcher = QueueWatcher(self.db, {"noop"}, lambda: self.hungry, self._wake)
+        self.watcher = QueueWatcher(
+            self.db, lambda connection: bool(open_heads(self.db, connection, {"noop"})), lambda: self.hungry, self._wake
+        )
 
     def _wake(self) -> None:
         self.woken += 1

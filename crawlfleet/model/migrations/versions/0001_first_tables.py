@@ -113,6 +113,7 @@ def upgrade() -> None:
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("retry_count", sa.Integer, nullable=False),
         _moment("assigned_at"),
+        _moment("taken_at", nullable=True),
         _moment("started_at", nullable=True),
         _moment("completed_at", nullable=True),
         sa.Column("error_kind", sa.String(16)),

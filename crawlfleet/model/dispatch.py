@@ -1,0 +1,129 @@
+"""Assigning tasks to other devices, and taking over what was assigned: the two ends of a master's work.
+
+A master writes what a device's own claim would write. A worker takes over its assigned runs, the oldest first, as its
+slots become free, and writes `taken_at`; until then a master may take them back. Both hold the worker's row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.sql import json_rows, json_value, stamp
+from crawlfleet.core.transaction import AnyConnection, Transaction
+from crawlfleet.model.account import accounts_of
+from crawlfleet.model.claims import TASK_COLUMNS, Claim, Owner, task_of
+from crawlfleet.model.gate import Ending, end_runs
+from crawlfleet.model.ledger import Ledger
+from crawlfleet.model.lifecycle import LIVE_RUN, AssignmentStatus, DeviceStatus, quoted
+
+WAITING_PER_SLOT = 1  # runs that wait at a worker for each of its slots, so that none idles while the master is busy
+
+
+@dataclass
+class Candidate:
+    """A worker that a task could be assigned to.
+
+    `live` counts its assigned and running runs, `waiting` those of them that it has not taken over yet, `given` what
+    this master has assigned to it so far. Use of CPU and memory, in percent, is that of its latest beat, if any.
+    """
+
+    owner: Owner
+    types: frozenset[str]
+    slots: int
+    live: int
+    waiting: int
+    cpu_usage: float | None = None
+    memory_usage: float | None = None
+    given: int = 0
+
+    @property
+    def room(self) -> int:
+        """How many more tasks it may be assigned."""
+        return max(0, self.slots * (1 + WAITING_PER_SLOT) - self.live)
+
+    @property
+    def idle_slots(self) -> int:
+        """How many of its slots nothing is meant for."""
+        return max(0, self.slots - self.live)
+
+
+def candidates(db: Database, connection: AnyConnection, lock: bool) -> list[Candidate]:
+    """The workers that are online and do not drain, by id; `lock` keeps each as it is until the transaction ends."""
+    suffix = ""
+    if lock:
+        suffix = " FOR UPDATE OF d" if db.family == "postgresql" else db.wording.for_update
+    newest = "SELECT MAX(h.id) FROM cl_device_heartbeat h WHERE h.device_id = d.device_id"
+    statement = sa.text(
+        "SELECT d.device_id, d.epoch, d.capabilities, d.max_concurrent_tasks,"
+        " (SELECT COUNT(*) FROM cl_task_assignment a WHERE a.device_id = d.device_id"
+        f" AND a.status IN ({quoted(LIVE_RUN)})),"
+        " (SELECT COUNT(*) FROM cl_task_assignment a WHERE a.device_id = d.device_id"
+        f" AND a.status = '{AssignmentStatus.ASSIGNED}' AND a.taken_at IS NULL),"
+        f" (SELECT b.cpu_usage FROM cl_device_heartbeat b WHERE b.id = ({newest})),"
+        f" (SELECT b.memory_usage FROM cl_device_heartbeat b WHERE b.id = ({newest}))"
+        f" FROM cl_device d WHERE d.device_type = 'worker' AND d.status = '{DeviceStatus.ONLINE}' AND NOT d.draining"
+        f" ORDER BY d.device_id{suffix}"
+    )
+    return [
+        Candidate(Owner(device_id, epoch), _types(capabilities), slots, live, waiting, cpu, memory)
+        for device_id, epoch, capabilities, slots, live, waiting, cpu, memory in connection.execute(statement).all()
+    ]
+
+
+def _types(capabilities: Any) -> frozenset[str]:
+    return frozenset((json_value(capabilities) or {}).get("supported_tasks", ()))
+
+
+def take_back(db: Database, transaction: Transaction, candidate: Candidate, count: int, ledger: Ledger) -> int:
+    """Give runs that a locked worker has not taken over back to the queue, the newest, up to `count`; how many."""
+    statement = sa.text(
+        f"SELECT id, task_id FROM cl_task_assignment WHERE device_id = :device_id AND device_epoch = :epoch"
+        f" AND status = '{AssignmentStatus.ASSIGNED}' AND taken_at IS NULL"
+        " ORDER BY assigned_at DESC, id DESC LIMIT :count"
+    )
+    parameters = {**candidate.owner._asdict(), "count": count}
+    endings = [
+        Ending(assignment_id, task_id, "released", message="another device has a free slot")
+        for assignment_id, task_id in transaction.execute(statement, parameters).all()
+    ]
+    end_runs(db, transaction, endings, ledger)
+    return len(endings)
+
+
+def ask_assigned(connection: AnyConnection, owner: Owner, held: Collection[int], count: int) -> Callable[[], list[Any]]:
+    """Ask for up to `count` runs that were assigned to this device and that it does not hold; read by calling it."""
+    statement = sa.text(
+        f"SELECT a.id AS assignment_id, {TASK_COLUMNS} FROM cl_task_assignment a JOIN cl_crawl_task t"
+        " ON t.id = a.task_id AND t.assignment_id = a.id WHERE a.device_id = :device_id AND a.device_epoch = :epoch"
+        f" AND a.status = '{AssignmentStatus.ASSIGNED}' ORDER BY a.assigned_at, a.id LIMIT :count"
+    )
+    # those it holds and has not begun come first, so they must not use up the limit
+    parameters = {**owner._asdict(), "count": count + len(held)}
+    answer = connection.execute(statement, parameters)
+    return lambda: [row for row in answer.mappings() if row["assignment_id"] not in held][:count]
+
+
+def adopt(db: Database, transaction: Transaction, rows: Sequence[Any], ledger: Ledger) -> list[Claim]:
+    """Take over runs that were assigned to this device, whose row is locked; their calls are held anew from now on."""
+    owners = {(row["source"], row["username"]) for row in rows if row["source"] and row["username"]}
+    accounts = accounts_of(db, transaction, owners)
+    lanes = ledger.load({row["lane_id"] for row in rows if row["source"] is not None})
+    adopted, ids = [], []
+    for row in rows:
+        calls: tuple[Any, ...] | None = ()
+        if (lane := lanes.get(row["lane_id"])) is not None:
+            ledger.book(lane, row["assignment_id"], [], is_over=True)
+            calls = ledger.hold(lane, row["assignment_id"])
+        account = accounts.get((row["source"], row["username"]), (None, None))[0]
+        ids.append([row["assignment_id"]])
+        adopted.append(Claim(row["assignment_id"], task_of(row), account, calls))
+    if ids:
+        taken = {"taken_at": db.wording.moment("now"), "updated_at": db.wording.moment("now")}
+        statement = db.wording.update_from("cl_task_assignment", taken, db.wording.rows(id="int"), "t.id = v.id")
+        transaction.execute(sa.text(statement), {"rows": json_rows(ids), "now": stamp(ledger.now)})
+    return adopted
