@@ -35,6 +35,7 @@ RUN: dict[str, Any] = {
     "status": "completed",
     "retry_count": 0,
     "assigned_at": "2026-02-01T02:00:00.120000Z",
+    "taken_at": "2026-02-01T02:00:00.120000Z",
     "started_at": "2026-02-01T02:00:00.140000Z",
     "completed_at": "2026-02-01T02:00:03.200000Z",
     "error_kind": None,
@@ -183,6 +184,7 @@ class Run(BaseModel):
     status: AssignmentStatus
     retry_count: int
     assigned_at: dt.datetime
+    taken_at: dt.datetime | None = Field(description="null: a master assigned it and its device has not seen it yet")
     started_at: dt.datetime | None
     completed_at: dt.datetime | None
     error_kind: str | None

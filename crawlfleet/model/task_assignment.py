@@ -40,7 +40,7 @@ class TaskAssignmentDAO:
 
 def _as_dict(row: sa.RowMapping) -> dict[str, Any]:
     values = dict(row)
-    for name in ("assigned_at", "started_at", "completed_at", "created_at", "updated_at"):
+    for name in ("assigned_at", "taken_at", "started_at", "completed_at", "created_at", "updated_at"):
         values[name] = utc(values[name])
     values["result_data"] = json_value(values["result_data"])
     return values

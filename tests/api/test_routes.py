@@ -10,6 +10,8 @@ import pytest
 import sqlalchemy as sa
 from starlette.testclient import TestClient
 
+from crawlfleet.api import models
+from crawlfleet.model import schema
 from crawlfleet.services import insights_pages
 from tests import fleets
 from tests.api.sample import SECRET, YESTERDAY, Sample, sample_fleet
@@ -260,3 +262,19 @@ def test_every_error_has_one_shape(client: TestClient) -> None:
     assert (many.status_code, "at most 5000" in many.json()["detail"]) == (422, True)
     wrong = client.post(f"{PREFIX}/tasks", json=[{"task_type": "noop"}, {"task_type": "noop", "priority": "high"}])
     assert wrong.json()["detail"] == "[1].priority: Input should be a valid integer (got 'high')"
+
+
+@pytest.mark.parametrize(
+    ("model", "table", "left_out"),
+    [
+        (models.WholeTask, schema.crawl_task, set()),
+        (models.WholeRun, schema.task_assignment, set()),
+        (models.Event, schema.task_event, set()),
+        (models.AuditRow, schema.audit, set()),
+        (models.App, schema.user_app, {"id"}),
+        (models.Row, schema.app_data, {"feed_id", "row_hash"}),
+        (models.LogLine, schema.task_log, {"id", "number", "logged_at"}),
+    ],
+)
+def test_what_is_described_has_the_columns_of_its_table(model: Any, table: sa.Table, left_out: set[str]) -> None:
+    assert {column.name for column in table.columns} - left_out <= set(model.model_fields)
