@@ -16,7 +16,7 @@ CLOCK_LIBRARY = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")  # g
 
 
 class NodeProcess:
-    """`main.py distribute standalone` in a process of its own; ended, at the latest, with its `with` block.
+    """`main.py distribute MODE` in a process of its own; ended, at the latest, with its `with` block.
 
     With `api` it serves its API on a free port.
     """
@@ -28,15 +28,17 @@ class NodeProcess:
         *options: str,
         device_id: str = "node-1",
         api: bool = False,
+        mode: str = "standalone",
         **environ: str,
     ) -> None:
+        self.mode = mode
         folder.mkdir(parents=True, exist_ok=True)
         self.log_path = folder / f"{device_id}-{len(list(folder.glob('*.out')))}.out"
         serving = ("--port", "0") if api else ("--no-api",)
         arguments = ["--device-id", device_id, "--database", database, *serving, *options]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "main.py"), "distribute", "standalone", *arguments],
+                [sys.executable, str(ROOT / "main.py"), "distribute", mode, *arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
@@ -69,7 +71,7 @@ class NodeProcess:
             assert self.count(pattern) >= times, f"{pattern!r} is not {times} times in the log:\n{self.log[-6000:]}"
 
     def wait_started(self) -> None:
-        self.wait_for("Standalone node started")
+        self.wait_for(f"{self.mode.capitalize()} node started")
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

@@ -198,7 +198,10 @@ class Ledger:
         self._note(budget, call)
 
     def _note(self, budget: Budget, call: Call) -> None:
-        self._changed[budget.id, call.assignment_id, call.number] = (budget.id, call)
+        key = (budget.id, call.assignment_id, call.number)
+        self._changed[key] = (budget.id, call)
+        if key in self._gone:  # given back and held anew
+            self._gone.remove(key)
 
     def refuse(
         self, lane: LaneBudgets, limit_name: str | None, reason: str, retry_after: float | None, daily: bool

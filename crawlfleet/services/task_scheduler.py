@@ -391,7 +391,7 @@ class TaskScheduler(Service):
             if not self._engine_of(run.executor).interrupt(run):
                 self._stuck.add(key)
                 log.warning("a thread keeps its slot until it ends by itself: task=%d assignment=%d", run.task.id, key)
-        if still_stuck >= self.options.concurrent_tasks and self._claiming:
+        if 0 < self.options.concurrent_tasks <= still_stuck and self._claiming:
             self._claiming = False
             self._on_fatal("all slots are held by bodies that passed their execution_timeout and cannot be ended")
 
@@ -593,7 +593,7 @@ class TaskScheduler(Service):
         wait = min(wait, self.options.schedule_interval)
         if self._waiting:
             wait = min(wait, RESERVE_PATIENCE_SECONDS)
-        if len(self._stuck) >= self.options.concurrent_tasks:
+        if 0 < self.options.concurrent_tasks <= len(self._stuck):
             wait = min(wait, TIMEOUT_CHECK_SECONDS)
         if self._busy:
             deadlines = [_deadline(run) for key, run in self._busy.items() if key not in self._stuck]

@@ -49,6 +49,12 @@ def gated_plain(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> dict[
     return {"n": task.task_data["n"]}
 
 
+@crawlfleet.task_executor("short")
+def short(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> dict[str, Any]:
+    time.sleep(0.05)
+    return {"n": task.task_data["n"]}
+
+
 @crawlfleet.task_executor("endless")
 def endless(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> None:
     while True:

@@ -56,6 +56,7 @@ class Pump:
         device_id: str = "d1",
         device: DeviceOptions | None = None,
         registered: bool = True,
+        mode: str = "standalone",
         log_lines: int = 1000,
         **options: Any,
     ) -> None:
@@ -73,7 +74,7 @@ class Pump:
         info = DeviceInfo(
             device_id,
             "a device",
-            "standalone",
+            mode,
             "127.0.0.1",
             8080,
             slots,
@@ -89,7 +90,7 @@ class Pump:
             self.executors,
             lambda executor: self.engine,
             self._make_context,
-            SchedulerOptions(concurrent_tasks=slots, **options),
+            SchedulerOptions(concurrent_tasks=slots, mode=mode, **options),
             self.fatal.append,
         )
         self.scheduler._strategy()  # its transaction should not meet a test's plans for the network

@@ -1,0 +1,192 @@
+"""Assigning: who gets a task, what a worker takes over, and what a master takes back."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from crawlfleet.core.account import Account
+from crawlfleet.model.account import AccountDAO
+from crawlfleet.model.budget import Charge, Cost
+from crawlfleet.model.claims import Owner
+from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.device import DeviceDAO
+from crawlfleet.model.dispatch import Candidate
+from crawlfleet.model.task_spec import TaskSpec
+from crawlfleet.services.dispatcher import CHOOSE, Dispatcher
+from crawlfleet.services.task_scheduler import LoadBalanceStrategy
+from tests.conftest import Backend
+from tests.services.conftest import MakePump
+from tests.services.pump import Pump
+
+MakeMaster = Callable[..., Dispatcher]
+
+
+@pytest.fixture
+def make_master(backend: Backend, make_pump: MakePump) -> MakeMaster:
+    """Makes masters that are driven by hand, each with a device of its own."""
+
+    def make(device_id: str = "m1", strategy: str = "least_tasks") -> Dispatcher:
+        pump = make_pump(backend.url, device_id=device_id, mode="master", slots=1)
+        return Dispatcher(pump.db, pump.manager, LoadBalanceStrategy(strategy), 10, chance=random.Random(7))
+
+    return make
+
+
+@pytest.fixture
+def worker(backend: Backend, make_pump: MakePump) -> Callable[..., Pump]:
+    return lambda device_id, slots=2, **more: make_pump(
+        backend.url, device_id=device_id, mode="worker", slots=slots, **more
+    )
+
+
+def live(pump: Pump) -> Counter[str]:
+    """Live runs by device."""
+    query = "SELECT device_id FROM cl_task_assignment WHERE status IN ('assigned', 'running')"
+    with pump.db.read() as connection:
+        return Counter(connection.execute(sa.text(query)).scalars())
+
+
+def test_tasks_go_evenly_to_workers_and_no_more_than_twice_their_slots(
+    make_master: MakeMaster, worker: Callable[..., Pump]
+) -> None:
+    master, small = make_master(), worker("w1", 1)
+    worker("w2", 3)
+    small.add("quick", 20)
+    assert master.run_once().assigned == 8
+    assert live(small) == {"w1": 2, "w2": 6}
+    done = master.run_once()
+    assert (done.assigned, done.busy) == (0, True)
+    assert 0 < master.next_wait() < 10
+
+
+def test_a_worker_takes_over_what_was_assigned_as_its_slots_become_free(
+    make_master: MakeMaster, worker: Callable[..., Pump], gate: Path
+) -> None:
+    master, pump = make_master(), worker("w1", 2)
+    tasks = pump.add("held", 4, task_data={"gate": str(gate)})
+    master.run_once()
+    turn = pump.turn()
+    assert turn is not None
+    assert [claim.task.id for claim in turn.claimed] == tasks[:2]
+    pump.wait_began(2)
+    pump.turn()
+    assert [pump.status(each) for each in tasks] == ["running"] * 2 + ["assigned"] * 2
+    pump.scheduler.request_reconcile()
+    pump.turn()
+    assert [pump.status(each) for each in tasks] == ["running"] * 2 + ["assigned"] * 2  # not taken for lost
+    gate.touch()
+    pump.until_status("completed", *tasks)
+    assert all(len(pump.run_states(each)) == 1 for each in tasks)
+
+
+def test_a_worker_leaves_the_queue_to_a_master_while_there_is_one(
+    make_master: MakeMaster, worker: Callable[..., Pump]
+) -> None:
+    master, pump, other = make_master(), worker("w1"), worker("w2", claim_without_master=False)
+    [task_id] = pump.add("quick")
+    for each in (pump, other):
+        for _ in range(3):
+            each.turn()
+    assert pump.status(task_id) == "pending"
+    DeviceDAO(pump.db).set_offline("m1", master.lease.epoch)
+    other.turn()
+    assert pump.status(task_id) == "pending"
+    pump.until_status("completed", task_id)
+
+
+def test_a_task_goes_only_to_a_worker_that_knows_it(make_master: MakeMaster, worker: Callable[..., Pump]) -> None:
+    master, pump = make_master(), worker("w1")
+    with pump.db.plain.begin() as connection:
+        connection.exec_driver_sql('UPDATE cl_device SET capabilities = \'{"supported_tasks": ["held"]}\'')
+    knows = worker("w2")
+    pump.add("quick", 4)
+    assert master.run_once().assigned == 4
+    assert live(knows) == {"w2": 4}
+
+
+def test_a_draining_worker_and_a_paused_queue_get_nothing(make_master: MakeMaster, worker: Callable[..., Pump]) -> None:
+    master, pump = make_master(), worker("w1")
+    [task_id] = pump.add("quick")
+    pump.scheduler.pause("test")
+    assert master.run_once().assigned == 0
+    pump.scheduler.resume()
+    DeviceDAO(pump.db).set_draining("w1", True)
+    assert master.run_once().assigned == 0
+    DeviceDAO(pump.db).set_draining("w1", False)
+    assert master.run_once().assigned == 1
+    DeviceDAO(pump.db).set_draining("w1", True)
+    pump.scheduler.request_reconcile()
+    pump.turn()
+    assert pump.status(task_id) == "pending"  # it goes elsewhere
+
+
+def test_what_waits_at_a_busy_worker_goes_to_an_idle_one_and_nothing_that_was_taken_over_does(
+    make_master: MakeMaster, worker: Callable[..., Pump], gate: Path
+) -> None:
+    master, busy = make_master(), worker("w1", 2)
+    tasks = busy.add("held", 4, task_data={"gate": str(gate)})
+    master.run_once()
+    busy.turn()  # two of four; they have not been recorded as begun
+    idle = worker("w2", 2)
+    assert master.run_once().taken_back == 2
+    assert [busy.status(each) for each in tasks] == ["assigned"] * 2 + ["pending"] * 2
+    assert master.run_once().assigned == 2
+    assert live(busy) == {"w1": 2, "w2": 2}
+    gate.touch()
+    idle.until_status("completed", *tasks[2:])
+    busy.until_status("completed", *tasks[:2])
+
+
+def test_calls_are_held_while_a_task_waits_at_its_worker_and_sent_when_it_runs(
+    make_master: MakeMaster, worker: Callable[..., Pump]
+) -> None:
+    master, pump = make_master(), worker("w1", 2)
+    AccountDAO(pump.db).add(Account("vendor", "u", token_env="TOKEN"))
+    cost = Cost((Charge("vendor", "app", calls=1, seconds=60),), calls=1)
+    spec = TaskSpec("calling", source="vendor", username="u")
+    first, second = CrawlTaskDAO(pump.db).add([spec, spec], TaskDefaults(cost_of=lambda _: cost))
+    assert master.run_once().assigned == 1
+    assert master.run_once().assigned == 0
+    pump.until_status("completed", first)
+    with pump.db.read() as connection:
+        called = connection.execute(sa.text("SELECT COUNT(*) FROM cl_budget_call WHERE called_at IS NOT NULL"))
+        assert called.scalar_one() == 1
+    assert master.run_once().assigned == 0
+    assert pump.status(second) == "pending"
+
+
+def test_several_masters_give_each_task_once(make_master: MakeMaster, worker: Callable[..., Pump]) -> None:
+    masters, pump = [make_master("m1"), make_master("m2")], worker("w1", 2)
+    pump.add("quick", 10)
+    for _ in range(20):
+        for master in masters:
+            master.run_once()
+        pump.turn()
+        pump.wait_ended()
+    assert pump.fleet.tasks.stats()["completed"] == 10
+    assert sum(each.counters["assigned"] for each in masters) == 10
+
+
+def candidate(name: str, live: int, slots: int = 4, given: int = 0, cpu: float | None = None) -> Candidate:
+    return Candidate(Owner(name, 1), frozenset(), slots, live, 0, cpu, cpu, given)
+
+
+def test_the_four_strategies() -> None:
+    chance = random.Random(1)
+    some = [candidate("a", 3, given=1, cpu=0), candidate("b", 2, given=5, cpu=100), candidate("c", 4, slots=9, given=2)]
+
+    def chosen(strategy: LoadBalanceStrategy) -> Counter[str]:
+        return Counter(CHOOSE[strategy](some, chance).owner.device_id for _ in range(300))
+
+    assert set(CHOOSE) == set(LoadBalanceStrategy)
+    assert chosen(LoadBalanceStrategy.ROUND_ROBIN) == {"a": 300}
+    assert chosen(LoadBalanceStrategy.LEAST_TASKS) == {"c": 300}
+    by_weight = chosen(LoadBalanceStrategy.WEIGHTED)
+    assert by_weight["a"] > by_weight["b"] > 0
+    assert all(70 < count < 130 for count in chosen(LoadBalanceStrategy.RANDOM).values())
