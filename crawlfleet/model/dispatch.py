@@ -47,6 +47,11 @@ class Candidate:
         return max(0, self.slots * (1 + WAITING_PER_SLOT) - self.live)
 
     @property
+    def surplus(self) -> int:
+        """How many runs wait at it for a slot that it does not have."""
+        return max(0, min(self.waiting, self.live - self.slots))
+
+    @property
     def idle_slots(self) -> int:
         """How many of its slots nothing is meant for."""
         return max(0, self.slots - self.live)

@@ -155,7 +155,7 @@ class Dispatcher(Service):
             workers = dispatch.candidates(self.db, connection, lock=False)
             self._types = _known(workers)
             heads = claims.open_heads(self.db, connection, self._types) if standing.may_claim else []
-        waiting, idle = any(each.waiting for each in workers), any(each.idle_slots for each in workers)
+        waiting, idle = any(each.surplus for each in workers), any(each.idle_slots for each in workers)
         for moment in (standing.due_at, standing.opens_at):
             if moment is not None:
                 wait = (moment - standing.now).total_seconds() - (time.monotonic() - standing.answered_at)
@@ -209,8 +209,8 @@ class Dispatcher(Service):
         """Take back what waits at busy workers, as much as the slots of idle ones could run now; how many."""
         idle, taken = sum(each.idle_slots for each in workers), 0
         for each in workers:
-            if each.waiting and idle > taken:
-                count = dispatch.take_back(self.db, transaction, each, idle - taken, ledger)
+            if each.surplus and idle > taken:
+                count = dispatch.take_back(self.db, transaction, each, min(each.surplus, idle - taken), ledger)
                 each.live -= count
                 taken += count
         return taken
