@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.api import api
 from benchmarks.backlog import backlog
 from benchmarks.blocked import blocked
 from benchmarks.crash import crash
@@ -48,6 +49,7 @@ SUITE = (
     Benchmark("blocked", blocked, {"tiny": Size(300, 1), "small": Size(50_000, 1), "full": Size(1_000_000, 1)}),
     Benchmark("crash", crash, {"tiny": Size(20, 1), "small": Size(200, 3), "full": Size(200, 5)}),
     Benchmark("quota", quota, {"tiny": Size(1, 1), "small": Size(2, 3), "full": Size(60, 1)}),
+    Benchmark("api", api, {"tiny": Size(2_000, 1), "small": Size(50_000, 1), "full": Size(1_000_000, 1)}),
     # one row below what AppsFlyer cuts a report at
     Benchmark("store", store, {"tiny": Size(2_000, 1), "small": Size(50_000, 1), "full": Size(199_999, 3)}),
 )

@@ -53,7 +53,7 @@ _PUMP = "the scheduler sizes its batches by itself; concurrent_tasks bounds what
 _ALWAYS = "tasks of an offline device are always given to others, after offline_timeout"
 _PRIORITY = "priority always counts, in the order in which tasks are claimed"
 _SCALING = "start or stop devices instead; every device takes what it has room for"
-_TLS = "the API speaks plain HTTP: put a TLS proxy in front of it"
+_TLS = "tls_certificate and tls_key make the API speak TLS"
 WITHOUT_EFFECT = {  # key of the earlier implementation -> why it means nothing here
     "device_type": "the type of a device is its mode",
     "master_host": _MEET,
@@ -226,6 +226,10 @@ class Settings:
         "text of 1 to 512 printable ASCII characters without spaces",
         secret=True,
     )
+    tls_certificate: str | None = _text(
+        None, "PEM file with the certificate of the API and those that signed it; with tls_key", "the path of a file"
+    )
+    tls_key: str | None = _text(None, "PEM file with the private key of that certificate", "the path of a file")
     log_file: str | None = _text(None, "File that also receives the log, rotated at 5 MB", "the path of a file")
     sources: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict,

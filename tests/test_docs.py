@@ -187,7 +187,8 @@ def test_every_path_of_the_api_is_documented() -> None:
     pytest.importorskip("fastapi", reason="the extra `api` is not installed")
     from crawlfleet.api.app import make_app
 
-    node: Any = SimpleNamespace(settings=SimpleNamespace(api_token=None))  # nothing is asked of it
+    settings = SimpleNamespace(api_token=None, tls_certificate=None)
+    node: Any = SimpleNamespace(settings=settings, listener=None)  # nothing is asked of it
     text = page("docs/api.md")
     for path in (*make_app(node, node).openapi()["paths"], "/docs", "/openapi.json"):
         assert f"`{path}`" in text, path

@@ -1,62 +1,71 @@
-"""The HTTP API of a node as an ASGI application: probes, metrics, and the fleet in numbers."""
+"""The HTTP API of a node as an ASGI application: probes, metrics, the fleet, and its events."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated
 
-from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, FastAPI, Request, Response, Security
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, FastAPI, Header, Response, Security
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from crawlfleet import __version__
+from crawlfleet.api import routes_data, routes_fleet, routes_tasks
+from crawlfleet.api.desk import Desk, Office
+from crawlfleet.api.guard import Guard, Keys
 from crawlfleet.api.metrics import NodeMetrics
+from crawlfleet.api.parameters import PREFIX, PROBLEMS
+from crawlfleet.api.refusals import MAX_BODY_BYTES, Refusal, add_handlers
+from crawlfleet.api.stream import EventStream, TooManyClients
 from crawlfleet.core.db import Database
-from crawlfleet.core.errors import CrawlfleetError, DatabaseError
+from crawlfleet.core.errors import CrawlfleetError
 from crawlfleet.services import insights
 from crawlfleet.services.node import Node
+from crawlfleet.sources.addresses import is_loopback
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
-PREFIX = "/api/distribution"
-OPEN_PATHS = frozenset({"/healthz"})  # what needs no token
-QUESTIONS_AT_ONCE = 2  # threads at the database; more would only take the CPU from the node's own work
 READY_SECONDS = 3.0  # patience of /readyz with the database
+ABOUT = """
+The fleet behind this node: what it does, why, and what it should do. docs/api.md tells more.
+
+Errors are `{"error": code, "detail": sentence}`. Moments are UTC. Lists come in pages: give `next` of a page as
+`before` (or `after`) to get the one behind it. Reading needs a token of the role `read`, changing `operate`, what
+cannot be undone `admin`.
+"""
 
 
 def make_app(node: Node, db: Database) -> FastAPI:
     """The application that serves `node`; `db` is the API's own pool, so no client can use up the node's."""
-    token = node.settings.api_token
-    app = FastAPI(title="crawlfleet", version=__version__, redoc_url=None)
-    if token is not None:
-        app.add_middleware(RequireToken, token=token)
-        app.router.dependencies.append(Security(HTTPBearer(auto_error=False)))  # so that /openapi.json tells it
-    app.add_exception_handler(DatabaseError, _database_error)
-    app.add_exception_handler(Exception, _unexpected)
-    desk = Desk(db)
+    settings = node.settings
+    app = FastAPI(
+        title="crawlfleet",
+        version=__version__,
+        description=ABOUT,
+        redoc_url=None,
+        dependencies=[Security(HTTPBearer(auto_error=False))],  # so that /openapi.json tells it; the guard looks
+    )
+    app.state.office = Office(settings, db)
+    is_reachable = node.listener is not None and not is_loopback(node.listener.getsockname()[0])
+    app.add_middleware(
+        Guard, keys=Keys(db, settings.api_token, demanded=is_reachable), is_tls=settings.tls_certificate is not None
+    )
+    add_handlers(app)
     _add_probes(app, Readiness(node, db), NodeMetrics(node))
-    app.include_router(_questions(desk))
+    for router in (
+        routes_tasks.router,
+        routes_fleet.devices,
+        routes_fleet.statistics,
+        routes_fleet.management,
+        routes_data.accounts,
+        routes_data.data,
+        _events(EventStream(db, lambda: node.ending)),
+    ):
+        app.include_router(router, prefix=PREFIX, max_body_size=MAX_BODY_BYTES)
     return app
-
-
-class Desk:
-    """Where questions to the database wait for a thread."""
-
-    def __init__(self, db: Database, at_once: int = QUESTIONS_AT_ONCE) -> None:
-        self._db = db
-        self._limiter = CapacityLimiter(at_once)
-
-    async def ask(self, question: Callable[[Database], T]) -> T:
-        """The answer of `question(db)`, asked in a thread."""
-        return await to_thread.run_sync(question, self._db, limiter=self._limiter)
 
 
 class Readiness:
@@ -94,7 +103,12 @@ def _add_probes(app: FastAPI, readiness: Readiness, metrics: NodeMetrics) -> Non
         """The process lives. Needs no token."""
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["probes"], responses={503: {"description": "It cannot work; `detail` says why"}})
+    @app.get(
+        "/readyz",
+        tags=["probes"],
+        responses={503: {"description": "It cannot work; `detail` says why"}},
+        response_model=dict[str, str],
+    )
     async def readyz() -> JSONResponse:
         """The database answers and the device holds its lease."""
         obstacle = await readiness.obstacle()
@@ -102,55 +116,26 @@ def _add_probes(app: FastAPI, readiness: Readiness, metrics: NodeMetrics) -> Non
             return JSONResponse({"status": "not ready", "detail": obstacle}, 503)
         return JSONResponse({"status": "ready"})
 
-    @app.get("/metrics", tags=["probes"], response_class=Response)
+    @app.get("/metrics", tags=["probes"], response_class=PlainTextResponse)
     async def show_metrics() -> Response:
         """This node in Prometheus' text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _questions(desk: Desk) -> APIRouter:
-    router = APIRouter(prefix=PREFIX, tags=["fleet"])
+def _events(stream: EventStream) -> APIRouter:
+    router = APIRouter(tags=["events"], responses=PROBLEMS)
 
-    @router.get("/system/overview")
-    async def system_overview() -> dict[str, Any]:
-        """Tasks and devices by state, and one sentence on how the fleet stands."""
-        return await desk.ask(insights.overview)
-
-    @router.get("/tasks/stats")
-    async def tasks_stats() -> dict[str, Any]:
-        """How many tasks are in each state, their total, and the success rate of those that ended."""
-        return await desk.ask(insights.task_stats)
+    @router.get("/events", response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}})
+    async def events(
+        last_event_id: Annotated[str | None, Header(max_length=64, description="go on behind this event")] = None,
+    ) -> Response:
+        """Server-sent events: `run` (a run was assigned, began or ended), `task` (cancelled or revived by a person),
+        `added` (tasks were added), `device`, `queue` (paused or open), and `missed` (read the lists anew). An event
+        may come twice. At most 20 clients; one that is too slow is cut off."""
+        try:
+            found = stream.events(last_event_id)
+        except TooManyClients:
+            raise Refusal(503, "20 clients listen to the events of this node already: ask another node") from None
+        return StreamingResponse(found, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
     return router
-
-
-async def _database_error(_request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, 503)
-
-
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    log.error("request failed: method=%s path=%r", request.method, request.url.path, exc_info=error)
-    return JSONResponse({"detail": "unexpected error: the node's log tells more"}, 500)
-
-
-class RequireToken:
-    """Lets a request pass that carries `Authorization: Bearer TOKEN`, or needs none."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app = app
-        self._token = token.encode("ascii")
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or scope.get("path") in OPEN_PATHS or self._is_known(scope):
-            await self._app(scope, receive, send)
-            return
-        detail = "a token is needed: send the header Authorization: Bearer TOKEN with the node's api_token"
-        refusal = JSONResponse({"detail": detail}, 401, {"WWW-Authenticate": "Bearer"})
-        await refusal(scope, receive, send)
-
-    def _is_known(self, scope: Scope) -> bool:
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(given) != 1:
-            return False
-        scheme, _, token = given[0].partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from crawlfleet.api.listener import open_listener
 from crawlfleet.api.server import ApiServer
 from crawlfleet.core.db import Database
+from crawlfleet.core.errors import DatabaseError
 from crawlfleet.executors.registry import executors as all_executors
 from crawlfleet.model import migrations
+from crawlfleet.model.api_token import ApiTokenDAO
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
@@ -39,7 +44,7 @@ def init_distribution_services(
         require_device_id(settings)
     executors = all_executors(settings.executors)
     Tariff(all_source_settings(settings), lambda: executors).check()
-    listener = open_listener(settings)
+    listener = open_listener(settings, lambda: _has_tokens(settings))
     try:
         db = Database(settings.database_url).open(settings.database_wait)
         migrations.upgrade(db)
@@ -50,6 +55,20 @@ def init_distribution_services(
         if listener is not None:
             listener.close()
         raise
+
+
+def _has_tokens(settings: Settings) -> bool:
+    """Whether the database has tokens of the API; nothing is made there, and one that cannot be used has none."""
+    db = Database(settings.database_url, pool_size=1)
+    if db.family == "sqlite" and not os.path.exists(db.url.database or ""):
+        return False
+    try:
+        db.open(settings.database_wait)
+        return migrations.current(db) is not None and bool(ApiTokenDAO(db).find())
+    except (DatabaseError, SQLAlchemyError):  # a table of an older version is missing, say
+        return False
+    finally:
+        db.close()
 
 
 def start_distribution_services(node: Node) -> ApiServer | None:

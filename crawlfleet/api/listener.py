@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import os
 import socket
+from collections.abc import Callable
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from crawlfleet.core.errors import UsageError
 from crawlfleet.settings import FIELDS, Settings
+from crawlfleet.sources.addresses import is_loopback
+
+if TYPE_CHECKING:
+    import ssl
 
 log = logging.getLogger(__name__)
 
 PARTS = ("fastapi", "prometheus_client", "uvicorn")  # import names of the extra `api`
 BACKLOG = 128
+MAX_PEM_BYTES = 1024 * 1024
 
 
-def open_listener(settings: Settings) -> socket.socket | None:
+def open_listener(settings: Settings, has_tokens: Callable[[], bool] = lambda: False) -> socket.socket | None:
     """The listening socket for this node's API; None, with a line that says why, when the node goes on without.
 
     It listens at once, before anybody serves it: two sockets that are only bound may share a port on Linux.
-    Raises UsageError for an address off loopback without a token, and for a host or port that was asked for and
-    cannot be had.
+    `has_tokens` tells whether `tokens add` made any; it is only asked where a token is needed and not set.
+    Raises UsageError for an address off loopback without a token, for a certificate that cannot be used, and for a
+    host or port that was asked for and cannot be had.
     """
     if not settings.api:
         return None
     family, address = _resolve(settings)
-    if not ipaddress.ip_address(address[0].partition("%")[0]).is_loopback and settings.api_token is None:
+    if not is_loopback(address[0]) and settings.api_token is None and not has_tokens():
         raise UsageError(
             f"host {settings.host} can be reached from other machines and api_token is not set: set it with the"
-            " environment variable CRAWLFLEET_API_TOKEN or in the config file, or listen on 127.0.0.1, or use --no-api"
+            " environment variable CRAWLFLEET_API_TOKEN or in the config file, make a token with `tokens add`, or"
+            " listen on 127.0.0.1, or use --no-api"
         )
+    if settings.tls_certificate is not None or settings.tls_key is not None:
+        tls_context(settings)
     missing = [part for part in PARTS if find_spec(part) is None]
     if missing:
         text = f"{missing[0]} is not installed: pip install 'crawlfleet[api]'"
@@ -52,10 +62,40 @@ def open_listener(settings: Settings) -> socket.socket | None:
         return None
 
 
-def url_of(listener: socket.socket) -> str:
+def tls_context(settings: Settings) -> ssl.SSLContext:
+    """What makes the API speak TLS; raises UsageError that names the setting and the file that cannot be used."""
+    import ssl  # costs 10 ms
+
+    files = {name: getattr(settings, name) for name in ("tls_certificate", "tls_key")}
+    for name, path in files.items():
+        if path is None:
+            raise UsageError(f"tls_certificate and tls_key belong together ({name} is missing): set both or neither")
+        try:
+            with open(path, "rb") as file:
+                text = file.read(MAX_PEM_BYTES)
+        except OSError as error:
+            raise UsageError(f"{name} cannot be read: {path}: {os.strerror(error.errno or 0)}") from None
+        if b"-----BEGIN " not in text:
+            raise UsageError(f"{name} must be a file in PEM format, with a line -----BEGIN ...----- (got {path})")
+    if b"ENCRYPTED" in text:
+        raise UsageError(f"tls_key must not be encrypted, since nobody is there to give its password (got {path})")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(files["tls_certificate"], files["tls_key"])
+    except ssl.SSLError as error:
+        reason = (error.reason or "unknown").lower().replace("_", " ")
+        raise UsageError(
+            f"tls_certificate {files['tls_certificate']} and tls_key {files['tls_key']} cannot be used together:"
+            f" {reason}: the first must hold the certificate and those that signed it, the second its private key"
+        ) from None
+    return context
+
+
+def url_of(listener: socket.socket, scheme: str = "http") -> str:
     """Where clients find it."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _is_given(settings: Settings, name: str) -> bool:
@@ -77,7 +117,8 @@ def _resolve(settings: Settings) -> tuple[socket.AddressFamily, tuple[str, int]]
 
 
 def _listen(family: socket.AddressFamily, address: tuple[str, int]) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio only turns Nagle's delay off, which would hold each answer back for 40 ms, where the protocol is named
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":  # elsewhere it would let two processes share the port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from crawlfleet.api.listener import BACKLOG, url_of
+from crawlfleet.api.listener import BACKLOG, tls_context, url_of
 from crawlfleet.core.db import Database
 from crawlfleet.services.node import Node
 
@@ -26,7 +28,8 @@ class ApiServer:
     """The server of one node. `start` returns at once, since its imports take a second; see `wait_until_serving`."""
 
     def __init__(self, node: Node, listener: socket.socket) -> None:
-        self.url = url_of(listener)
+        self._is_tls = node.settings.tls_certificate is not None
+        self.url = url_of(listener, "https" if self._is_tls else "http")
         self._node = node
         self._listener = listener
         self._lock = threading.Lock()
@@ -79,17 +82,21 @@ class ApiServer:
         import uvicorn
 
         from crawlfleet.api.app import make_app
-        from crawlfleet.api.connections import BoundedConnection
+        from crawlfleet.api.connections import REQUEST_SECONDS, BoundedConnection
 
-        settled = self._settled
+        settled, settings, is_tls = self._settled, self._node.settings, self._is_tls
 
         class Server(uvicorn.Server):
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                if is_tls:  # asyncio waits a minute for a handshake, and uvicorn cannot tell it otherwise
+                    loop: Any = asyncio.get_running_loop()
+                    loop.create_server = partial(loop.create_server, ssl_handshake_timeout=REQUEST_SECONDS)
                 await super().startup(sockets)
                 settled.set()
 
         config = uvicorn.Config(
             make_app(self._node, db),
+            ssl_context_factory=(lambda *_: tls_context(settings)) if is_tls else None,
             loop="asyncio",
             http=BoundedConnection,
             ws="none",

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from crawlfleet.cli.arguments import settings_from
-from crawlfleet.cli.database import existing_fleet
+from crawlfleet.cli.database import actor, existing_fleet
 from crawlfleet.cli.output import say
 from crawlfleet.core.account import check_token
 from crawlfleet.core.errors import UsageError
@@ -61,7 +61,7 @@ def run_rotate(args: argparse.Namespace) -> int:
     """Seal all tokens of the database anew, under the newest key: all of them or none."""
     keys = keyring(settings_from(args).secret_key_file)
     with existing_fleet(args) as fleet:
-        count = fleet.accounts.reseal_tokens(keys)
+        count = fleet.accounts.reseal_tokens(keys, actor())
     print(f"{count} tokens are sealed under the newest key")
     return 0
 

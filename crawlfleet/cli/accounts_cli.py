@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from crawlfleet.cli import account_show
 from crawlfleet.cli.account_secrets import add_parsers, sealed_token
 from crawlfleet.cli.arguments import add_json_option, settings_from
-from crawlfleet.cli.database import existing_fleet, ready_fleet
+from crawlfleet.cli.database import actor, existing_fleet, ready_fleet
 from crawlfleet.cli.output import local_time, print_json, print_table, say
 from crawlfleet.core.account import Account
 from crawlfleet.core.errors import CrawlfleetError, ProxyError, TokenUnavailable, UsageError
@@ -62,7 +62,7 @@ def run_add(args: argparse.Namespace) -> int:
     if args.token_stdin:
         account = replace(account, token_sealed=sealed_token(keyring(settings.secret_key_file)))
     with ready_fleet(args) as fleet:
-        is_new = fleet.accounts.add(account)
+        is_new = fleet.accounts.add(account, actor())
     print(f"account {account.username} at {account.source} {'added' if is_new else 'replaced'}")
     _warn_of_what_is_missing(account, source.needs_token, settings.use_proxy)
     return 0
@@ -182,7 +182,7 @@ def run_park(args: argparse.Namespace) -> int:
     """Let the account's tasks wait."""
     with existing_fleet(args) as fleet:
         row = _the_account(fleet, args)
-        changed = fleet.accounts.park(row["source"], row["username"], args.reason)
+        changed = fleet.accounts.park(row["source"], row["username"], args.reason, actor())
     name = f"account {row['username']} at {row['source']}"
     print(f"{name} is parked; its tasks wait" if changed else f"{name} was parked already: {row['status_reason']}")
     return 0
@@ -192,7 +192,7 @@ def run_resume(args: argparse.Namespace) -> int:
     """Let the account's tasks run again."""
     with existing_fleet(args) as fleet:
         row = _the_account(fleet, args)
-        changed = fleet.accounts.resume(row["source"], row["username"])
+        changed = fleet.accounts.resume(row["source"], row["username"], actor())
     print(f"account {row['username']} at {row['source']} {'is' if changed else 'was'} {AccountStatus.HEALTHY}")
     return 0
 
@@ -201,20 +201,13 @@ def run_remove(args: argparse.Namespace) -> int:
     """Forget the account; its data stays."""
     with existing_fleet(args) as fleet:
         row = _the_account(fleet, args)
-        fleet.accounts.remove(row["source"], row["username"])
+        fleet.accounts.remove(row["source"], row["username"], actor())
     print(f"account {row['username']} at {row['source']} removed; its apps and figures stay")
     return 0
 
 
 def _the_account(fleet: Fleet, args: argparse.Namespace) -> dict[str, Any]:
-    found = fleet.accounts.find(args.username, args.source)
-    if not found:
-        at = f" at {args.source}" if args.source else ""
-        raise CrawlfleetError(f"there is no account {args.username!r}{at}: `accounts list` shows all")
-    if len(found) > 1:
-        places = ", ".join(row["source"] for row in found)
-        raise UsageError(f"there are accounts {args.username!r} at {places}: choose one with --source")
-    return found[0]
+    return fleet.account(args.username, args.source)
 
 
 def add_parser(subparsers: Any) -> None:

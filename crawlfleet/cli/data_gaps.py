@@ -14,11 +14,6 @@ from crawlfleet.cli.program import program_words
 if TYPE_CHECKING:
     from crawlfleet.services.insights_coverage import Gap
 
-WHY = {
-    "missing": "never fetched",
-    "thin": "far fewer rows than on the days around: worth another look",
-    "settling": "fetched before the vendor's figures were final, which they are now",
-}
 COLUMNS = ("source", "username", "app_id", "report", "start_date", "end_date", "days", "state")
 
 
@@ -32,8 +27,8 @@ def run_gaps(args: argparse.Namespace) -> int:
         print_json(found)
     elif found:
         print_table(COLUMNS, [[gap[name] for name in COLUMNS] for gap in found])
-        for state in sorted({gap["state"] for gap in found}):
-            print(f"{state}: {WHY[state]}")
+        for state, why in sorted({(gap["state"], gap["why"]) for gap in found}):
+            print(f"{state}: {why}")
         print("\nwhat closes them:")
         for gap in found:
             print(gap["command"])
@@ -43,19 +38,7 @@ def run_gaps(args: argparse.Namespace) -> int:
 
 
 def _as_object(gap: Gap) -> dict[str, Any]:
-    name = gap.feed.name
-    return {
-        "source": name.source,
-        "username": name.username,
-        "app_id": name.app_id,
-        "report": name.report,
-        "start_date": gap.start,
-        "end_date": gap.end,
-        "days": (gap.end - gap.start).days + 1,
-        "state": gap.state.value,
-        "why": WHY[gap.state.value],
-        "command": command_for(gap),
-    }
+    return gap.as_dict() | {"command": command_for(gap)}
 
 
 def command_for(gap: Gap) -> str:

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from crawlfleet.cli.arguments import add_json_option
-from crawlfleet.cli.database import existing_database
+from crawlfleet.cli.database import actor, existing_database, existing_fleet
 from crawlfleet.cli.output import print_json, print_table
-from crawlfleet.core.errors import CrawlfleetError
 
 COLUMNS = ("device", "status", "type", "running", "slots", "last beat", "cpu %", "memory %", "load", "errors", "host")
 
@@ -61,26 +60,16 @@ def run_resume(args: argparse.Namespace) -> int:
 
 
 def _set_draining(args: argparse.Namespace, draining: bool) -> None:
-    from crawlfleet.model.device import DeviceDAO
-
-    with existing_database(args) as db:
-        if not DeviceDAO(db).set_draining(args.device_id, draining):
-            raise _unknown(args.device_id)
+    with existing_fleet(args) as fleet:
+        fleet.set_draining(args.device_id, draining, actor())
 
 
 def run_remove(args: argparse.Namespace) -> int:
     """Forget a device that is offline."""
-    from crawlfleet.model.device import DeviceDAO
-
-    with existing_database(args) as db:
-        if not DeviceDAO(db).remove(args.device_id):
-            raise _unknown(args.device_id)
+    with existing_fleet(args) as fleet:
+        fleet.remove_device(args.device_id, actor())
     print(f"device {args.device_id} removed")
     return 0
-
-
-def _unknown(device_id: str) -> CrawlfleetError:
-    return CrawlfleetError(f"there is no device {device_id!r}: `devices list` shows all")
 
 
 def add_parser(subparsers: Any) -> None:

@@ -20,6 +20,7 @@ GROUPS = {
     "accounts": ("crawlfleet.cli.accounts_cli", "accounts at the vendors"),
     "devices": ("crawlfleet.cli.devices_cli", "devices of the fleet"),
     "data": ("crawlfleet.cli.data_cli", "synced apps and figures"),
+    "tokens": ("crawlfleet.cli.tokens_cli", "tokens of the HTTP API"),
     "db": ("crawlfleet.cli.db_cli", "upgrade and check the database"),
     "doctor": ("crawlfleet.cli.doctor_cli", "look whether this machine can run a node"),
     "sandbox": ("crawlfleet.cli.sandbox_cli", "simulated vendor APIs with quotas"),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import datetime
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Protocol
+
+from crawlfleet.core.json_text import json_pieces, utc
 
 PROGRESS_SECONDS = 5.0  # between two lines of progress where nothing can be redrawn
 
@@ -22,65 +23,10 @@ def say(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """The value as JSON: moments in UTC with Z, dates as text, decimals as numbers with all their digits.
-
-    Any iterable is an array; it is written while it is read, so a long one needs no memory.
-    """
+    """The value as JSON, see core/json_text.py; any iterable is an array, and is written while it is read."""
     encoding = (sys.stdout.encoding or "").lower().replace("-", "")
-    encoder = json.JSONEncoder(ensure_ascii=encoding != "utf8", allow_nan=False)
-    sys.stdout.writelines(_json(value, 0, encoder.encode))
+    sys.stdout.writelines(json_pieces(value, ascii_only=encoding != "utf8", indent=2))
     print()
-
-
-def _json(value: Any, depth: int, encode: Callable[[Any], str]) -> Iterator[str]:
-    text = _scalar(value, encode)
-    if text is not None:
-        yield text
-        return
-    is_object = isinstance(value, Mapping)
-    opening, closing = "{}" if is_object else "[]"
-    separator, next_separator = "\n" + "  " * (depth + 1), ",\n" + "  " * (depth + 1)
-    yield opening
-    for item in value.items() if is_object else value:
-        name, inner = (f"{encode(str(item[0]))}: ", item[1]) if is_object else ("", item)
-        text = _scalar(inner, encode)
-        if text is None:
-            yield separator + name
-            yield from _json(inner, depth + 1, encode)
-        else:  # most values are: a generator for each would take ten times as long
-            yield separator + name + text
-        separator = next_separator
-    yield (("\n" + "  " * depth) if separator == next_separator else "") + closing
-
-
-def _scalar(value: Any, encode: Callable[[Any], str]) -> str | None:
-    """The JSON of a value that holds no others; None for one that does."""
-    if value is None:
-        return "null"
-    if type(value) is int:
-        return str(value)
-    if type(value) is str:
-        return encode(value)
-    if isinstance(value, Decimal) and value.is_finite():
-        return format(value, "f")  # json would make it a float and lose digits
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes | Enum):
-        return None
-    return encode(_plain(value))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return utc(value).isoformat().replace("+00:00", "Z")
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, Enum):
-        return value.value
-    return value
-
-
-def utc(moment: datetime) -> datetime:
-    """The moment with its zone; one without is UTC, as everything in the database is."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def local_time(moment: datetime) -> str:

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from crawlfleet.cli.arguments import add_json_option, whole_number
-from crawlfleet.cli.database import ready_fleet
+from crawlfleet.cli.database import actor, ready_fleet
 from crawlfleet.cli.output import print_json, progress, say
 from crawlfleet.cli.task_lines import parse_json, read_task_lines
 from crawlfleet.core.errors import UsageError
@@ -30,7 +30,7 @@ def run_add(args: argparse.Namespace) -> int:
             raise UsageError("--type is required, as in --type user_apps; --from FILE adds the tasks of a file")
         spec = TaskSpec.from_mapping(given)
         with ready_fleet(args) as fleet:
-            ids = fleet.add_tasks([spec])
+            ids = fleet.add_tasks([spec], actor())
     if args.json:
         print_json({"ids": ids})
     else:
@@ -51,7 +51,7 @@ def _add_lines(args: argparse.Namespace, given: dict[str, Any]) -> list[int]:
         say(f"adding {len(lines)} tasks")
     with ready_fleet(args) as fleet:
         try:
-            ids = fleet.add_tasks([spec for _, spec in lines])
+            ids = fleet.add_tasks([spec for _, spec in lines], actor())
         except UsageError:
             _name_the_line(fleet, lines)
             raise

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crawlfleet.cli.arguments import add_json_option, calendar_day, settings_from
-from crawlfleet.cli.database import existing_database
+from crawlfleet.cli.database import actor, existing_database
 from crawlfleet.cli.output import cell, print_json, print_table, say
 from crawlfleet.model.task_spec import DEFAULT_REPORT
 
@@ -28,6 +28,7 @@ def run_backfill(args: argparse.Namespace) -> int:
             app_ids=args.app_id or (),
             report=args.report,
             dry_run=args.dry_run,
+            actor=actor(),
         )
     found = plan.as_dict()
     if args.json:

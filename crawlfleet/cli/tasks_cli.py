@@ -130,20 +130,16 @@ def _move(args: argparse.Namespace, move: str, done: str) -> int:
 
 def run_pause(args: argparse.Namespace) -> int:
     """Let no device claim anything until `resume`."""
-    from crawlfleet.model.fleet_state import set_paused
-
-    with existing_database(args) as db:
-        changed = set_paused(db, True, args.reason)
+    with existing_fleet(args) as fleet:
+        changed = fleet.set_paused(True, args.reason, actor())
     print("the queue is paused; running tasks go on" if changed else "the queue was paused already")
     return 0
 
 
 def run_resume(args: argparse.Namespace) -> int:
     """Let devices claim again."""
-    from crawlfleet.model.fleet_state import set_paused
-
-    with existing_database(args) as db:
-        changed = set_paused(db, False)
+    with existing_fleet(args) as fleet:
+        changed = fleet.set_paused(False, actor=actor())
     print("the queue is open again" if changed else "the queue was not paused")
     return 0
 

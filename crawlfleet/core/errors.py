@@ -2,6 +2,7 @@
 
     CrawlfleetError                 somebody has to read the message
     +-- UsageError                  wrong option, setting, id, date or JSON          -> exit 2
+    +-- NotFound                    there is no such task, device or account         -> exit 1
     +-- DatabaseError               the database cannot be used
     |   +-- DatabaseUnreachable     no connection                                    -> exit 3
     |   +-- DatabaseRefused         too old, too new, or it lacks what we need       -> exit 3
@@ -36,6 +37,10 @@ class UsageError(CrawlfleetError):
     """The caller asked for something that cannot be: a bad option, setting, id, date or JSON."""
 
     exit_code = 2
+
+
+class NotFound(CrawlfleetError):
+    """There is nothing of this id or name."""
 
 
 class DatabaseError(CrawlfleetError):

@@ -67,6 +67,15 @@ class Wording:
         """The same for a bound number."""
         return f"CAST(:{parameter} AS bigint)" if self.family == "postgresql" else f":{parameter}"
 
+    def span_number(self, column: str, seconds: int) -> str:
+        """Which span of so many seconds since 1970 the moment in this column belongs to."""
+        since_1970 = {
+            "sqlite": f"CAST(strftime('%s', {column}) AS INTEGER)",
+            "postgresql": f"CAST(FLOOR(EXTRACT(EPOCH FROM {column})) AS bigint)",
+            "mysql": f"TIMESTAMPDIFF(SECOND, '1970-01-01', {column})",
+        }[self.family]
+        return f"{since_1970} {'DIV' if self.family == 'mysql' else '/'} {seconds}"
+
     def binary(self, column: str) -> str:
         """A column of kind bytes of `rows`, as the database stores it (hex text on SQLite)."""
         return f"UNHEX({column})" if self.family == "mysql" else column

@@ -16,7 +16,7 @@ from crawlfleet.core.errors import CrawlfleetError, UsageError
 from crawlfleet.core.secrets import Keyring
 from crawlfleet.core.sql import json_rows, json_value, stamp, utc
 from crawlfleet.core.transaction import AnyConnection, Transaction
-from crawlfleet.model import schema, signals
+from crawlfleet.model import audit, schema, signals
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import AccountStatus
 
@@ -29,7 +29,7 @@ class AccountDAO:
     def __init__(self, db: Database) -> None:
         self.db = db
 
-    def add(self, account: Account) -> bool:
+    def add(self, account: Account, actor: str | None = None) -> bool:
         """Store the account, healthy; True when it is new, False when it replaced its older self."""
 
         def work(connection: Transaction) -> bool:
@@ -64,6 +64,8 @@ class AccountDAO:
                     {**key, **values},
                 )
             self._refresh_lanes(connection, account.source, account.username)
+            action = "accounts.replace" if changed else "accounts.add"
+            audit.record(self.db, connection, actor, action, _name(account.source, account.username))
             return not changed
 
         return self.db.write(work)
@@ -87,7 +89,7 @@ class AccountDAO:
             row = connection.execute(query).mappings().first()
         return None if row is None else from_row(row)
 
-    def reseal_tokens(self, keys: Keyring) -> int:
+    def reseal_tokens(self, keys: Keyring, actor: str | None = None) -> int:
         """Seal all sealed tokens anew, under the newest key, in one transaction; how many.
 
         Raises CrawlfleetError that names the first account whose token no key opens; nothing is changed then.
@@ -112,6 +114,7 @@ class AccountDAO:
             )
             now = stamp(self.db.now(connection))
             connection.execute(sa.text(statement), {"rows": json_rows(rows), "now": now})
+            audit.record(self.db, connection, actor, "accounts.reseal", accounts=len(rows))
             return len(rows)
 
         return self.db.write(work)
@@ -128,23 +131,27 @@ class AccountDAO:
                 found.setdefault(username, []).append(source)
         return found
 
-    def park(self, source: str, username: str, reason: str) -> bool:
+    def park(self, source: str, username: str, reason: str, actor: str | None = None) -> bool:
         """Let the account's tasks wait until `resume`; False when it was parked already."""
 
         def work(connection: Transaction) -> bool:
             now = self.db.now(connection)
             changed = _set_status(connection, source, username, AccountStatus.PARKED, reason, now)
             self._refresh_lanes(connection, source, username)
+            if changed:
+                audit.record(self.db, connection, actor, "accounts.park", _name(source, username), reason=reason)
             return changed
 
         return self.db.write(work)
 
-    def resume(self, source: str, username: str) -> bool:
+    def resume(self, source: str, username: str, actor: str | None = None) -> bool:
         """Let the account's tasks run again; False when it was not parked."""
 
         def work(connection: Transaction) -> bool:
             changed = _set_status(connection, source, username, AccountStatus.HEALTHY, None, self.db.now(connection))
             self._refresh_lanes(connection, source, username)
+            if changed:
+                audit.record(self.db, connection, actor, "accounts.resume", _name(source, username))
             return changed
 
         return self.db.write(work)
@@ -155,7 +162,7 @@ class AccountDAO:
         ledger.close()
         signals.tasks_changed(self.db, connection)
 
-    def remove(self, source: str, username: str) -> bool:
+    def remove(self, source: str, username: str, actor: str | None = None) -> bool:
         """Forget the account; its data stays. Raises CrawlfleetError while it has open tasks."""
 
         def work(connection: Transaction) -> bool:
@@ -172,9 +179,15 @@ class AccountDAO:
             gone = connection.execute(
                 sa.text("DELETE FROM cl_account WHERE source = :source AND username = :username"), key
             )
+            if gone.rowcount:
+                audit.record(self.db, connection, actor, "accounts.remove", _name(source, username))
             return gone.rowcount == 1
 
         return self.db.write(work)
+
+
+def _name(source: str, username: str) -> str:
+    return f"{source}/{username}"
 
 
 def from_row(row: RowMapping) -> Account:

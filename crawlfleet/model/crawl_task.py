@@ -15,7 +15,7 @@ from sqlalchemy.engine import RowMapping
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
 from crawlfleet.core.transaction import Transaction
-from crawlfleet.model import lanes, schema, signals
+from crawlfleet.model import audit, lanes, schema, signals
 from crawlfleet.model.budget import CostOf, no_cost
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import TaskStatus
@@ -73,7 +73,11 @@ class CrawlTaskDAO:
         log.info("Table %s initialized", schema.crawl_task.name)
 
     def add(
-        self, specs: Iterable[TaskSpec], defaults: TaskDefaults | None = None, now: datetime | None = None
+        self,
+        specs: Iterable[TaskSpec],
+        defaults: TaskDefaults | None = None,
+        now: datetime | None = None,
+        actor: str | None = None,
     ) -> list[int]:
         """Queue the tasks in one transaction and wake the schedulers; ids in the order of the specs.
 
@@ -85,6 +89,9 @@ class CrawlTaskDAO:
             ledger = Ledger(self.db, connection, now or self.db.now(connection))
             ids = self.add_in(connection, batch, defaults or TaskDefaults(), ledger)
             ledger.close()
+            if ids:
+                span = {"first_id": min(ids), "last_id": max(ids)}
+                audit.record(self.db, connection, actor, "tasks.add", tasks=len(ids), **span)
             signals.tasks_changed(self.db, connection)
             return ids
 
@@ -229,9 +236,13 @@ class CrawlTaskDAO:
             return dict(found.all())
 
     def ids_in(
-        self, statuses: Sequence[TaskStatus], task_type: str | None = None, username: str | None = None
+        self,
+        statuses: Sequence[TaskStatus],
+        task_type: str | None = None,
+        username: str | None = None,
+        limit: int | None = None,
     ) -> list[int]:
-        """The ids of all tasks in these states, oldest first."""
+        """The ids of all tasks in these states, oldest first, or of the first `limit` of them."""
         table = schema.crawl_task
         query = (
             sa.select(table.c.id).where(table.c.status.in_([state.value for state in statuses])).order_by(table.c.id)
@@ -240,7 +251,7 @@ class CrawlTaskDAO:
             if value is not None:
                 query = query.where(column == value)
         with self.db.read() as connection:
-            return list(connection.execute(query).scalars())
+            return list(connection.execute(query.limit(limit)).scalars())
 
     def stats(self) -> dict[str, int]:
         """How many tasks are in each state, and `total`."""

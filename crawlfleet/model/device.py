@@ -23,7 +23,7 @@ from crawlfleet.core.errors import DeviceRefused, LeaseLost
 from crawlfleet.core.process import ProcessIdentity, is_gone
 from crawlfleet.core.sql import json_value, stamp, utc
 from crawlfleet.core.transaction import AnyConnection, Transaction
-from crawlfleet.model import fleet_state, rescue, schema
+from crawlfleet.model import audit, fleet_state, rescue, schema
 from crawlfleet.model.lifecycle import LIVE_RUN, DeviceStatus, quoted
 
 log = logging.getLogger(__name__)
@@ -267,23 +267,24 @@ class DeviceDAO:
             )
         return {name for row in rows for name in json_value(row).get("supported_tasks", ())}
 
-    def set_draining(self, device_id: str, draining: bool) -> bool:
+    def set_draining(self, device_id: str, draining: bool, actor: str | None = None) -> bool:
         """Ask a device to claim nothing more, or to go on; False when there is no such device."""
 
         def work(connection: Transaction) -> bool:
-            return bool(
-                connection.execute(
-                    sa.text(
-                        f"UPDATE cl_device SET draining = {_TRUE if draining else _FALSE}, updated_at = :now"
-                        " WHERE device_id = :device_id"
-                    ),
-                    {"device_id": device_id, "now": stamp(self.db.now(connection))},
-                ).rowcount
-            )
+            changed = connection.execute(
+                sa.text(
+                    f"UPDATE cl_device SET draining = {_TRUE if draining else _FALSE}, updated_at = :now"
+                    " WHERE device_id = :device_id"
+                ),
+                {"device_id": device_id, "now": stamp(self.db.now(connection))},
+            ).rowcount
+            if changed:
+                audit.record(self.db, connection, actor, "devices.drain" if draining else "devices.resume", device_id)
+            return bool(changed)
 
         return self.db.write(work)
 
-    def remove(self, device_id: str) -> bool:
+    def remove(self, device_id: str, actor: str | None = None) -> bool:
         """Forget an offline device; its assignments and heartbeats stay until they expire. False: no such device.
 
         Raises DeviceRefused while it is online.
@@ -301,6 +302,7 @@ class DeviceDAO:
                     f"device {device_id} is online: stop it first, or drain it with `devices drain {device_id}`"
                 )
             connection.execute(sa.text("DELETE FROM cl_device WHERE device_id = :device_id"), {"device_id": device_id})
+            audit.record(self.db, connection, actor, "devices.remove", device_id)
             return True
 
         return self.db.write(work)

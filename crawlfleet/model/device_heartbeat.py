@@ -106,13 +106,18 @@ class DeviceHeartbeatDAO:
         values["status_info"] = json_value(values["status_info"])
         return values
 
-    def sweep(self, older_than_days: float, now: datetime | None = None) -> int:
+    def sweep(self, older_than_days: float, now: datetime | None = None, most: int | None = None) -> int:
         """Delete beats older than so many days, in short transactions; how many."""
-        return sweep(self.db, "cl_device_heartbeat", "heartbeat_time", older_than_days, now)
+        return sweep(self.db, "cl_device_heartbeat", "heartbeat_time", older_than_days, now, most)
 
 
-def sweep(db: Database, table: str, column: str, older_than_days: float, now: datetime | None) -> int:
-    """Delete rows whose moment is older than so many days, in batches that hold no lock for long."""
+def sweep(
+    db: Database, table: str, column: str, older_than_days: float, now: datetime | None, most: int | None = None
+) -> int:
+    """Delete rows whose moment is older than so many days, in batches that hold no lock for long.
+
+    No further batch once `most` rows are gone.
+    """
     deleted = 0
     while True:
 
@@ -133,5 +138,5 @@ def sweep(db: Database, table: str, column: str, older_than_days: float, now: da
 
         count = db.write(work)
         deleted += count
-        if count < SWEEP_BATCH:
+        if count < SWEEP_BATCH or (most is not None and deleted >= most):
             return deleted

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import stamp, utc
 from crawlfleet.core.transaction import AnyConnection, Transaction
-from crawlfleet.model import signals
+from crawlfleet.model import audit, signals
 
 MAX_EPOCH = 2**22 - 1  # see claims.EPOCH_SHIFT
 
@@ -50,7 +50,7 @@ def pause_of(connection: AnyConnection) -> Pause:
     return Pause(bool(row[0]), row[1], utc(row[2]))
 
 
-def set_paused(db: Database, paused: bool, reason: str | None = None) -> bool:
+def set_paused(db: Database, paused: bool, reason: str | None = None, actor: str | None = None) -> bool:
     """Pause or resume the whole queue: running tasks go on, nothing is claimed. False when it was so already."""
 
     def work(connection: Transaction) -> bool:
@@ -61,6 +61,8 @@ def set_paused(db: Database, paused: bool, reason: str | None = None) -> bool:
             ),
             {"value": int(paused), "note": reason, "now": stamp(db.now(connection))},
         ).rowcount
+        if changed:
+            audit.record(db, connection, actor, "queue.pause" if paused else "queue.resume", reason=reason)
         signals.tasks_changed(db, connection)
         return bool(changed)
 

@@ -69,9 +69,16 @@ def waiting_for(db: Database, connection: AnyConnection, budget_ids: Collection[
 
 
 def budget_ids(
-    connection: AnyConnection, now: datetime, source: str | None, username: str | None, blocked_only: bool
+    connection: AnyConnection,
+    now: datetime,
+    source: str | None,
+    username: str | None,
+    blocked_only: bool,
+    after: int | None = None,
+    limit: int | None = None,
 ) -> list[int]:
-    """The budgets of a source and an account, those included that all accounts share; None: of every one."""
+    """The budgets of a source and an account, those included that all accounts share; None: of every one. By id, only
+    from behind `after` on, at most `limit`."""
     conditions = ["1 = 1"]
     if source is not None:
         conditions.append("source = :source")
@@ -79,8 +86,11 @@ def budget_ids(
         conditions.append("username IN (:username, '')")
     if blocked_only:
         conditions.append("(open_at > :now OR closed_until > :now)")
-    statement = sa.text(f"SELECT id FROM cl_budget WHERE {' AND '.join(conditions)} ORDER BY id")
-    parameters = {"source": source, "username": username, "now": stamp(now)}
+    if after is not None:
+        conditions.append("id > :after")
+    most = "" if limit is None else " LIMIT :limit"
+    statement = sa.text(f"SELECT id FROM cl_budget WHERE {' AND '.join(conditions)} ORDER BY id{most}")
+    parameters = {"source": source, "username": username, "now": stamp(now), "after": after, "limit": limit}
     used = {name: value for name, value in parameters.items() if f":{name}" in str(statement)}
     return list(connection.execute(statement, used).scalars())
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import json_rows, stamp, utc
 from crawlfleet.core.transaction import Answer, Transaction
-from crawlfleet.model import signals
+from crawlfleet.model import audit, signals
 from crawlfleet.model.crawl_task import order_key
 from crawlfleet.model.gate import Ending, RunCalls, book_calls, end_runs
 from crawlfleet.model.ledger import Ledger
@@ -136,6 +136,7 @@ def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None, now:
         for statement in (tasks, runs):
             connection.execute(sa.text(statement), {"rows": rows, "now": stamp(moment)})
         record_events(db, connection, list(found), "cancelled", actor, None, moment)
+        audit.record(db, connection, actor, "tasks.cancel", task_ids=sorted(found))
         signals.tasks_changed(db, connection)
         return sorted(found)
 
@@ -183,6 +184,7 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
         ledger.touch(_lanes_of_sources(db, connection, list(found)))
         ledger.close()
         record_events(db, connection, list(found), "revived", actor, None, now)
+        audit.record(db, connection, actor, "tasks.retry", task_ids=sorted(found))
         signals.tasks_changed(db, connection)
         return sorted(found)
 

@@ -86,6 +86,7 @@ crawl_task = _table(
     sa.Index("ix_crawl_task_claim", "lane_id", "ready_key", "id", **_only("ready_key IS NOT NULL")),
     sa.Index("ix_crawl_task_wake", "wake_at", **_only("wake_at IS NOT NULL")),
     sa.Index("ix_crawl_task_status", "status", "id"),
+    sa.Index("ix_crawl_task_username", "username", "id", **_only("username IS NOT NULL")),
 )
 
 lane = _table(
@@ -164,6 +165,7 @@ task_assignment = _table(
     _moment("created_at"),
     _moment("updated_at"),
     sa.Index("ix_task_assignment_task", "task_id"),
+    sa.Index("ix_task_assignment_device", "device_id", "id"),
     sa.Index("ix_task_assignment_live", "device_id", "status", **_only("status IN ('assigned', 'running')")),
     sa.Index("ix_task_assignment_completed", "completed_at", **_only("completed_at IS NOT NULL")),
 )
@@ -334,4 +336,24 @@ fleet_state = _table(
     sa.Column("value", sa.BigInteger, nullable=False),
     sa.Column("note", sa.Text),
     _moment("updated_at"),
+)
+
+api_token = _table(
+    "cl_api_token",  # who may use the API; the token itself is shown once and stored nowhere
+    sa.Column("id", BIG, primary_key=True, autoincrement=True),
+    sa.Column("name", NAME, nullable=False, unique=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("token_hash", sa.String(64), nullable=False),  # SHA-256, hex
+    sa.Column("created_by", LABEL),
+    _moment("created_at"),
+)
+
+audit = _table(
+    "cl_audit",  # every change that a person or a program made: who, what, and to what
+    sa.Column("id", BIG, primary_key=True, autoincrement=True),
+    sa.Column("actor", LABEL, nullable=False),
+    sa.Column("action", NAME, nullable=False),
+    sa.Column("target", LABEL),
+    sa.Column("detail", sa.JSON, nullable=False),
+    _moment("created_at"),
 )

@@ -33,14 +33,14 @@ class TaskAssignmentDAO:
         with self.db.read() as connection:
             return [_as_dict(row) for row in connection.execute(query).mappings()]
 
-    def sweep(self, older_than_days: float, now: datetime | None = None) -> int:
+    def sweep(self, older_than_days: float, now: datetime | None = None, most: int | None = None) -> int:
         """Delete runs that ended more than so many days ago; how many."""
-        return sweep(self.db, "cl_task_assignment", "completed_at", older_than_days, now)
+        return sweep(self.db, "cl_task_assignment", "completed_at", older_than_days, now, most)
 
 
 def _as_dict(row: sa.RowMapping) -> dict[str, Any]:
     values = dict(row)
-    for name in ("assigned_at", "started_at", "completed_at", "created_at", "updated_at"):
+    for name in ("assigned_at", "taken_at", "started_at", "completed_at", "created_at", "updated_at"):
         values[name] = utc(values[name])
     values["result_data"] = json_value(values["result_data"])
     return values

@@ -8,13 +8,16 @@ from datetime import date, datetime
 from typing import Any
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.errors import CrawlfleetError, UsageError
+from crawlfleet.core.errors import CrawlfleetError, NotFound, UsageError
 from crawlfleet.executors.registry import ALIASES, executors
 from crawlfleet.executors.shared_sources import shared_source
-from crawlfleet.model import migrations, rescue
+from crawlfleet.model import audit, fleet_state, migrations, rescue
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.device import DeviceDAO
+from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
 from crawlfleet.model.lifecycle import MOVES
+from crawlfleet.model.task_assignment import TaskAssignmentDAO
 from crawlfleet.model.task_spec import TaskSpec, parse_date
 from crawlfleet.services.backfill import Backfill
 from crawlfleet.services.planner import BackfillPlanner
@@ -23,10 +26,15 @@ from crawlfleet.sources.base import SourceSettings
 from crawlfleet.sources.registry import default_report
 
 ACCOUNT_TYPES = frozenset({"user_apps", "app_data"})  # built-in types that run on behalf of an account
+CLEANUP_ROWS = 50_000  # of each table, that one call deletes at most
 
 
 class Fleet:
-    """The fleet that shares one database. Cheap to keep; safe to use from several threads."""
+    """The fleet that shares one database. Cheap to keep; safe to use from several threads.
+
+    Every change takes an `actor`, the person or program that asks for it, for the audit (`cl_audit`); None leaves it
+    out.
+    """
 
     def __init__(self, db: Database, defaults: TaskDefaults | None = None) -> None:
         self.db = db
@@ -55,7 +63,7 @@ class Fleet:
         spec = TaskSpec.from_mapping({name: value for name, value in locals().items() if name not in {"self", "spec"}})
         return self.add_tasks([spec])[0]
 
-    def add_tasks(self, specs: Iterable[TaskSpec]) -> list[int]:
+    def add_tasks(self, specs: Iterable[TaskSpec], actor: str | None = None) -> list[int]:
         """Queue tasks in one transaction; their ids, in the order of the specs.
 
         A `source` that is left out is the only one at which the username has an account; a `report` that is left
@@ -63,7 +71,7 @@ class Fleet:
         gives that task's id.
         Raises UsageError for a username with no account or several, and nothing is queued.
         """
-        return self.tasks.add(self.completed(specs), self._defaults)
+        return self.tasks.add(self.completed(specs), self._defaults, actor=actor)
 
     def completed(self, specs: Iterable[TaskSpec]) -> list[TaskSpec]:
         """The specs with the source and the report that they leave out; raises UsageError as `add_tasks` does."""
@@ -104,6 +112,7 @@ class Fleet:
         app_ids: Sequence[str] = (),
         report: str | None = None,
         dry_run: bool = False,
+        actor: str | None = None,
     ) -> Backfill:
         """Queue the fewest calls that fetch what is missing of these days, as early as the budgets allow.
 
@@ -126,7 +135,7 @@ class Fleet:
         with self.db.read() as connection:
             planner = BackfillPlanner(self.db, connection, accounts[0], reports[name], self._defaults.cost_of)
             found = planner.plan(start, end, app_ids)
-        return found if dry_run else found.queued(self.tasks.add(found.specs(), self._defaults))
+        return found if dry_run else found.queued(self.tasks.add(found.specs(), self._defaults, actor=actor))
 
     def retry_tasks(self, task_ids: Sequence[int], actor: str | None = None) -> list[int]:
         """Queue failed and cancelled tasks again, due now and with all attempts; the ids that were.
@@ -145,7 +154,7 @@ class Fleet:
         states = self.tasks.states(ids)
         for task_id in ids:
             if task_id not in states:
-                raise CrawlfleetError(f"there is no task {task_id}")
+                raise NotFound(f"there is no task {task_id}")
             if states[task_id] not in MOVES[move].task_from:
                 done = "retried" if move == "revive" else "cancelled"
                 raise CrawlfleetError(
@@ -153,9 +162,50 @@ class Fleet:
                     f" {' or '.join(MOVES[move].task_from)}"
                 )
 
+    def set_paused(self, paused: bool, reason: str | None = None, actor: str | None = None) -> bool:
+        """Pause the whole queue (running tasks go on, nothing is claimed) or open it; False when it was so already."""
+        return fleet_state.set_paused(self.db, paused, reason, actor)
+
+    def set_draining(self, device_id: str, draining: bool, actor: str | None = None) -> None:
+        """Ask a device to finish what it runs and claim nothing more, or to go on; raises NotFound."""
+        if not DeviceDAO(self.db).set_draining(device_id, draining, actor):
+            raise no_device(device_id)
+
+    def remove_device(self, device_id: str, actor: str | None = None) -> None:
+        """Forget a device that is offline. Raises NotFound, and DeviceRefused while it is online."""
+        if not DeviceDAO(self.db).remove(device_id, actor):
+            raise no_device(device_id)
+
+    def account(self, username: str, source: str | None = None) -> dict[str, Any]:
+        """The row of one account. Raises NotFound, and UsageError for a name that several sources know."""
+        found = self.accounts.find(username, source)
+        if not found:
+            at = f" at {source}" if source else ""
+            raise NotFound(f"there is no account {username!r}{at}: `accounts list` shows all")
+        if len(found) > 1:
+            places = ", ".join(row["source"] for row in found)
+            raise UsageError(f"there are accounts {username!r} at {places}: choose one with --source")
+        return found[0]
+
+    def clean_up(self, days: int, actor: str | None = None) -> dict[str, int]:
+        """Delete heartbeats, and runs that ended, older than so many days: at most about 50,000 of each, oldest first.
+
+        How many of each there were; nodes do the same each hour with the ages of their settings.
+        """
+        self.db.write(lambda connection: audit.record(self.db, connection, actor, "management.cleanup", days=days))
+        return {
+            "heartbeats": DeviceHeartbeatDAO(self.db).sweep(days, most=CLEANUP_ROWS),
+            "assignments": TaskAssignmentDAO(self.db).sweep(days, most=CLEANUP_ROWS),
+        }
+
     def close(self) -> None:
         """Give up the connections."""
         self.db.close()
+
+
+def no_device(device_id: str) -> NotFound:
+    """The error for an id of no device."""
+    return NotFound(f"there is no device {device_id!r}: `devices list` shows all")
 
 
 def connect(database_url: str, defaults: TaskDefaults | None = None, wait_seconds: float = 0) -> Fleet:

@@ -80,8 +80,13 @@ class Forecast:
 
 def forecast(db: Database, username: str | None = None, now: datetime | None = None) -> Forecast:
     """The forecast of one account name, or of all; other accounts' tasks still take part of the slots."""
+    return picture(db, now).forecast(username)
+
+
+def picture(db: Database, now: datetime | None = None) -> Picture:
+    """All that forecasts look at, read once: for those of several accounts."""
     with db.read() as connection:
-        return _Picture(db, connection, now or db.now(connection)).forecast(username)
+        return Picture(db, connection, now or db.now(connection))
 
 
 @dataclass
@@ -95,8 +100,8 @@ class _Load:
     owners: set[Owner] = field(default_factory=set)
 
 
-class _Picture:
-    """All that a forecast looks at, read once."""
+class Picture:
+    """All that a forecast looks at, as it was at one moment."""
 
     def __init__(self, db: Database, connection: Connection, now: datetime) -> None:
         self.now = now
@@ -141,6 +146,7 @@ class _Picture:
         return row is None or row["status"] == AccountStatus.HEALTHY
 
     def forecast(self, username: str | None) -> Forecast:
+        """The forecast of one account name, or of all."""
         by_owner: dict[Owner, list[OpenLane]] = defaultdict(list)
         for lane in self.lanes:
             if username in (None, lane.username):

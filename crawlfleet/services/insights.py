@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import TokenUnavailable
 from crawlfleet.core.sql import day, json_value, stamp, utc
-from crawlfleet.model import migrations, schema
+from crawlfleet.model import fleet_state, migrations, queue_depth, schema
 from crawlfleet.model.claims import probe_strategy
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
@@ -22,8 +22,10 @@ from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
 from crawlfleet.model.lifecycle import AccountStatus, DeviceStatus, TaskStatus
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
 from crawlfleet.services.insights_budgets import budgets
+from crawlfleet.services.insights_feeds import FeedFilter
 
 PAGE_ROWS = 5000  # of one look at the figures
+FEED_NAMES = ("source", "username", "app_id", "report")
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,30 @@ def fleet_status(db: Database) -> dict[str, Any]:
 
 
 def task_stats(db: Database) -> dict[str, Any]:
-    """How many tasks are in each state, their `total`, and `success_rate` of those that ended (None: none did)."""
+    """How many tasks are in each state, their `total`, `success_rate` of those that ended (None: none did), and
+    `avg_execution_time` in seconds of the newest 500 runs that ended, as far as they completed (None: none did)."""
     counts = CrawlTaskDAO(db).stats()
-    return {**counts, "success_rate": _success_rate(counts)}
+    with db.read() as connection:
+        runs = queue_depth.newest_runs(connection)
+    seconds = [run.seconds for run in runs if run.completed and run.seconds is not None]
+    average = round(sum(seconds) / len(seconds), 3) if seconds else None
+    return {**counts, "success_rate": _success_rate(counts), "avg_execution_time": average}
+
+
+def scheduler_status(db: Database) -> dict[str, Any]:
+    """Whether the queue is `paused`, the `reason` and `since` when; how many devices claim, and their slots."""
+    with db.read() as connection:
+        pause = fleet_state.pause_of(connection)
+    found = DeviceDAO(db).find()
+    claiming = [each for each in found if each["status"] == DeviceStatus.ONLINE and not each["draining"]]
+    return {
+        "paused": pause.paused,
+        "reason": pause.note,
+        "since": pause.since if pause.paused else None,
+        "devices_claiming": len(claiming),
+        "slots": sum(each["max_concurrent_tasks"] for each in claiming),
+        "slots_busy": sum(each["current_tasks"] for each in claiming),
+    }
 
 
 def overview(db: Database) -> dict[str, Any]:
@@ -212,49 +235,65 @@ def data_rows(
     They are read page by page along the primary key: a reader may take its time, since between two pages nothing
     is held at the server. What is written meanwhile may or may not be seen.
     """
-    feed, data = schema.feed, schema.app_data
-    period = []
-    if start is not None:
-        period.append(data.c.date >= (start.isoformat() if db.family == "sqlite" else start))
-    if end is not None:
-        period.append(data.c.date <= (end.isoformat() if db.family == "sqlite" else end))
-    query = (
-        sa.select(feed)
-        .where(sa.exists().where(data.c.feed_id == feed.c.id, *period))
-        .order_by(feed.c.source, feed.c.username, feed.c.app_id, feed.c.report)
-    )
-    wanted = ((feed.c.source, source), (feed.c.username, username), (feed.c.app_id, app_id), (feed.c.report, report))
-    for column, value in wanted:
-        if value is not None:
-            query = query.where(column == value)
-    with db.read() as connection:
-        feeds = connection.execute(query).mappings().all()
+    period = days_between(db, start, end)
+    wanted = FeedFilter(source, username, app_id, report)
     rows = (
-        {name: each[name] for name in ("source", "username", "app_id", "report")} | row
-        for each in feeds
-        for row in _feed_rows(db, each["id"], period)
+        {name: feed[name] for name in FEED_NAMES} | figures(row)
+        for feed in feeds_with_rows(db, wanted, period)
+        for row in feed_rows(db, feed["id"], period)
     )
     return itertools.islice(rows, limit)
 
 
-def _feed_rows(db: Database, feed_id: int, period: list[sa.ColumnElement[bool]]) -> Iterator[dict[str, Any]]:
-    data = schema.app_data
-    query = (
-        sa.select(data)
-        .where(data.c.feed_id == feed_id, *period)
-        .order_by(data.c.date, data.c.row_hash)
-        .limit(PAGE_ROWS)
-    )
-    page = _page(db, query)
-    while page:
-        yield from map(_figures, page)
-        if len(page) < PAGE_ROWS:
+def days_between(db: Database, start: date | None, end: date | None) -> list[sa.ColumnElement[bool]]:
+    """The condition that figures are of these days."""
+    column, period = schema.app_data.c.date, []
+    if start is not None:
+        period.append(column >= (start.isoformat() if db.family == "sqlite" else start))
+    if end is not None:
+        period.append(column <= (end.isoformat() if db.family == "sqlite" else end))
+    return period
+
+
+def feeds_with_rows(
+    db: Database, wanted: FeedFilter, period: list[sa.ColumnElement[bool]], since: tuple[str, ...] | None = None
+) -> Sequence[sa.RowMapping]:
+    """The feeds that have figures of these days, by their FEED_NAMES; only from `since` on, which is such names."""
+    feed, data = schema.feed, schema.app_data
+    names = [feed.c[name] for name in FEED_NAMES]
+    # a row of each feed rather than EXISTS, for which MariaDB would read the figures of all feeds
+    a_row = sa.select(data.c.feed_id).where(data.c.feed_id == feed.c.id, *period).limit(1).scalar_subquery()
+    query = sa.select(feed).where(a_row.is_not(None)).order_by(*names)
+    for name in FEED_NAMES:
+        if getattr(wanted, name) is not None:
+            query = query.where(feed.c[name] == getattr(wanted, name))
+    if since is not None:
+        query = query.where(sa.tuple_(*names) >= since)
+    with db.read() as connection:
+        return connection.execute(query).mappings().all()
+
+
+def feed_rows(
+    db: Database,
+    feed_id: int,
+    period: list[sa.ColumnElement[bool]],
+    after: tuple[Any, Any] | None = None,
+    page_rows: int | None = None,
+) -> Iterator[sa.RowMapping]:
+    """The rows of a feed as they are stored, by day and hash, from behind `after`, which is such a pair."""
+    data, most = schema.app_data, page_rows or PAGE_ROWS
+    query = sa.select(data).where(data.c.feed_id == feed_id, *period).order_by(data.c.date, data.c.row_hash).limit(most)
+    while True:
+        behind = query
+        if after is not None:
+            same_day = sa.and_(data.c.date == after[0], data.c.row_hash > after[1])
+            # the first condition says nothing new, but it alone lets every database enter the key there
+            behind = query.where(data.c.date >= after[0], sa.or_(data.c.date > after[0], same_day))
+        page = _page(db, behind)
+        yield from page
+        if len(page) < most:
             return
-        last = page[-1]
-        same_day = sa.and_(data.c.date == last["date"], data.c.row_hash > last["row_hash"])
-        later = sa.or_(data.c.date > last["date"], same_day)
-        # the first condition says nothing new, but it alone lets every database enter the key there
-        page = _page(db, query.where(data.c.date >= last["date"], later))
+        after = page[-1]["date"], page[-1]["row_hash"]
 
 
 def _page(db: Database, query: sa.Select[Any]) -> Sequence[sa.RowMapping]:
@@ -262,7 +301,8 @@ def _page(db: Database, query: sa.Select[Any]) -> Sequence[sa.RowMapping]:
         return connection.execute(query).mappings().all()
 
 
-def _figures(row: sa.RowMapping) -> dict[str, Any]:
+def figures(row: sa.RowMapping) -> dict[str, Any]:
+    """A row of figures with days, JSON and amounts as Python values, without its keys."""
     values = {name: value for name, value in row.items() if name not in {"feed_id", "row_hash"}}
     values["date"] = day(values["date"])
     values["extra"] = json_value(values["extra"])

@@ -7,6 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from sqlalchemy.engine import Connection
+
 from crawlfleet.core.db import Database
 from crawlfleet.model import queue_depth
 from crawlfleet.model.account import AccountDAO
@@ -79,12 +81,35 @@ def budgets(
     with db.read() as connection:
         moment = now or db.now(connection)
         ids = queue_depth.budget_ids(connection, moment, source, username, blocked_only)
-        found = Ledger(db, connection, moment, locks=False).budgets(ids)
-        if blocked_only:
-            found = [each for each in found if each.next_opening(moment) > moment]
-        waiting = queue_depth.waiting_for(db, connection, [each.id for each in found])
-    facts = [{**budget_facts(each, moment), "waiting": waiting.get(each.id, 0)} for each in found]
+        facts = _facts(db, connection, ids, blocked_only, moment)
     return sorted(facts, key=lambda each: -each["waiting"])
+
+
+def budget_page(
+    db: Database,
+    source: str | None,
+    username: str | None,
+    blocked_only: bool,
+    limit: int,
+    after: int | None = None,
+) -> tuple[list[dict[str, Any]], int | None]:
+    """Budgets as `budgets` gives them, but in the order of their ids and from behind the id `after` on, at most
+    `limit`; and the id behind which the next page begins, None on the last one."""
+    with db.read() as connection:
+        now = db.now(connection)
+        ids = queue_depth.budget_ids(connection, now, source, username, blocked_only, after, limit + 1)
+        following = ids[limit - 1] if len(ids) > limit else None
+        return _facts(db, connection, ids[:limit], blocked_only, now), following
+
+
+def _facts(
+    db: Database, connection: Connection, ids: Sequence[int], blocked_only: bool, now: datetime
+) -> list[dict[str, Any]]:
+    found = Ledger(db, connection, now, locks=False).budgets(ids)
+    if blocked_only:
+        found = [each for each in found if each.next_opening(now) > now]
+    waiting = queue_depth.waiting_for(db, connection, [each.id for each in found])
+    return [{**budget_facts(each, now), "waiting": waiting.get(each.id, 0)} for each in found]
 
 
 def accounts(db: Database, username: str | None = None, source: str | None = None) -> list[dict[str, Any]]:

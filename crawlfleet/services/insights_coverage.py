@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -15,12 +15,17 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.sql import day, json_rows, utc
 from crawlfleet.model.coverage_state import NEIGHBOUR_DAYS, DayState, day_states
-from crawlfleet.services.insights_feeds import Feed, FeedFilter, ReportsOf, conditions, find_feeds
+from crawlfleet.services.insights_feeds import Feed, FeedFilter, FeedName, ReportsOf, conditions, find_feeds
 from crawlfleet.sources.base import Report
 
 DEFAULT_DAYS = 30
 LONGEST_DAYS = 10_000  # of a period
 PAGE_DAYS = 20_000  # days of feeds that are read at once
+WHY = {
+    DayState.MISSING: "never fetched",
+    DayState.THIN: "far fewer rows than on the days around: worth another look",
+    DayState.SETTLING: "fetched before the vendor's figures were final, which they are now",
+}
 UNDECLARED = Report("", ())  # of a source that is not known here
 
 
@@ -55,6 +60,21 @@ class Gap:
     end: date
     state: DayState
 
+    def as_dict(self) -> dict[str, Any]:
+        """As `data gaps --json` prints it, but for the command."""
+        name = self.feed.name
+        return {
+            "source": name.source,
+            "username": name.username,
+            "app_id": name.app_id,
+            "report": name.report,
+            "start_date": self.start,
+            "end_date": self.end,
+            "days": (self.end - self.start).days + 1,
+            "state": self.state.value,
+            "why": WHY[self.state],
+        }
+
 
 class _Fetched(NamedTuple):
     row_count: int
@@ -73,9 +93,9 @@ def period(
     last = end or today - timedelta(1)
     first = start or date.fromordinal(max(1, last.toordinal() - DEFAULT_DAYS + 1))
     if last > today:
-        raise UsageError(f"--end-date must not be after today, which is {today} for the database (got {last})")
+        raise UsageError(f"end_date must not be after today, which is {today} for the database (got {last})")
     if first > last:
-        raise UsageError(f"--start-date must not be after --end-date (got {first} and {last})")
+        raise UsageError(f"start_date must not be after end_date (got {first} and {last})")
     if (last - first).days >= LONGEST_DAYS:
         raise UsageError(f"at most {LONGEST_DAYS} days can be looked at (got {first} to {last})")
     return first, last
@@ -88,15 +108,18 @@ def coverage(
     end: date,
     reports_of: ReportsOf,
     now: datetime | None = None,
+    after: FeedName | None = None,
+    limit: int | None = None,
 ) -> Iterator[FeedCoverage]:
-    """The state of each day from `start` to `end` of each feed, by source, account, report and app.
+    """The state of each day from `start` to `end` of each feed, by source, account, report and app; `after` and `limit`
+    choose among the feeds.
 
     Days are read for a page of feeds at a time: between two pages nothing is held at the server.
     """
     moment = now or _clock(db)
-    feeds = iter(find_feeds(db, wanted, reports_of, moment))
-    feeds_at_once = max(1, PAGE_DAYS // ((end - start).days + 1))
-    while page := list(itertools.islice(feeds, feeds_at_once)):
+    meant = (each for each in find_feeds(db, wanted, reports_of, moment) if after is None or each.name > after)
+    feeds = itertools.islice(meant, limit)
+    while page := list(itertools.islice(feeds, feeds_within(PAGE_DAYS, start, end))):
         fetched = _fetched_days(db, [feed.id for feed in page if feed.id is not None], start, end)
         for feed in page:
             report = reports_of(feed.name.source).get(feed.name.report, UNDECLARED)
@@ -115,10 +138,20 @@ def gaps(
     """Days that are missing or thin, or settling although the vendor no longer changes them."""
     moment = now or _clock(db)
     for covered in coverage(db, wanted, start, end, reports_of, moment):
-        for state, days in itertools.groupby(covered.days, key=lambda each: _gap_state(each, moment)):
-            if state is not None:
-                stretch = [each.day for each in days]
-                yield Gap(covered.feed, stretch[0], stretch[-1], state)
+        yield from gaps_of(covered, moment)
+
+
+def gaps_of(covered: FeedCoverage, now: datetime) -> Iterator[Gap]:
+    """The gaps of one feed."""
+    for state, days in itertools.groupby(covered.days, key=lambda each: _gap_state(each, now)):
+        if state is not None:
+            stretch = [each.day for each in days]
+            yield Gap(covered.feed, stretch[0], stretch[-1], state)
+
+
+def feeds_within(days: int, start: date, end: date) -> int:
+    """How many feeds have so many days in this period, at least one."""
+    return max(1, days // ((end - start).days + 1))
 
 
 def stored_rows(db: Database, wanted: FeedFilter, start: date | None, end: date | None) -> int:

@@ -20,6 +20,7 @@ from crawlfleet.api import listener as listening
 from crawlfleet.api.distribution_api import init_distribution_services, start_distribution_services
 from crawlfleet.api.listener import open_listener, url_of
 from crawlfleet.core.errors import DeviceRefused, UsageError
+from crawlfleet.model.api_token import ApiTokenDAO, Role
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.settings import Settings
 from tests.api.conftest import Serve, SettingsOf
@@ -116,12 +117,43 @@ def test_a_token_opens_the_way_off_loopback(settings_of: SettingsOf, monkeypatch
     assert open_listener(settings_of(host="0.0.0.0", api=False)) is None
 
 
+def test_a_token_of_the_table_opens_the_way_off_loopback(
+    settings_of: SettingsOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(host="0.0.0.0", port=0)
+    asked: list[object] = []
+    listen = listening._listen
+    monkeypatch.setattr(
+        listening, "_listen", lambda family, address: (asked.append(address), listen(family, ("127.0.0.1", 0)))[1]
+    )
+    fleet = connect(settings.database_url)
+    with pytest.raises(UsageError, match="make a token with `tokens add`"):
+        init_distribution_services(settings=settings)
+    ApiTokenDAO(fleet.db).add("monitor", Role.READ)
+    fleet.close()
+    node = init_distribution_services(settings=settings)
+    assert asked == [("0.0.0.0", 0)]
+    assert node.listener is not None
+    node.listener.close()
+    node.db.close()
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost"])
 def test_loopback_needs_no_token(settings_of: SettingsOf, host: str) -> None:
     found = open_listener(settings_of(host=host, port=0))
     assert found is not None
     with closing(found):
         assert url_of(found).startswith("http://127.0.0.")
+
+
+def test_no_answer_is_held_back_until_the_client_has_acknowledged_its_head(serve: Serve) -> None:
+    served = serve()
+    assert served.client.get("/healthz").status_code == 200
+    server = served.server._server
+    assert server is not None
+    [connection] = server.server_state.connections
+    accepted = connection.transport.get_extra_info("socket")
+    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 @pytest.mark.parametrize(("host", "said"), [("no-such-host.invalid", "is no address"), ("192.0.2.1", "cannot listen")])

@@ -336,12 +336,36 @@ def upgrade() -> None:
         **OPTIONS,
         if_not_exists=True,
     )
+    op.create_table(
+        "cl_api_token",
+        sa.Column("id", BIG, primary_key=True, autoincrement=True),
+        sa.Column("name", NAME, nullable=False, unique=True),
+        sa.Column("role", sa.String(16), nullable=False),
+        sa.Column("token_hash", sa.String(64), nullable=False),
+        sa.Column("created_by", LABEL),
+        _moment("created_at"),
+        **OPTIONS,
+        if_not_exists=True,
+    )
+    op.create_table(
+        "cl_audit",
+        sa.Column("id", BIG, primary_key=True, autoincrement=True),
+        sa.Column("actor", LABEL, nullable=False),
+        sa.Column("action", NAME, nullable=False),
+        sa.Column("target", LABEL),
+        sa.Column("detail", sa.JSON, nullable=False),
+        _moment("created_at"),
+        **OPTIONS,
+        if_not_exists=True,
+    )
     _create_index(
         "ix_crawl_task_claim", "cl_crawl_task", ["lane_id", "ready_key", "id"], **_only("ready_key IS NOT NULL")
     )
     _create_index("ix_crawl_task_wake", "cl_crawl_task", ["wake_at"], **_only("wake_at IS NOT NULL"))
     _create_index("ix_crawl_task_status", "cl_crawl_task", ["status", "id"])
+    _create_index("ix_crawl_task_username", "cl_crawl_task", ["username", "id"], **_only("username IS NOT NULL"))
     _create_index("ix_task_assignment_task", "cl_task_assignment", ["task_id"])
+    _create_index("ix_task_assignment_device", "cl_task_assignment", ["device_id", "id"])
     _create_index(
         "ix_task_assignment_live",
         "cl_task_assignment",

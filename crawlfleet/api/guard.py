@@ -1,0 +1,198 @@
+"""Who may ask for what: tokens with roles, no foreign web pages, and headers that keep browsers careful.
+
+A request that only reads needs the role `read`, every other one `operate`: a new route is never open by mistake. What
+needs `admin` says so itself (`admin_only`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from crawlfleet.api.desk import Desk
+from crawlfleet.api.refusals import MAX_BODY_BYTES, TOO_LARGE, Refusal, refusal
+from crawlfleet.core.db import Database
+from crawlfleet.core.errors import DatabaseError
+from crawlfleet.model.api_token import ApiToken, ApiTokenDAO, Role, token_hash
+from crawlfleet.sources.addresses import is_loopback
+
+log = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/healthz"})  # what needs no token
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+TOKENS_KEPT = 2.0  # seconds: so long a revoked token may still work
+TOKENS_PATIENCE = 3.0  # seconds that a look at the tokens may take
+MAX_TOKEN_CHARS = 1024
+NEED_TOKEN = (
+    "a token is needed: send the header Authorization: Bearer TOKEN, with one of `tokens add` or the node's api_token"
+)
+PAGE_PATHS = ("/docs",)  # pages with scripts
+SCRIPTS = "https://cdn.jsdelivr.net"
+PAGE_POLICY = (
+    f"default-src 'self'; script-src 'self' 'unsafe-inline' {SCRIPTS}; style-src 'self' 'unsafe-inline' {SCRIPTS};"
+    " img-src 'self' data: https://fastapi.tiangolo.com; frame-ancestors 'none'"
+)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks; `actor` is the name in the audit."""
+
+    actor: str
+    role: Role
+
+
+class Keys:
+    """The tokens that are known now: the setting's, which is an admin's, and those in the table."""
+
+    def __init__(self, db: Database, api_token: str | None, demanded: bool) -> None:
+        self._desk = Desk(db, at_once=1)  # of its own: questions that take long must not keep callers out
+        self._admin_hash = None if api_token is None else token_hash(api_token)
+        self._demanded = demanded
+        self._tokens: list[ApiToken] | None = None
+        self._read_at = 0.0
+        self._look: asyncio.Task[None] | None = None
+        self._look_began = 0.0
+
+    async def caller(self, token: str | None) -> Caller | None:
+        """Whose token this is; None for nobody's. Without any token in the fleet everybody is admin, on loopback.
+
+        Raises DatabaseError when the tokens were never read and cannot be.
+        """
+        if token is not None:
+            digest = token_hash(token)
+            if self._admin_hash is not None and hmac.compare_digest(digest, self._admin_hash):
+                return Caller("token api_token", Role.ADMIN)
+            found = None
+            for each in await self._known():  # all of them: how long it takes tells nothing
+                if hmac.compare_digest(digest, each.token_hash):
+                    found = Caller(f"token {each.name}", each.role)
+            return found
+        if self._demanded or self._admin_hash is not None or await self._known():
+            return None
+        return Caller("local", Role.ADMIN)
+
+    async def _known(self) -> list[ApiToken]:
+        if self._tokens is None or time.monotonic() > self._read_at + TOKENS_KEPT:
+            if self._look is None or self._look.done():
+                self._look, self._look_began = asyncio.create_task(self._read()), time.monotonic()
+                self._look.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if nobody waits
+            patience = max(0.0, self._look_began + TOKENS_PATIENCE - time.monotonic())
+            done, _ = await asyncio.wait({self._look}, timeout=patience)
+            failure = self._look.exception() if done else DatabaseError("the database does not answer: try again")
+            if failure is not None and self._tokens is None:
+                raise failure
+        # when the database is away: those known last, with whom /metrics can still be read
+        return self._tokens or []
+
+    async def _read(self) -> None:
+        began = time.monotonic()
+        self._tokens = await self._desk.ask(lambda db: ApiTokenDAO(db).find())
+        self._read_at = began
+
+
+class Guard:
+    """Lets a request pass whose caller may make it; puts security headers on every response."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, is_tls: bool) -> None:
+        self._app = app
+        self._keys = keys
+        self._is_tls = is_tls
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._add_headers(MutableHeaders(scope=message), scope["path"])
+            await send(message)
+
+        app = await self._allowed(scope)
+        await app(scope, receive, send_with_headers)
+
+    async def _allowed(self, scope: Scope) -> ASGIApp:
+        """The application, or the response that refuses the request."""
+        if scope["path"] in OPEN_PATHS:
+            return self._app
+        headers = Headers(scope=scope)
+        token = _bearer(headers)
+        try:
+            caller = None if token == "" else await self._keys.caller(token)
+        except DatabaseError as error:
+            return refusal(503, str(error))
+        if caller is None:
+            return refusal(401, NEED_TOKEN, {"WWW-Authenticate": "Bearer"})
+        if token is None and (problem := _foreign(headers)):
+            return refusal(403, problem)
+        needed = Role.READ if scope["method"] in READING else Role.OPERATE
+        if not caller.role.covers(needed):
+            return refusal(403, too_weak(caller, needed))
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or len(length) > 18 or int(length) > MAX_BODY_BYTES:  # FastAPI counts chunked ones
+            return refusal(413, TOO_LARGE)
+        scope.setdefault("state", {})["caller"] = caller
+        return self._app
+
+    def _add_headers(self, headers: MutableHeaders, path: str) -> None:
+        headers["X-Content-Type-Options"] = "nosniff"
+        headers["X-Frame-Options"] = "DENY"
+        headers["Referrer-Policy"] = "no-referrer"
+        headers["Cache-Control"] = "no-store"
+        is_page = path.startswith(PAGE_PATHS)
+        headers["Content-Security-Policy"] = PAGE_POLICY if is_page else "default-src 'none'; frame-ancestors 'none'"
+        if self._is_tls:
+            headers["Strict-Transport-Security"] = "max-age=31536000"
+
+
+def _bearer(headers: Headers) -> str | None:
+    """The token of the request; None when it has none, empty when what it has is no single token."""
+    given = headers.getlist("authorization")
+    if not given:
+        return None
+    scheme, _, token = given[0].partition(" ")
+    token = token.strip()
+    is_one = len(given) == 1 and scheme.lower() == "bearer" and len(token) <= MAX_TOKEN_CHARS
+    return token if is_one else ""
+
+
+def _foreign(headers: Headers) -> str | None:
+    """Why a request without a token is refused although none is demanded: a page of another site may have made it.
+
+    A browser tells the page's origin, and a page that gave its own name our address still sends that name as host.
+    """
+    host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    if not is_loopback(host):
+        return f"without a token only local names may be used (got the host {host!r:.80}): use 127.0.0.1 or localhost"
+    origin = headers.get("origin")
+    is_foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
+    if is_foreign or headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+        return "a page of another site may not ask this API: use a token"
+    return None
+
+
+def too_weak(caller: Caller, needed: Role) -> str:
+    """Why the caller may not do it."""
+    return f"{caller.actor} has the role {caller.role}, and this needs {needed}: use a token of that role"
+
+
+def caller_of(request: Request) -> Caller:
+    """Who made this request."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+def admin_only(request: Request) -> None:
+    """The dependency of a route that needs the role admin."""
+    caller = caller_of(request)
+    if not caller.role.covers(Role.ADMIN):
+        raise Refusal(403, too_weak(caller, Role.ADMIN))

@@ -1,0 +1,98 @@
+"""Errors as clients get them: `{"error": a stable code, "detail": a sentence for people}`, whatever went wrong."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from crawlfleet.api.models import MANY, ONE
+from crawlfleet.core.errors import CrawlfleetError, DatabaseError, NotFound, UsageError
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES} bytes: send less at a time"
+MAX_VALUE_CHARS = 80  # of a wrong value that is repeated
+CODES = {  # HTTP status -> code
+    400: "bad_request",
+    401: "token_needed",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    409: "conflict",
+    413: "too_large",
+    422: "invalid",
+    429: "too_many",
+    500: "unexpected",
+    503: "unavailable",
+}
+
+
+class Refusal(HTTPException):
+    """Raised by a route: an HTTP status and a sentence that says what is wrong, which value, what to do."""
+
+
+def refusal(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The response of an error."""
+    return JSONResponse({"error": CODES.get(status, "bad_request"), "detail": detail}, status, dict(headers or {}))
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Let every error of the application become such a response."""
+    app.add_exception_handler(CrawlfleetError, _own)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _own(_request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, DatabaseError):
+        return refusal(503, str(error))
+    if isinstance(error, NotFound):
+        return refusal(404, str(error))
+    return refusal(422 if isinstance(error, UsageError) else 409, str(error))
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = error.errors()
+    more = f"; {len(problems) - 1} more" if len(problems) > 1 else ""
+    return refusal(422, _sentence(problems[0]) + more)
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    """What is wrong with which value, from one of pydantic's errors."""
+    where = [part for part in problem["loc"] if part not in {"body", "query", "path", "header", ONE, MANY}]
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
+    if problem["type"] == "json_invalid":
+        return f"the body is no JSON: {problem['ctx']['error']} at character {problem['loc'][-1]}"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] in {"missing", "extra_forbidden"}:
+        return f"{name or 'the body'}: {message}"
+    value = repr(problem["input"])
+    shown = value if len(value) <= MAX_VALUE_CHARS else f"{value[:MAX_VALUE_CHARS]}..."
+    return f"{name or 'the body'}: {message} (got {shown})"
+
+
+async def _http(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    detail = str(error.detail)
+    if error.status_code == 404 and detail == HTTPStatus.NOT_FOUND.phrase:
+        detail = "there is no such path: /docs shows all"
+    if error.status_code == 400:  # FastAPI's, for bytes that are no UTF-8 and for JSON nested too deep
+        detail = "the body cannot be read: send JSON in UTF-8"
+    if error.status_code == 413:
+        detail = TOO_LARGE
+    return refusal(error.status_code, detail, error.headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("request failed: method=%s path=%r", request.method, request.url.path, exc_info=error)
+    return refusal(500, "unexpected error: the node's log tells more")

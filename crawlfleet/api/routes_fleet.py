@@ -1,0 +1,137 @@
+"""Devices, the fleet in numbers, and what an operator does to it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Response
+
+from crawlfleet.api import models
+from crawlfleet.api.guard import admin_only
+from crawlfleet.api.parameters import (
+    CONFLICT,
+    NOT_THERE,
+    PROBLEMS,
+    Actor,
+    Before,
+    DeviceId,
+    PageLimit,
+    TheOffice,
+    listed,
+)
+from crawlfleet.core.db import Database
+from crawlfleet.services import insights, insights_devices, insights_pages
+from crawlfleet.services.fleet import Fleet, no_device
+
+devices = APIRouter(tags=["devices"], responses=PROBLEMS)
+statistics = APIRouter(tags=["statistics"], responses=PROBLEMS)
+management = APIRouter(tags=["management"], responses=PROBLEMS)
+ADMIN = [Depends(admin_only)]
+
+
+@devices.get("/devices", response_model=models.Devices)
+async def list_devices(office: TheOffice) -> Response:
+    """All devices, with their latest heartbeat."""
+    return await office.desk.answer(lambda db: {"devices": insights.devices(db)})
+
+
+@devices.get("/devices/{device_id}", response_model=models.DeviceNow, responses=NOT_THERE)
+async def show_device(office: TheOffice, device_id: DeviceId) -> Response:
+    """One device with its latest heartbeat."""
+    return await office.desk.answer(lambda db: _known(insights_devices.device(db, device_id), device_id))
+
+
+@devices.get("/devices/{device_id}/stats", response_model=models.DeviceStats, responses=NOT_THERE)
+async def device_stats(office: TheOffice, device_id: DeviceId) -> Response:
+    """How one device does: its newest 1,000 runs and its latest heartbeat."""
+    return await office.desk.answer(lambda db: _known(insights_devices.device_stats(db, device_id), device_id))
+
+
+@devices.post("/devices/{device_id}/drain", response_model=models.Changed, responses=NOT_THERE)
+async def drain_device(office: TheOffice, actor: Actor, device_id: DeviceId) -> Response:
+    """Let a device finish what it runs and claim nothing more, until `resume` or its next start."""
+    return await office.desk.answer(lambda _db: _set_draining(office.fleet, device_id, True, actor))
+
+
+@devices.post("/devices/{device_id}/resume", response_model=models.Changed, responses=NOT_THERE)
+async def resume_device(office: TheOffice, actor: Actor, device_id: DeviceId) -> Response:
+    """Let a draining device claim again."""
+    return await office.desk.answer(lambda _db: _set_draining(office.fleet, device_id, False, actor))
+
+
+@devices.delete(
+    "/devices/{device_id}", response_model=models.Changed, responses=NOT_THERE | CONFLICT, dependencies=ADMIN
+)
+async def remove_device(office: TheOffice, actor: Actor, device_id: DeviceId) -> Response:
+    """Forget a device that is offline; 409 while it is online. Needs the role `admin`."""
+
+    def remove(_db: Database) -> dict[str, Any]:
+        office.fleet.remove_device(device_id, actor)
+        return {"changed": True}
+
+    return await office.desk.answer(remove)
+
+
+def _known(value: Any, device_id: str) -> Any:
+    if value is None:
+        raise no_device(device_id)
+    return value
+
+
+def _set_draining(fleet: Fleet, device_id: str, draining: bool, actor: str) -> dict[str, Any]:
+    fleet.set_draining(device_id, draining, actor)
+    return {"changed": True}
+
+
+# -- statistics
+
+
+@statistics.get("/stats/overview", response_model=models.Overview)
+@statistics.get("/system/overview", response_model=models.Overview)
+async def system_overview(office: TheOffice) -> Response:
+    """Tasks and devices by state, and one sentence on how the fleet stands. `Age` says how many seconds old it is."""
+    return await office.ledge.answer("overview", insights.overview)
+
+
+@statistics.get("/stats/performance/{device_id}", response_model=models.Performance)
+async def performance(
+    office: TheOffice,
+    device_id: DeviceId,
+    hours: Annotated[int, Query(ge=1, le=168, description="so many hours back; heartbeats are kept for 7 days")] = 24,
+) -> Response:
+    """A device's heartbeats as a curve of about 120 points."""
+    return await office.desk.answer(lambda db: insights_devices.performance(db, device_id, hours))
+
+
+# -- management
+
+
+@management.get("/management/scheduler/status", response_model=models.SchedulerStatus)
+async def scheduler_status(office: TheOffice) -> Response:
+    """Whether the queue is paused, and how many slots the devices have that claim."""
+    return await office.desk.answer(insights.scheduler_status)
+
+
+@management.post("/management/pause", response_model=models.Changed)
+async def pause(office: TheOffice, actor: Actor, why: models.Why) -> Response:
+    """Let no device claim anything until `resume`; running tasks go on."""
+    return await office.desk.answer(lambda _db: {"changed": office.fleet.set_paused(True, why.reason, actor)})
+
+
+@management.post("/management/resume", response_model=models.Changed)
+async def resume(office: TheOffice, actor: Actor) -> Response:
+    """Let devices claim again."""
+    return await office.desk.answer(lambda _db: {"changed": office.fleet.set_paused(False, None, actor)})
+
+
+@management.post("/management/cleanup", response_model=models.CleanedUp, dependencies=ADMIN)
+async def clean_up(office: TheOffice, actor: Actor, what: models.CleanUp) -> Response:
+    """Delete heartbeats, and runs that ended, that are older than so many days: at most about 50,000 of each, so ask
+    again until nothing is left. Nodes do it each hour by themselves. Needs the role `admin`."""
+    return await office.desk.answer(lambda _db: office.fleet.clean_up(what.days, actor))
+
+
+@management.get("/audit", response_model=models.Audit, dependencies=ADMIN)
+async def audit(office: TheOffice, limit: PageLimit = 50, before: Before = None) -> Response:
+    """Who changed what, newest first. Needs the role `admin`."""
+    return await office.desk.answer(lambda db: listed("audit", insights_pages.audit(db, limit, before)))

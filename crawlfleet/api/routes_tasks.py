@@ -1,0 +1,228 @@
+"""Tasks and their runs."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, Query, Response
+
+from crawlfleet.api import models
+from crawlfleet.api.parameters import (
+    CONFLICT,
+    NOT_THERE,
+    PRINTABLE,
+    PROBLEMS,
+    TOO_LARGE,
+    Actor,
+    After,
+    AppId,
+    Before,
+    DeviceFilter,
+    PageLimit,
+    RowId,
+    Source,
+    TaskType,
+    TheOffice,
+    Username,
+    found,
+    listed,
+)
+from crawlfleet.api.refusals import Refusal
+from crawlfleet.core.db import Database
+from crawlfleet.core.errors import UsageError
+from crawlfleet.model.lifecycle import MOVES, AssignmentStatus, TaskStatus
+from crawlfleet.model.task_spec import TaskSpec, parse_moment
+from crawlfleet.services import insights, insights_logs, insights_pages
+from crawlfleet.services.explain import explain
+from crawlfleet.services.fleet import Fleet
+from crawlfleet.services.forecast import picture
+from crawlfleet.services.insights_pages import TaskFilter
+
+Level = Literal["debug", "info", "warning", "error", "critical"]
+
+router = APIRouter(tags=["tasks"], responses=PROBLEMS)
+
+
+@router.get("/tasks", response_model=models.Tasks)
+async def list_tasks(
+    office: TheOffice,
+    status: TaskStatus | None = None,
+    task_type: TaskType = None,
+    username: Username = None,
+    source: Source = None,
+    app_id: AppId = None,
+    limit: PageLimit = 50,
+    before: Before = None,
+) -> Response:
+    """Tasks, newest first. A page looks at no more than 20,000 tasks: with several filters it may be short, or empty,
+    and still have a `next`."""
+    wanted = TaskFilter(status, task_type, username, source, app_id)
+    return await office.desk.answer(lambda db: listed("tasks", insights_pages.tasks(db, wanted, limit, before)))
+
+
+@router.post("/tasks", response_model=models.Ids, status_code=201, responses=TOO_LARGE)
+async def add_tasks(
+    office: TheOffice,
+    actor: Actor,
+    tasks: Annotated[
+        models.NewTasks,
+        Body(
+            openapi_examples={
+                "one": {"summary": "one task", "value": models.TASK},
+                "many": {"summary": "several, all or none of them", "value": [models.TASK, {"task_type": "noop"}]},
+            }
+        ),
+    ],
+) -> Response:
+    """Queue one task, or up to 5,000: all or none of them. A `unique_key` that is open already gives that task's id."""
+    batch = tasks if isinstance(tasks, list) else [tasks]
+
+    def add(_db: object) -> dict[str, Any]:
+        specs = []
+        for number, task in enumerate(batch):
+            try:
+                specs.append(TaskSpec(**task.model_dump()))
+            except UsageError as error:
+                raise UsageError(f"task {number}: {error}" if len(batch) > 1 else str(error)) from None
+        return {"ids": office.fleet.add_tasks(specs, actor)}
+
+    return await office.desk.answer(add, 201)
+
+
+@router.get("/tasks/stats", response_model=models.TaskStats)
+async def tasks_stats(office: TheOffice) -> Response:
+    """How many tasks are in each state. The header `Age` says how many seconds ago they were counted."""
+    return await office.ledge.answer("task_stats", insights.task_stats)
+
+
+@router.get("/tasks/forecast", response_model=models.Forecast)
+async def tasks_forecast(office: TheOffice, username: Username = None) -> Response:
+    """When the open tasks are done, and what limits them. `Age` says how many seconds ago this was reckoned."""
+    kept = await office.ledge.ask("forecast", picture)
+    answer = await office.desk.answer(lambda _db: asdict(kept.value.forecast(username)))
+    answer.headers.update(kept.age_header)
+    return answer
+
+
+@router.get("/tasks/logs", response_model=models.FoundLines)
+async def search_logs(
+    office: TheOffice,
+    text: Annotated[str | None, Query(max_length=200, pattern=PRINTABLE, description="that a line holds")] = None,
+    level: Annotated[Level, Query(description="of this level or a graver one")] = "debug",
+    before: Annotated[dt.datetime | None, Query(description="the `next` of the page before")] = None,
+    limit: PageLimit = 100,
+) -> Response:
+    """What the runs of all tasks said, newest first, in capitals or not. A page looks at no more than 50,000 lines, so
+    it may be short, or empty, and still have a `next`."""
+    until = parse_moment(before, "before")
+
+    def ask(db: Database) -> dict[str, Any]:
+        page = insights_logs.search_logs(db, text, level, until, limit)
+        return {"lines": [asdict(line) for line in page.lines], "next": page.before}
+
+    return await office.desk.answer(ask)
+
+
+@router.post("/tasks/retry", response_model=models.Moved, responses=NOT_THERE | CONFLICT | TOO_LARGE)
+async def retry_tasks(office: TheOffice, actor: Actor, choice: models.TaskChoice) -> Response:
+    """Queue failed and cancelled tasks again, due now and with all attempts."""
+    return await office.desk.answer(lambda _db: _move(office.fleet, "revive", choice, actor))
+
+
+@router.post("/tasks/cancel", response_model=models.Moved, responses=NOT_THERE | CONFLICT | TOO_LARGE)
+async def cancel_tasks(office: TheOffice, actor: Actor, choice: models.TaskChoice) -> Response:
+    """Cancel open tasks, running ones too."""
+    return await office.desk.answer(lambda _db: _move(office.fleet, "cancel", choice, actor))
+
+
+def _move(fleet: Fleet, move: str, choice: models.TaskChoice, actor: str) -> dict[str, Any]:
+    filters = (choice.status, choice.task_type, choice.username)
+    if (choice.ids is None) == (filters == (None, None, None)):
+        raise UsageError("name tasks either by ids, or by status, task_type and username")
+    more = False
+    if choice.ids is not None:
+        ids = list(dict.fromkeys(choice.ids))
+        fleet.require_movable(move, ids)
+    else:
+        states = [choice.status] if choice.status else MOVES[move].task_from
+        ids = fleet.tasks.ids_in(states, choice.task_type, choice.username, models.MAX_TASKS + 1)
+        ids, more = ids[: models.MAX_TASKS], len(ids) > models.MAX_TASKS
+    moved = (fleet.retry_tasks if move == "revive" else fleet.cancel_tasks)(ids, actor)
+    return {"moved": moved, "left": len(ids) - len(moved), "more": more}
+
+
+@router.get("/tasks/{task_id}", response_model=models.WholeTask, responses=NOT_THERE)
+async def show_task(office: TheOffice, task_id: RowId) -> Response:
+    """A task with all its runs, oldest first, and its events."""
+    return await office.desk.answer(lambda db: found(insights.task_detail(db, task_id), f"task {task_id}"))
+
+
+@router.get("/tasks/{task_id}/explain", response_model=models.Explanation, responses=NOT_THERE)
+async def explain_task(office: TheOffice, task_id: RowId) -> Response:
+    """Why a task waits and until when, or what became of it."""
+    timeout = office.settings.offline_timeout
+    return await office.desk.answer(lambda db: asdict(found(explain(db, task_id, timeout), f"task {task_id}")))
+
+
+@router.get("/tasks/{task_id}/events", response_model=models.Events)
+async def task_events(office: TheOffice, task_id: RowId, limit: PageLimit = 50, before: Before = None) -> Response:
+    """What people did to a task, newest first."""
+    return await office.desk.answer(lambda db: listed("events", insights_pages.task_events(db, task_id, limit, before)))
+
+
+@router.get("/tasks/{task_id}/logs", response_model=models.TaskLog, responses=NOT_THERE)
+async def task_logs(office: TheOffice, task_id: RowId, after: After = None, limit: PageLimit = 1000) -> Response:
+    """What the runs of a task said, and how each began and ended, oldest first. Asking again with `next` follows it."""
+
+    def ask(db: Database) -> dict[str, Any]:
+        page = found(insights_logs.task_log(db, task_id, after, limit, live=True), f"task {task_id}")
+        lines = [asdict(line) for line in page.lines]
+        return {"lines": lines, "next": page.after, "more": page.more, "ended": page.ended}
+
+    return await office.desk.answer(ask)
+
+
+@router.post("/tasks/{task_id}/retry", response_model=models.Moved, responses=NOT_THERE | CONFLICT)
+async def retry_task(office: TheOffice, actor: Actor, task_id: RowId) -> Response:
+    """Queue a failed or cancelled task again; 409 for one that is neither, or whose unique key another one holds."""
+    return await office.desk.answer(lambda _db: _move_one(office.fleet, "revive", task_id, actor))
+
+
+@router.post("/tasks/{task_id}/cancel", response_model=models.Moved, responses=NOT_THERE | CONFLICT)
+async def cancel_task(office: TheOffice, actor: Actor, task_id: RowId) -> Response:
+    """Cancel an open task; 409 for one that has ended."""
+    return await office.desk.answer(lambda _db: _move_one(office.fleet, "cancel", task_id, actor))
+
+
+def _move_one(fleet: Fleet, move: str, task_id: int, actor: str) -> dict[str, Any]:
+    done = _move(fleet, move, models.TaskChoice(ids=[task_id]), actor)
+    if not done["moved"]:
+        why = "another open task holds its unique key" if move == "revive" else "it ended meanwhile"
+        raise Refusal(409, f"task {task_id} was left as it was: {why}")
+    return done
+
+
+@router.get("/assignments", response_model=models.Runs)
+async def list_assignments(
+    office: TheOffice,
+    task_id: Annotated[int | None, Query(ge=1, le=models.MAX_ID, description="only of this task")] = None,
+    device_id: DeviceFilter = None,
+    status: AssignmentStatus | None = None,
+    limit: PageLimit = 50,
+    before: Before = None,
+) -> Response:
+    """Runs, the newest of each device first. A page looks at no more than 20,000 runs, so it may be short, or empty,
+    and still have a `next`."""
+    return await office.desk.answer(
+        lambda db: listed("assignments", insights_pages.assignments(db, limit, before, task_id, device_id, status))
+    )
+
+
+@router.get("/assignments/{assignment_id}", response_model=models.WholeRun, responses=NOT_THERE)
+async def show_assignment(office: TheOffice, assignment_id: RowId) -> Response:
+    """One run with its result."""
+    return await office.desk.answer(
+        lambda db: found(insights_pages.assignment(db, assignment_id), f"assignment {assignment_id}")
+    )

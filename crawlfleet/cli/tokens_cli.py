@@ -1,0 +1,69 @@
+"""`tokens`: who may use the HTTP API. A token is printed once, when it is made."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from crawlfleet.cli.arguments import add_json_option
+from crawlfleet.cli.database import actor, existing_database, ready_fleet
+from crawlfleet.cli.output import print_json, print_table, say
+from crawlfleet.core.errors import NotFound
+from crawlfleet.model.api_token import ApiTokenDAO, Role
+
+COLUMNS = ("name", "role", "created_by", "created_at")
+MEANINGS = {
+    Role.READ: "look at everything but the audit",
+    Role.OPERATE: "also add, retry and cancel tasks, pause the queue, park accounts, drain devices",
+    Role.ADMIN: "also remove devices, delete expired rows, read the audit",
+}
+
+
+def run_add(args: argparse.Namespace) -> int:
+    """Make a token and print it."""
+    with ready_fleet(args) as fleet:
+        token = ApiTokenDAO(fleet.db).add(args.name, Role(args.role), actor())
+    if args.json:
+        print_json({"name": args.name, "role": args.role, "token": token})
+    else:
+        print(token)
+    say("keep it now: it is stored nowhere and cannot be shown again")
+    return 0
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """Print all tokens, without what they are."""
+    with existing_database(args) as db:
+        found = [{name: getattr(each, name) for name in COLUMNS} for each in ApiTokenDAO(db).find()]
+    if args.json:
+        print_json(found)
+    else:
+        print_table(COLUMNS, [list(each.values()) for each in found])
+    return 0
+
+
+def run_revoke(args: argparse.Namespace) -> int:
+    """Forget a token."""
+    with existing_database(args) as db:
+        if not ApiTokenDAO(db).revoke(args.name, actor()):
+            raise NotFound(f"there is no token {args.name!r}: `tokens list` shows all")
+    print(f"token {args.name} is revoked; nodes refuse it within seconds")
+    return 0
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `tokens` with its sub-commands."""
+    parser = subparsers.add_parser("tokens", help="tokens of the HTTP API")
+    inner = parser.add_subparsers(title="sub-commands", dest="subcommand", metavar="COMMAND", required=True)
+    add = inner.add_parser("add", help="make a token; it is shown once")
+    add.add_argument("name", metavar="NAME", help="who will use it: its name in the audit")
+    meanings = "; ".join(f"{role}: {meaning}" for role, meaning in MEANINGS.items())
+    add.add_argument("--role", choices=[role.value for role in Role], default=Role.READ.value, help=meanings)
+    add_json_option(add)
+    add.set_defaults(run=run_add)
+    listing = inner.add_parser("list", help="show the names and roles of all tokens")
+    add_json_option(listing)
+    listing.set_defaults(run=run_list)
+    revoke = inner.add_parser("revoke", help="forget a token")
+    revoke.add_argument("name", metavar="NAME", help="name of the token")
+    revoke.set_defaults(run=run_revoke)

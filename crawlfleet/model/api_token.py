@@ -1,0 +1,115 @@
+"""cl_api_token: who may use the API. A token is random and long, so its plain SHA-256 gives nothing away."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+import sqlalchemy as sa
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.errors import CrawlfleetError, UsageError
+from crawlfleet.core.sql import stamp, utc
+from crawlfleet.core.transaction import Transaction
+from crawlfleet.model import audit, schema
+
+NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+PREFIX = "cf_"  # lets a scanner for leaked secrets know one
+RANDOM_BYTES = 32
+
+
+class Role(StrEnum):
+    """What the holder of a token may do; each role may also do what those before it may."""
+
+    READ = "read"
+    OPERATE = "operate"  # tasks, the queue, accounts, devices
+    ADMIN = "admin"  # also what cannot be undone, and the audit
+
+    def covers(self, other: Role) -> bool:
+        """Whether this role may do what needs the other."""
+        order = list(Role)
+        return order.index(self) >= order.index(other)
+
+
+@dataclass(frozen=True)
+class ApiToken:
+    """A token as the table knows it: by the hash of its text."""
+
+    name: str
+    role: Role
+    token_hash: str
+    created_by: str | None
+    created_at: datetime
+
+
+def token_hash(token: str) -> str:
+    """What is stored of a token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+class ApiTokenDAO:
+    """The table of tokens."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+
+    def add(self, name: str, role: Role, actor: str | None = None) -> str:
+        """Make a token of this name and return its text, which nobody can learn again.
+
+        Raises UsageError for a name that cannot be, CrawlfleetError for one that is taken.
+        """
+        if not NAME.fullmatch(name):
+            raise UsageError(
+                f"the name of a token must be 1 to 64 of letters, digits, '_', '-', '.', '@' (got {name!r:.80})"
+            )
+        token = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
+
+        def work(connection: Transaction) -> None:
+            values = {
+                "name": name,
+                "role": role.value,
+                "token_hash": token_hash(token),
+                "created_by": actor,
+                "created_at": stamp(self.db.now(connection)),
+            }
+            connection.execute(
+                sa.text(
+                    "INSERT INTO cl_api_token (name, role, token_hash, created_by, created_at)"
+                    " VALUES (:name, :role, :token_hash, :created_by, :created_at)"
+                ),
+                values,
+            )
+            audit.record(self.db, connection, actor, "tokens.add", name, role=role.value)
+
+        try:
+            self.db.write(work)
+        except sa.exc.IntegrityError:
+            raise CrawlfleetError(f"there is a token {name!r} already: revoke it, or choose another name") from None
+        return token
+
+    def find(self) -> list[ApiToken]:
+        """All tokens, by name."""
+        table = schema.api_token
+        query = sa.select(table.c.name, table.c.role, table.c.token_hash, table.c.created_by, table.c.created_at)
+        found = []
+        with self.db.read() as connection:
+            for name, role, digest, created_by, created_at in connection.execute(query.order_by(table.c.name)):
+                moment = utc(created_at)
+                assert moment is not None
+                found.append(ApiToken(name, Role(role), digest, created_by, moment))
+        return found
+
+    def revoke(self, name: str, actor: str | None = None) -> bool:
+        """Forget the token; False when there is none of this name."""
+
+        def work(connection: Transaction) -> bool:
+            gone = connection.execute(sa.text("DELETE FROM cl_api_token WHERE name = :name"), {"name": name}).rowcount
+            if gone:
+                audit.record(self.db, connection, actor, "tokens.revoke", name)
+            return bool(gone)
+
+        return self.db.write(work)

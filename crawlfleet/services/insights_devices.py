@@ -1,0 +1,94 @@
+"""Questions about devices, read-only: how one stands, what its newest runs tell, and how it did over hours."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.sql import stamp, utc
+from crawlfleet.model.device import DeviceDAO
+from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
+from crawlfleet.model.lifecycle import AssignmentStatus, DeviceStatus
+
+NEWEST_RUNS = 1000  # of a device, that its figures are made of
+POINTS = 120  # of a curve
+SHORTEST_SPAN = 30  # seconds between two of them; beats are no closer by default
+MEASURED = ("cpu_usage", "memory_usage", "disk_usage", "system_load", "delay_seconds", "running_tasks")
+
+
+def device(db: Database, device_id: str) -> dict[str, Any] | None:
+    """One device as a dict of its columns, with `current_tasks` and its latest beat as `heartbeat`; None: no such."""
+    found = next((each for each in DeviceDAO(db).find() if each["device_id"] == device_id), None)
+    if found is not None:
+        found["heartbeat"] = DeviceHeartbeatDAO(db).latest(device_id)
+    return found
+
+
+def device_stats(db: Database, device_id: str) -> dict[str, Any] | None:
+    """`device_info` (see `device`), `task_stats` of its newest 1,000 runs, `health_stats` of its latest beat, and
+    `uptime`: seconds since it registered, None while it is offline. None when there is no such device."""
+    info = device(db, device_id)
+    if info is None:
+        return None
+    beat = info.pop("heartbeat") or {}
+    with db.read() as connection:
+        now = db.now(connection)
+    is_online = info["status"] == DeviceStatus.ONLINE
+    return {
+        "device_info": info,
+        "task_stats": _newest_runs(db, device_id),
+        "health_stats": {name: beat.get(name) for name in (*MEASURED, "network_status", "error_count")},
+        "uptime": round((now - info["registered_at"]).total_seconds(), 1) if is_online else None,
+    }
+
+
+def _newest_runs(db: Database, device_id: str) -> dict[str, Any]:
+    statement = sa.text(
+        "SELECT status, started_at, completed_at FROM cl_task_assignment WHERE device_id = :device_id"
+        f" ORDER BY id DESC LIMIT {NEWEST_RUNS}"
+    )
+    with db.read() as connection:
+        runs = connection.execute(statement, {"device_id": device_id}).all()
+    counts = Counter(str(status) for status, _, _ in runs)
+    seconds = []
+    for status, started_at, completed_at in runs:
+        began, ended = utc(started_at), utc(completed_at)
+        if status == AssignmentStatus.COMPLETED and began is not None and ended is not None:
+            seconds.append((ended - began).total_seconds())
+    ended_runs = counts[AssignmentStatus.COMPLETED] + counts[AssignmentStatus.FAILED]
+    return {
+        "runs": len(runs),
+        **{state.value: counts[state] for state in AssignmentStatus},
+        "success_rate": round(counts[AssignmentStatus.COMPLETED] / ended_runs, 4) if ended_runs else None,
+        "avg_execution_time": round(sum(seconds) / len(seconds), 3) if seconds else None,
+    }
+
+
+def performance(db: Database, device_id: str, hours: int) -> dict[str, Any]:
+    """Averages of a device's beats over the last so many hours, in at most about 120 spans of `span_seconds`.
+
+    A span without a beat is missing. A beat's figures that the machine does not tell are left out of the averages.
+    """
+    span = max(SHORTEST_SPAN, hours * 3600 // POINTS)
+    number = db.wording.span_number("heartbeat_time", span)
+    averages = ", ".join(f"AVG({name})" for name in MEASURED)
+    statement = sa.text(
+        f"SELECT {number} AS span, COUNT(*), {averages} FROM cl_device_heartbeat"
+        " WHERE device_id = :device_id AND heartbeat_time >= :since GROUP BY span ORDER BY span"
+    )
+    with db.read() as connection:
+        since = db.now(connection) - timedelta(hours=hours)
+        found = connection.execute(statement, {"device_id": device_id, "since": stamp(since)}).all()
+    points = [
+        {"at": datetime.fromtimestamp(int(number) * span, UTC), "beats": beats}
+        | {
+            name: None if value is None else round(float(value), 3)
+            for name, value in zip(MEASURED, values, strict=True)
+        }
+        for number, beats, *values in found
+    ]
+    return {"device_id": device_id, "hours": hours, "span_seconds": span, "points": points}

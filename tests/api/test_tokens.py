@@ -1,0 +1,214 @@
+"""Who may do what: every route of the application is tried with no token, a wrong one and one that is too weak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from crawlfleet.api import guard
+from crawlfleet.api.guard import OPEN_PATHS, READING
+from crawlfleet.core.errors import DatabaseUnreachable
+from crawlfleet.model.api_token import ApiTokenDAO, Role
+from tests.api.sample import Sample, sample_fleet
+from tests.conftest import Backend
+from tests.waiting import wait_until
+
+ADMIN = "the-token-of-the-setting"
+ROLES = list(Role)
+SQLITE = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def sample(backend: Backend) -> Iterator[Sample]:
+    with sample_fleet(backend.url, api_token=ADMIN) as found:
+        yield found
+
+
+def client_of(sample: Sample, token: str | None = None, base_url: str = "http://127.0.0.1") -> TestClient:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    return TestClient(sample.app, base_url=base_url, headers=headers, raise_server_exceptions=False)
+
+
+def operations(app: FastAPI) -> list[tuple[str, str]]:
+    """(method, path) of every route that the router would find, also of those that /openapi.json leaves out."""
+
+    def walk(routes: list[Any], prefix: str) -> Iterator[tuple[str, str]]:
+        for route in routes:
+            inner = getattr(route, "original_router", None)
+            if inner is not None:
+                yield from walk(inner.routes, prefix + route.include_context.prefix)
+            else:
+                yield from ((method, prefix + route.path) for method in route.methods)
+
+    return sorted(set(walk(app.routes, "")))
+
+
+def needed_role(app: FastAPI, method: str, path: str) -> Role:
+    description = app.openapi()["paths"].get(path, {}).get(method.lower(), {}).get("description", "")
+    if "Needs the role `admin`" in description:
+        return Role.ADMIN
+    return Role.READ if method in READING else Role.OPERATE
+
+
+def filled(path: str, sample: Sample) -> str:
+    """The path with ids of things that there are, so that a request that gets through would do something."""
+    ids = {"task_id": "pending", "assignment_id": "pending"}
+    if path.endswith("/retry"):
+        ids["task_id"] = "failed"
+    names = {"device_id": "d1", "source": "appsflyer", "username": "u"} | {
+        name: str(sample.tasks[state]) for name, state in ids.items()
+    }
+    return path.format(**names)
+
+
+BODIES = {
+    "/tasks": {"task_type": "noop"},
+    "/tasks/retry": {"status": "failed"},
+    "/tasks/cancel": {"status": "pending"},
+    "/park": {"reason": "x"},
+    "/pause": {"reason": "x"},
+    "/cleanup": {"days": 1},
+}
+
+
+def ask(client: TestClient, method: str, path: str, sample: Sample) -> int:
+    body = next((body for end, body in BODIES.items() if path.endswith(end)), None) if method == "POST" else None
+    with client.stream(method, filled(path, sample), json=body) as answer:
+        return answer.status_code
+
+
+@SQLITE
+def test_a_request_without_with_a_wrong_or_with_a_too_weak_token_changes_nothing(sample: Sample) -> None:
+    tokens = {role: ApiTokenDAO(sample.db).add(role.value, role) for role in ROLES}
+    revoked = ApiTokenDAO(sample.db).add("revoked", Role.ADMIN)
+    ApiTokenDAO(sample.db).revoke("revoked")
+    found = operations(sample.app)
+    before = sample.contents()
+    tried = 0
+    for method, path in found:
+        if path in OPEN_PATHS:
+            continue
+        needed = needed_role(sample.app, method, path)
+        weaker: list[tuple[str | None, int]] = [(tokens[role], 403) for role in ROLES[: ROLES.index(needed)]]
+        for token, status in [(None, 401), ("wrong", 401), ("", 401), (revoked, 401), *weaker]:
+            assert ask(client_of(sample, token), method, path, sample) == status, (method, path, token)
+            tried += 1
+    assert sample.contents() == before
+    changing = [path for method, path in found if method not in READING]
+    assert len(changing) >= 12
+    assert tried > 4 * len(found)
+
+
+@SQLITE
+def test_what_is_refused_to_others_is_done_for_the_right_role(sample: Sample) -> None:
+    tokens = {role: ApiTokenDAO(sample.db).add(role.value, role) for role in ROLES}
+    for method, path in operations(sample.app):
+        if path in {"/api/distribution/events", "/metrics", "/readyz"}:
+            continue  # the first would not end, the others need a node
+        status = ask(client_of(sample, tokens[needed_role(sample.app, method, path)]), method, path, sample)
+        assert status not in {401, 403, 422, 500}, (method, path, status)
+    assert {row[1] for row in sample.contents()["cl_audit"]} > {"token operate", "token admin"}
+
+
+def test_the_audit_names_the_token_and_tokens_are_stored_as_hashes(sample: Sample) -> None:
+    token = ApiTokenDAO(sample.db).add("deploy", Role.OPERATE, "root@host")
+    path = "/api/distribution/management/pause"
+    assert client_of(sample, token).post(path, json={"reason": "upgrade"}).status_code == 200
+    assert client_of(sample, ADMIN).post("/api/distribution/management/resume").status_code == 200
+    rows = client_of(sample, ADMIN).get("/api/distribution/audit").json()["audit"][:3]
+    assert [(row["actor"], row["action"]) for row in rows] == [
+        ("token api_token", "queue.resume"),
+        ("token deploy", "queue.pause"),
+        ("root@host", "tokens.add"),
+    ]
+    assert rows[1]["detail"] == {"reason": "upgrade"}
+    assert token not in str(sample.contents())
+
+
+@SQLITE
+def test_a_token_counts_from_now_on_and_a_revoked_one_no_longer(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "TOKENS_KEPT", 0.05)
+    with client_of(sample) as client:
+        dao = ApiTokenDAO(sample.db)
+        token = dao.add("late", Role.READ)
+
+        def status() -> int:
+            return client.get("/openapi.json", headers={"Authorization": f"Bearer {token}"}).status_code
+
+        wait_until(lambda: status() == 200, what="the token is known")
+        dao.revoke("late")
+        wait_until(lambda: status() == 401, what="the token is forgotten")
+
+
+@SQLITE
+def test_known_tokens_outlive_the_database(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "TOKENS_KEPT", 0.0)
+    token = ApiTokenDAO(sample.db).add("scraper", Role.READ)
+    find = ApiTokenDAO.find
+
+    def away(_self: ApiTokenDAO) -> Any:
+        raise DatabaseUnreachable("cannot use the database x")
+
+    with client_of(sample, token) as client:
+        monkeypatch.setattr(ApiTokenDAO, "find", away)
+        answer = client.get("/openapi.json")
+        assert (answer.status_code, answer.json()["detail"]) == (503, "cannot use the database x")
+        assert client.get("/openapi.json", headers={"Authorization": f"Bearer {ADMIN}"}).status_code == 200
+        monkeypatch.setattr(ApiTokenDAO, "find", find)
+        assert client.get("/openapi.json").status_code == 200
+        monkeypatch.setattr(ApiTokenDAO, "find", away)
+        assert client.get("/openapi.json").status_code == 200
+
+
+@SQLITE
+def test_without_any_token_only_this_machine_asks_and_no_page_of_another_site(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "TOKENS_KEPT", 0.0)
+    with sample_fleet(backend.url) as sample:
+        path = "/api/distribution/management/resume"
+        before = sample.contents()
+        with client_of(sample) as client:
+            pause = {"reason": "x"}
+            foreign = [
+                {"Origin": "https://evil.example"},
+                {"Origin": "null"},
+                {"Sec-Fetch-Site": "cross-site"},
+                {"Host": "evil.example"},
+                {"Host": "127.0.0.1.evil.example"},
+            ]
+            for headers in foreign:
+                answer = client.post("/api/distribution/management/pause", json=pause, headers=headers)
+                assert answer.status_code == 403, headers
+            assert sample.contents() == before
+            own = [{}, {"Origin": "http://127.0.0.1"}, {"Sec-Fetch-Site": "same-origin"}, {"Host": "localhost:8080"}]
+            for headers in own:
+                assert client.post(path, headers=headers).status_code == 200, headers
+            assert client.post("/api/distribution/tasks", content=b'{"task_type": "noop"}').status_code == 422
+        ApiTokenDAO(sample.db).add("first", Role.READ)
+        assert client_of(sample).get("/openapi.json").status_code == 401
+
+
+@SQLITE
+def test_off_loopback_a_token_is_demanded_even_when_there_is_none(backend: Backend) -> None:
+    with sample_fleet(backend.url, host="192.0.2.1") as sample:
+        assert client_of(sample).get("/openapi.json").status_code == 401
+
+
+@SQLITE
+def test_every_response_tells_browsers_to_be_careful(sample: Sample) -> None:
+    with client_of(sample, ADMIN) as client:
+        for path in ("/healthz", "/api/distribution/tasks", "/nothing", "/docs"):
+            headers = client.get(path).headers
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["x-frame-options"] == "DENY"
+            assert headers["cache-control"] == "no-store"
+            assert "frame-ancestors 'none'" in headers["content-security-policy"]
+            assert "strict-transport-security" not in headers
+        assert client_of(sample).get("/tasks").headers["www-authenticate"] == "Bearer"
