@@ -205,7 +205,8 @@ def _send_pipeline(raw: Any, queue: list[Answer]) -> None:
     texts = [_text("postgresql", each.statement.text) for each in queue]
     with raw.pipeline():
         for cursor, text, answer in zip(cursors, texts, queue, strict=True):
-            cursor.execute(text, answer.parameters)
+            # BEGIN and its like gain nothing from being prepared
+            cursor.execute(text, answer.parameters, prepare=None if answer.parameters else False)
     for cursor, answer in zip(cursors, queue, strict=True):
         answer.take(cursor)
 

@@ -136,18 +136,20 @@ class Ledger:
         rows = json_rows([each] for each in missing)
         source = self.db.wording.rows(id="int")
         budgets = sa.text(f"SELECT {BUDGET_COLUMNS} FROM {source} JOIN cl_budget t ON t.id = v.id ORDER BY t.id{lock}")
-        for row in self._connection.execute(budgets, {"rows": rows}).mappings():
-            budget = self._budgets[row["id"]] = budget_from(row)
-            self._before[row["id"]] = tuple(getattr(budget, name) for name in _BUDGET_COLUMNS)
-            limit = self._limit_of(budget.source, budget.limit_name)
-            if limit is not None:
-                budget.calls, budget.seconds = limit
+        found = self._connection.execute(budgets, {"rows": rows})
         # A statement of its own: it sees what was committed before the lock was ours.
         calls = sa.text(
             "SELECT t.budget_id, t.assignment_id, t.number, t.called_at, t.free_at"
             f" FROM {source} JOIN cl_budget_call t ON t.budget_id = v.id"
         )
-        for budget_id, assignment_id, number, called_at, free_at in self._connection.execute(calls, {"rows": rows}):
+        busy = self._connection.execute(calls, {"rows": rows})
+        for row in found.mappings():
+            budget = self._budgets[row["id"]] = budget_from(row)
+            self._before[row["id"]] = tuple(getattr(budget, name) for name in _BUDGET_COLUMNS)
+            limit = self._limit_of(budget.source, budget.limit_name)
+            if limit is not None:
+                budget.calls, budget.seconds = limit
+        for budget_id, assignment_id, number, called_at, free_at in busy:
             if budget_id not in self._budgets:
                 continue
             call = Call(assignment_id, number, utc(called_at), utc(free_at))

@@ -71,13 +71,15 @@ def test_a_commit_whose_reply_is_lost_strands_nothing_and_runs_nothing_twice(
     assert backend.server is not None
     with (
         TcpProxy("127.0.0.1", backend.server.port) as proxy,
-        NodeProcess(tmp_path, backend.url_at(proxy.port), *BODIES, *options, "--until-idle") as node,
+        NodeProcess(tmp_path, backend.url_at(proxy.port), *BODIES, *options) as node,
     ):
         node.wait_for("Executing task", times=5)
         cuts = [proxy.cut_after_request(b"COMMIT", nth=nth) for nth in (1, 3, 4, 6, 8, 11)]
         gate.unlink()
+        wait_until(lambda: fleet.tasks.stats()["completed"] == 2 * total, 90, "all tasks and their follow-ups")
+        wait_until(lambda: all(cut.happened.is_set() for cut in cuts), 60, "beats to be cut off, too")
+        node.signal(signal.SIGTERM)
         assert node.wait(90) == 0, node.log[-5000:]
-    assert all(cut.happened.is_set() for cut in cuts)
     stats = fleet.tasks.stats()
     assert (stats["completed"], stats["total"]) == (2 * total, 2 * total)
     assert set(completed_runs(fleet.db)) == {1}
