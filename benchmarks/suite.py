@@ -9,6 +9,7 @@ from benchmarks.crash import crash
 from benchmarks.drain import drain_5, drain_50, drain_async_500
 from benchmarks.enqueue import enqueue
 from benchmarks.far import far_20, far_100, far_300
+from benchmarks.fleet_idle import fleet_idle
 from benchmarks.frame import Benchmark, Size
 from benchmarks.idle import idle
 from benchmarks.latency import latency
@@ -36,6 +37,12 @@ SUITE = (
     ),
     Benchmark("start", start, {"tiny": Size(1, 1), "small": Size(1, 5), "full": Size(1, 11)}),
     Benchmark("idle", idle, {"tiny": Size(1, 1), "small": Size(30, 1), "full": Size(60, 3)}),
+    Benchmark(
+        "fleet-idle",
+        fleet_idle,
+        {"tiny": Size(1, 1), "small": Size(60, 1), "full": Size(300, 1)},
+        needs_server=True,
+    ),
     Benchmark("memory", memory, {"tiny": Size(100, 1), "small": Size(20_000, 1), "full": Size(100_000, 1)}),
     Benchmark("latency", latency, {"tiny": Size(3, 1), "small": Size(50, 1), "full": Size(100, 3)}),
     Benchmark("backlog", backlog, {"tiny": Size(90, 1), "small": Size(30_000, 3), "full": Size(300_000, 3)}),

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.waiting import wait_until
@@ -18,7 +19,7 @@ CLOCK_LIBRARY = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")  # g
 class NodeProcess:
     """`main.py distribute MODE` in a process of its own; ended, at the latest, with its `with` block.
 
-    With `api` it serves its API on a free port.
+    With `api` it serves its API on a free port. `inside` is a command that runs it, as in a network namespace.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class NodeProcess:
         device_id: str = "node-1",
         api: bool = False,
         mode: str = "standalone",
+        inside: Sequence[str] = (),
         **environ: str,
     ) -> None:
         self.mode = mode
@@ -38,7 +40,7 @@ class NodeProcess:
         arguments = ["--device-id", device_id, "--database", database, *serving, *options]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "main.py"), "distribute", mode, *arguments],
+                [*inside, sys.executable, str(ROOT / "main.py"), "distribute", mode, *arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=folder,

@@ -40,7 +40,8 @@ class Cut:
 class TcpProxy:
     """Listens on `port` from the start; `close()` or the end of the with block resets what is still open."""
 
-    def __init__(self, target_host: str, target_port: int, delay_seconds: float = 0.0) -> None:
+    def __init__(self, target_host: str, target_port: int, delay_seconds: float = 0.0, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.port = free_port()
         self.delay_seconds = delay_seconds  # one way; may be changed at any time, holds for bytes that arrive later
         self.round_trips = 0  # requests of all clients so far; what is sent before an answer came counts once
@@ -114,7 +115,7 @@ class TcpProxy:
 
     async def _accept(self) -> None:
         if self._listener is None:
-            self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=CHUNK_BYTES)
+            self._listener = await asyncio.start_server(self._serve, self.host, self.port, limit=CHUNK_BYTES)
         self._passable.set()
 
     async def _refuse(self) -> None:

@@ -208,6 +208,7 @@ class TaskScheduler(Service):
         self._reconcile = False
         self._one_by_one = False
         self._look_first = False  # the last turn claimed nothing: look without a transaction before the next
+        self._master_alive = False  # as far as is known
         self._promote_at: float | None = None  # monotonic; when tasks come due or lanes open, as far as is known
         self._away_since: float | None = None
         self._wait = 0.0
@@ -256,11 +257,13 @@ class TaskScheduler(Service):
         }
 
     def sees_work(self, connection: AnyConnection) -> bool:
-        """Whether a task is due that this device knows, or was assigned to it."""
+        """Whether a task was assigned to this device, or is due that it knows and no master assigns."""
         if self.options.adopts:
             me = Owner(self.lease.device_id, self.lease.epoch)
             if dispatch.ask_assigned(connection, me, tuple(self._held), 1)():
                 return True
+            if self._master_alive or not self.options.claim_without_master:
+                return False
         return bool(claims.open_heads(self.db, connection, self.executors.keys()))
 
     def pause(self, reason: str | None = None) -> bool:
@@ -578,6 +581,7 @@ class TaskScheduler(Service):
 
     def _note_wake(self, standing: Standing) -> None:
         """Remember the earliest moment at which something becomes possible."""
+        self._master_alive = standing.master_alive
         waits = []
         if standing.due_at is not None:
             waits.append((standing.due_at - standing.now).total_seconds())

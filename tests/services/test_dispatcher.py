@@ -94,6 +94,8 @@ def test_a_worker_leaves_the_queue_to_a_master_while_there_is_one(
         for _ in range(3):
             each.turn()
     assert pump.status(task_id) == "pending"
+    with pump.db.read() as connection:
+        assert not pump.scheduler.sees_work(connection)  # or its watcher would wake it again and again
     DeviceDAO(pump.db).set_offline("m1", master.lease.epoch)
     other.turn()
     assert pump.status(task_id) == "pending"
