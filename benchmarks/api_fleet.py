@@ -146,6 +146,7 @@ def _runs(db: Database) -> list[str]:
         "device_epoch": "d.epoch",
         "retry_count": "0",
         "assigned_at": "t.created_at",
+        "taken_at": "t.created_at",
         "started_at": "t.created_at",
         "result_data": "NULL",
     }

@@ -164,7 +164,10 @@ def ports(settings: Settings) -> Iterator[Finding]:
         yield fail("ports", text, advice) if is_given else warn("ports", f"{text}; a node goes on without it", advice)
         return
     if not is_loopback(str(address[0])) and settings.api_token is None:
-        yield warn("ports", f"{place} can be reached from other machines and api_token is not set", "set it")
+        text = f"{place} can be reached from other machines and api_token is not set"
+        yield warn(
+            "ports", text, "set it, or look for one with `tokens list`: without any the API does not start there"
+        )
         return
     yield ok("ports", f"{place} is free for the API")
 
