@@ -40,6 +40,8 @@ class Device:
     process: dict[str, Any] = field(default_factory=dict)
     defaults: TaskDefaults = field(default_factory=TaskDefaults)
     limit_of: LimitOf = as_stored
+    mode: str = "standalone"
+    version: str = "0"
 
     def register(
         self, offline_timeout: float = 300, takeover: bool = True, again: bool = False, now: datetime | None = None
@@ -48,12 +50,12 @@ class Device:
         info = DeviceInfo(
             self.device_id,
             self.device_id,
-            "standalone",
+            self.mode,
             "127.0.0.1",
             8080,
             5,
             identity,
-            "0",
+            self.version,
             {"supported_tasks": [*self.types]},
         )
         epoch = DeviceDAO(self.db).register_device(info, offline_timeout, takeover, again, now)

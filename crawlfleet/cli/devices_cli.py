@@ -6,11 +6,24 @@ import argparse
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from crawlfleet.cli.arguments import add_json_option
+from crawlfleet.cli.arguments import add_json_option, settings_from
 from crawlfleet.cli.database import actor, existing_database, existing_fleet
 from crawlfleet.cli.output import print_json, print_table
 
-COLUMNS = ("device", "status", "type", "running", "slots", "last beat", "cpu %", "memory %", "load", "errors", "host")
+COLUMNS = (
+    "device",
+    "status",
+    "type",
+    "running",
+    "slots",
+    "last beat",
+    "cpu %",
+    "memory %",
+    "load",
+    "errors",
+    "version",
+    "host",
+)
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -41,6 +54,7 @@ def _line(device: Mapping[str, Any]) -> tuple[Any, ...]:
         device["max_concurrent_tasks"],
         device["last_heartbeat"],
         *(beat.get(name) for name in ("cpu_usage", "memory_usage", "system_load", "error_count")),
+        f"{device['version']} (old)" if device["is_outdated"] else device["version"],
         device["process"].get("hostname"),
     )
 
@@ -65,10 +79,12 @@ def _set_draining(args: argparse.Namespace, draining: bool) -> None:
 
 
 def run_remove(args: argparse.Namespace) -> int:
-    """Forget a device that is offline."""
+    """Forget a device: one that is offline, or any with --force."""
+    offline_timeout = settings_from(args).offline_timeout if args.force else None
     with existing_fleet(args) as fleet:
-        fleet.remove_device(args.device_id, actor())
-    print(f"device {args.device_id} removed")
+        released = fleet.remove_device(args.device_id, actor(), offline_timeout)
+    tasks = f", {released} tasks went back to the queue" if released else ""
+    print(f"device {args.device_id} removed{tasks}")
     return 0
 
 
@@ -82,8 +98,10 @@ def add_parser(subparsers: Any) -> None:
     for name, run, help_line in (
         ("drain", run_drain, "let a device finish what it runs and claim nothing more"),
         ("resume", run_resume, "let a draining device claim again"),
-        ("remove", run_remove, "forget a device that is offline"),
+        ("remove", run_remove, "forget a device"),
     ):
         command = inner.add_parser(name, help=help_line)
         command.add_argument("device_id", metavar="ID", help="id of the device")
+        if name == "remove":
+            command.add_argument("--force", action="store_true", help="also one that is online; its tasks go back")
         command.set_defaults(run=run)

@@ -284,26 +284,38 @@ class DeviceDAO:
 
         return self.db.write(work)
 
-    def remove(self, device_id: str, actor: str | None = None) -> bool:
-        """Forget an offline device; its assignments and heartbeats stay until they expire. False: no such device.
+    def remove(self, device_id: str, actor: str | None = None, offline_timeout: float | None = None) -> int | None:
+        """Forget a device; its assignments and heartbeats stay until they expire. How many tasks went back to the
+        queue, None when there is no such device.
 
-        Raises DeviceRefused while it is online.
+        One that is online is only removed with an `offline_timeout`: it may act until its lease of so many seconds has
+        ended, so the calls that it holds count until then. Raises DeviceRefused without.
         """
 
-        def work(connection: Transaction) -> bool:
-            status = connection.execute(
-                sa.text(f"SELECT status FROM cl_device WHERE device_id = :device_id{self.db.wording.for_update}"),
+        def work(connection: Transaction) -> int | None:
+            device = connection.execute(
+                sa.text(
+                    "SELECT status, last_heartbeat FROM cl_device WHERE device_id = :device_id"
+                    + self.db.wording.for_update
+                ),
                 {"device_id": device_id},
-            ).scalar()
-            if status is None:
-                return False
-            if status == DeviceStatus.ONLINE:
-                raise DeviceRefused(
-                    f"device {device_id} is online: stop it first, or drain it with `devices drain {device_id}`"
-                )
+            ).first()
+            if device is None:
+                return None
+            now, lease_ends_at = self.db.now(connection), None
+            if device[0] == DeviceStatus.ONLINE:
+                if offline_timeout is None:
+                    raise DeviceRefused(
+                        f"device {device_id} is online: stop it first, or remove it all the same with"
+                        f" `devices remove --force {device_id}`, which gives its tasks back"
+                    )
+                last_heartbeat = utc(device[1])
+                assert last_heartbeat is not None
+                lease_ends_at = max(now, last_heartbeat + timedelta(seconds=offline_timeout))
+            released = rescue.expire_device(self.db, connection, device_id, now, lease_ends_at)
             connection.execute(sa.text("DELETE FROM cl_device WHERE device_id = :device_id"), {"device_id": device_id})
             audit.record(self.db, connection, actor, "devices.remove", device_id)
-            return True
+            return released
 
         return self.db.write(work)
 

@@ -6,6 +6,7 @@ slots become free, and writes `taken_at`; until then a master may take them back
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,14 +85,23 @@ def _types(capabilities: Any) -> frozenset[str]:
     return frozenset((json_value(capabilities) or {}).get("supported_tasks", ()))
 
 
-def take_back(db: Database, transaction: Transaction, candidate: Candidate, count: int, ledger: Ledger) -> int:
-    """Give runs that a locked worker has not taken over back to the queue, the newest, up to `count`; how many."""
+def take_back(
+    db: Database,
+    transaction: Transaction,
+    candidate: Candidate,
+    count: int,
+    types: Collection[str],
+    ledger: Ledger,
+) -> int:
+    """Give runs of these types that a locked worker has not taken over back to the queue, the newest; how many."""
     statement = sa.text(
-        f"SELECT id, task_id FROM cl_task_assignment WHERE device_id = :device_id AND device_epoch = :epoch"
-        f" AND status = '{AssignmentStatus.ASSIGNED}' AND taken_at IS NULL"
-        " ORDER BY assigned_at DESC, id DESC LIMIT :count"
+        "SELECT a.id, a.task_id FROM cl_task_assignment a JOIN cl_crawl_task t ON t.id = a.task_id"
+        " WHERE a.device_id = :device_id AND a.device_epoch = :epoch"
+        f" AND a.status = '{AssignmentStatus.ASSIGNED}' AND a.taken_at IS NULL"
+        f" AND {db.wording.is_among('t.task_type', 'types')}"
+        " ORDER BY a.assigned_at DESC, a.id DESC LIMIT :count"
     )
-    parameters = {**candidate.owner._asdict(), "count": count}
+    parameters = {**candidate.owner._asdict(), "types": json.dumps(sorted(types)), "count": count}
     endings = [
         Ending(assignment_id, task_id, "released", message="another device has a free slot")
         for assignment_id, task_id in transaction.execute(statement, parameters).all()

@@ -155,13 +155,12 @@ class Dispatcher(Service):
             workers = dispatch.candidates(self.db, connection, lock=False)
             self._types = _known(workers)
             heads = claims.open_heads(self.db, connection, self._types) if standing.may_claim else []
-        waiting, idle = any(each.surplus for each in workers), any(each.idle_slots for each in workers)
         for moment in (standing.due_at, standing.opens_at):
             if moment is not None:
                 wait = (moment - standing.now).total_seconds() - (time.monotonic() - standing.answered_at)
                 self._wait = min(self._wait, max(0.0, wait))
-        if not (heads and any(each.room for each in workers)) and not (waiting and idle):
-            return Dispatched(busy=bool(workers) and bool(heads or waiting))
+        if not (heads and any(each.room for each in workers)) and not unlevel(workers):
+            return Dispatched(busy=bool(workers) and bool(heads or any(each.surplus for each in workers)))
         if self._ids.epoch != epoch:
             self._ids = AssignmentIds(epoch)
         if self._claiming is None:
@@ -178,7 +177,7 @@ class Dispatcher(Service):
             ledger = Ledger(self.db, transaction, standing.now, self._limit_of)
             for each in workers:
                 each.given = self._given[each.owner.device_id]
-            done = Dispatched(taken_back=self._level(transaction, workers, ledger))
+            done = Dispatched(taken_back=self._level(transaction, workers, ledger), busy=True)
 
             def place(task: Any) -> Owner | None:
                 able = [each for each in workers if each.room and task["task_type"] in each.types]
@@ -207,12 +206,11 @@ class Dispatcher(Service):
 
     def _level(self, transaction: Transaction, workers: Sequence[Candidate], ledger: Ledger) -> int:
         """Take back what waits at busy workers, as much as the slots of idle ones could run now; how many."""
-        idle, taken = sum(each.idle_slots for each in workers), 0
-        for each in workers:
-            if each.surplus and idle > taken:
-                count = dispatch.take_back(self.db, transaction, each, min(each.surplus, idle - taken), ledger)
-                each.live -= count
-                taken += count
+        taken = 0
+        for each, count, types in unlevel(workers):
+            found = dispatch.take_back(self.db, transaction, each, count, types, ledger)
+            each.live -= found
+            taken += found
         return taken
 
     def _tell(self, placed: Sequence[tuple[int, Owner, str, str | None]]) -> None:
@@ -226,6 +224,19 @@ class Dispatcher(Service):
                 log.info(
                     "Task %d assigned to device %s (type: %s, user: %s)", task_id, owner.device_id, task_type, username
                 )
+
+
+def unlevel(workers: Sequence[Candidate]) -> list[tuple[Candidate, int, set[str]]]:
+    """Where runs wait while idle workers know their type: (busy worker, runs to take back at most, those types)."""
+    idle = [each for each in workers if each.idle_slots]
+    found, promised = [], 0
+    for busy in workers:
+        able = [each for each in idle if each.types & busy.types] if busy.surplus else []
+        count = min(busy.surplus, sum(each.idle_slots for each in able) - promised)
+        if count > 0:
+            found.append((busy, count, _known(able) & busy.types))
+            promised += count
+    return found
 
 
 def _known(workers: Sequence[Candidate]) -> set[str]:

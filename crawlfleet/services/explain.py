@@ -180,10 +180,7 @@ class _Teller:
                 " types of your own)"
             )
             return self._because(Reason.NO_DEVICE, sentence, devices=facts)
-        states = ", ".join(
-            f"{each['device_id']} is {'draining' if each['status'] == DeviceStatus.ONLINE else 'offline'}"
-            for each in knowing
-        )
+        states = ", ".join(f"{each['device_id']} is {_obstacle(each)}" for each in knowing)
         return self._because(
             Reason.DEVICES_AWAY, f"no device takes the task type {task_type} now: {states}", devices=facts
         )
@@ -267,7 +264,16 @@ class _Teller:
 
 
 def _claims(device: Mapping[str, Any]) -> bool:
-    return device["status"] == DeviceStatus.ONLINE and not device["draining"]
+    return not _obstacle(device)
+
+
+def _obstacle(device: Mapping[str, Any]) -> str:
+    """What keeps a device from running further tasks, or nothing."""
+    if device["status"] != DeviceStatus.ONLINE:
+        return "offline"
+    if device["device_type"] == "master":
+        return "a master, which runs none"
+    return "draining" if device["draining"] else ""
 
 
 def _device_facts(device: Mapping[str, Any]) -> dict[str, Any]:

@@ -171,10 +171,13 @@ class Fleet:
         if not DeviceDAO(self.db).set_draining(device_id, draining, actor):
             raise no_device(device_id)
 
-    def remove_device(self, device_id: str, actor: str | None = None) -> None:
-        """Forget a device that is offline. Raises NotFound, and DeviceRefused while it is online."""
-        if not DeviceDAO(self.db).remove(device_id, actor):
+    def remove_device(self, device_id: str, actor: str | None = None, offline_timeout: float | None = None) -> int:
+        """Forget a device; how many tasks it gave back. Raises NotFound, and DeviceRefused for one that is online,
+        unless its `offline_timeout` is given (see `DeviceDAO.remove`)."""
+        released = DeviceDAO(self.db).remove(device_id, actor, offline_timeout)
+        if released is None:
             raise no_device(device_id)
+        return released
 
     def account(self, username: str, source: str | None = None) -> dict[str, Any]:
         """The row of one account. Raises NotFound, and UsageError for a name that several sources know."""

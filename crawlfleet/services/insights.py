@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -99,12 +100,25 @@ def task_detail(db: Database, task_id: int) -> dict[str, Any] | None:
 
 
 def devices(db: Database) -> list[dict[str, Any]]:
-    """All devices as dicts of their columns, with `current_tasks` and their latest beat as `heartbeat` (or None)."""
+    """All devices as dicts of their columns, with `current_tasks` and their latest beat as `heartbeat` (or None).
+
+    `is_outdated`: it is online, and another that is runs a newer version of this program.
+    """
     found = DeviceDAO(db).find()
     beats = DeviceHeartbeatDAO(db)
+    newest = max((_version(each) for each in _online(found)), default=[])
     for device in found:
         device["heartbeat"] = beats.latest(device["device_id"])
+        device["is_outdated"] = device["status"] == DeviceStatus.ONLINE and _version(device) < newest
     return found
+
+
+def _online(devices: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [each for each in devices if each["status"] == DeviceStatus.ONLINE]
+
+
+def _version(device: Mapping[str, Any]) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", device["version"])]
 
 
 def database_state(db: Database) -> dict[str, Any]:
@@ -128,14 +142,13 @@ def fleet_status(db: Database) -> dict[str, Any]:
     found = devices(db)
     tasks = CrawlTaskDAO(db).stats()
     open_work = backlog(db)
-    online = [device for device in found if device["status"] == DeviceStatus.ONLINE]
     return {
         "devices": found,
         "tasks": tasks,
         "success_rate": _success_rate(tasks),
         "blocked": open_work.blocked,
         "budgets": budgets(db, blocked_only=True),
-        "verdict": _verdict(len(online), open_work, tasks),
+        "verdict": _verdict(found, open_work, tasks),
     }
 
 
@@ -170,12 +183,12 @@ def overview(db: Database) -> dict[str, Any]:
     """The fleet in numbers, and one sentence on how it stands; for the devices one by one see `devices`."""
     tasks = task_stats(db)
     open_work = backlog(db)
-    states = [device["status"] for device in DeviceDAO(db).find()]
-    online = states.count(DeviceStatus.ONLINE)
+    found = DeviceDAO(db).find()
+    online = len(_online(found))
     return {
         "task_stats": tasks,
-        "device_stats": {"total": len(states), "online": online, "offline": len(states) - online},
-        "system_overview": {"verdict": _verdict(online, open_work, tasks), "blocked": open_work.blocked},
+        "device_stats": {"total": len(found), "online": online, "offline": len(found) - online},
+        "system_overview": {"verdict": _verdict(found, open_work, tasks), "blocked": open_work.blocked},
     }
 
 
@@ -190,18 +203,28 @@ def _success_rate(tasks: Mapping[str, int]) -> float | None:
     return round(tasks["completed"] / ended, 4) if ended else None
 
 
-def _verdict(online: int, open_work: Backlog, tasks: Mapping[str, int]) -> str:
-    if open_work.blocked:
-        return f"waits for a person: {'; '.join(open_work.blocked)}"
+def _verdict(devices: Sequence[Mapping[str, Any]], open_work: Backlog, tasks: Mapping[str, int]) -> str:
+    """How the fleet stands, what is wrong first."""
+    online = _online(devices)
+    running = [each for each in online if each["device_type"] != "master" and not each["draining"]]
+    said = []
     if open_work.open_tasks and not online:
-        return f"stopped: {open_work.open_tasks} tasks are open and no device is online"
-    if open_work.open_tasks:
-        return f"working: {open_work.open_tasks} tasks are open, {online} devices are online"
-    return (
-        f"idle: nothing is open; {tasks['failed']} tasks failed"
-        if tasks["failed"]
-        else "idle: nothing is open, nothing failed"
-    )
+        said.append(f"stopped: {open_work.open_tasks} tasks are open and no device is online")
+    elif open_work.open_tasks and not running:
+        said.append(
+            f"nothing begins: {open_work.open_tasks} tasks are open, and the devices online drain or are masters"
+        )
+    if open_work.blocked:
+        said.append(f"waits for a person: {'; '.join(open_work.blocked)}")
+    versions = sorted({each["version"] for each in online}, key=lambda text: _version({"version": text}))
+    if len(versions) > 1:
+        said.append(f"versions differ: devices run {', '.join(versions)}; bring all to {versions[-1]}")
+    if open_work.open_tasks and running:
+        said.append(f"working: {open_work.open_tasks} tasks are open, {len(online)} devices are online")
+    if not said:
+        failed = f"; {tasks['failed']} tasks failed" if tasks["failed"] else ", nothing failed"
+        said.append(f"idle: nothing is open{failed}")
+    return "; ".join(said)
 
 
 def apps(db: Database, source: str | None = None, username: str | None = None) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from crawlfleet.core.db import Database
@@ -11,11 +13,11 @@ from tests.fleets import Device
 BEAT = Beat(12.5, 40.0, 50.0, "good", 1, 0.75, 2, 0.0, {})
 
 
-def register(console: Console, device_id: str = "d1", claims: int = 0) -> None:
+def register(console: Console, device_id: str = "d1", claims: int = 0, **more: Any) -> None:
     """A device that is online and beats, and has claimed this many tasks."""
 
     def work(db: Database) -> None:
-        device = Device(db, device_id)
+        device = Device(db, device_id, **more)
         DeviceHeartbeatDAO(db).beat(device_id, device.register(), BEAT)
         device.claim(slots=claims)
 
@@ -58,12 +60,43 @@ def test_a_device_is_drained_and_resumed(any_console: Console) -> None:
     assert any_console("devices", "list", "--json").json[0]["draining"] is False
 
 
-def test_only_an_offline_device_is_removed(any_console: Console) -> None:
+def test_only_an_offline_device_is_removed_unless_it_is_forced(any_console: Console) -> None:
     register(any_console)
     assert "d1 is online" in any_console.refuses(1, "devices", "remove", "d1")
     stop(any_console)
     assert any_console("devices", "remove", "d1").out == "device d1 removed\n"
     assert any_console("devices", "list", "--json").json == []
+    any_console.add("--type", "noop")
+    register(any_console, claims=1)
+    said = any_console("devices", "remove", "--force", "d1")
+    assert said.out == "device d1 removed, 1 tasks went back to the queue\n"
+    assert any_console("devices", "list", "--json").json == []
+    assert any_console("tasks", "stats", "--json").json["pending"] == 1
+
+
+def test_devices_of_an_older_version_are_marked(any_console: Console) -> None:
+    register(any_console, "new", version="0.10.0")
+    register(any_console, "older", version="0.9.2")
+    lines = any_console("devices", "list").out.splitlines()
+    assert "0.10.0" in lines[1]
+    assert "(old)" not in lines[1]
+    assert "0.9.2 (old)" in lines[2]
+    verdict = "versions differ: devices run 0.9.2, 0.10.0; bring all to 0.10.0"
+    assert any_console("distribute", "status", "--json").json["verdict"] == verdict
+    stop(any_console, "older")
+    found = any_console("devices", "list", "--json").json
+    assert [each["is_outdated"] for each in found] == [False, False]
+
+
+def test_the_verdict_says_what_is_wrong_first(any_console: Console) -> None:
+    any_console.add("--type", "noop")
+    register(any_console, "m1", mode="master")
+    nothing = "nothing begins: 1 tasks are open, and the devices online drain or are masters"
+    assert any_console("distribute", "status").out.splitlines()[-1] == nothing
+    register(any_console, "w1", mode="worker", version="1")
+    any_console("tasks", "pause")
+    verdict = any_console("distribute", "status").out.splitlines()[-1]
+    assert verdict.startswith("waits for a person: 1 tasks: the queue is paused; versions differ: ")
 
 
 @pytest.mark.parametrize("command", ["drain", "resume", "remove"])

@@ -14,9 +14,12 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DeviceRefused, LeaseLost
 from crawlfleet.core.process import is_gone, own_identity
 from crawlfleet.model import rescue
+from crawlfleet.model.budget import Charge, Cost
+from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import Beat, DeviceHeartbeatDAO
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
+from crawlfleet.model.task_spec import TaskSpec
 from tests.fleets import Device, add, ending, runs, task
 
 BEAT = Beat(1.0, 2.0, 3.0, "good", 0, 0.5, 0, 0.001, {"finish": 1})
@@ -163,10 +166,28 @@ def test_only_an_offline_device_can_be_removed(db: Database) -> None:
     with pytest.raises(DeviceRefused, match="online"):
         DeviceDAO(db).remove("d1")
     DeviceDAO(db).set_offline("d1", device.epoch)
-    assert DeviceDAO(db).remove("d1") is True
-    assert DeviceDAO(db).remove("d1") is False
+    assert DeviceDAO(db).remove("d1") == 0
+    assert DeviceDAO(db).remove("d1") is None
     epoch = device.epoch
     assert device.register() > epoch  # never reused: assignment ids stay unique
+
+
+def test_a_device_that_is_removed_while_online_is_fenced_and_its_calls_count_until_its_lease_ends(db: Database) -> None:
+    defaults = TaskDefaults(cost_of=lambda _spec: Cost((Charge("vendor", "hour", 1, 3600.0, "u"),), 1))
+    removed, other = Device(db, defaults=defaults), Device(db, "d2", defaults=defaults)
+    removed.register()
+    other.register()
+    CrawlTaskDAO(db).add([TaskSpec("noop", source="vendor", username="u")], defaults)
+    [claim] = removed.claim()
+    with db.read() as connection:
+        now = db.now(connection)
+    DeviceHeartbeatDAO(db).beat("d1", removed.epoch, BEAT, now)
+    assert DeviceDAO(db).remove("d1", offline_timeout=300) == 1
+    with pytest.raises(LeaseLost):
+        removed.claim()
+    assert other.claim(now=now + timedelta(seconds=3890)) == []
+    assert len(other.claim(now=now + timedelta(seconds=4200))) == 1
+    assert removed.end(ending(claim))[0].verdict == "stale"
 
 
 def test_tasks_of_a_type_that_nobody_knows_fail_with_the_reason(db: Database) -> None:

@@ -145,6 +145,24 @@ def test_what_waits_at_a_busy_worker_goes_to_an_idle_one_and_nothing_that_was_ta
     busy.until_status("completed", *tasks[:2])
 
 
+def test_nothing_is_taken_back_for_an_idle_worker_that_does_not_know_it(
+    make_master: MakeMaster, worker: Callable[..., Pump], gate: Path
+) -> None:
+    master, busy = make_master(), worker("w1", 2)
+    busy.add("held", 5, task_data={"gate": str(gate)})  # the last one stays in the queue
+    master.run_once()
+    busy.turn()
+    idle = worker("w2", 2)
+    with busy.db.plain.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE cl_device SET capabilities = '{\"supported_tasks\": [\"quick\"]}' WHERE device_id = 'w2'"
+        )
+    done = master.run_once()
+    assert (done.taken_back, done.assigned, done.busy) == (0, 0, True)  # or it would go to and fro for ever
+    assert master.next_wait() < 10  # one of its slots may become free at any time
+    assert live(idle) == {"w1": 4}
+
+
 def test_calls_are_held_while_a_task_waits_at_its_worker_and_sent_when_it_runs(
     make_master: MakeMaster, worker: Callable[..., Pump]
 ) -> None:

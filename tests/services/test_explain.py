@@ -131,6 +131,15 @@ def test_devices_that_do_not_know_the_type_or_take_nothing_are_told(device: Devi
     assert "last seen at 2026-03-01 12:00:00 UTC" in found.sentence
 
 
+def test_a_master_takes_no_task(device: Device, db: Database) -> None:
+    DeviceDAO(db).remove("d1", offline_timeout=0)
+    Device(db, "m1", types=("fetch",), mode="master").register(now=NOON)
+    [task_id] = add(db)
+    found = why(db, task_id)
+    assert found.reason is Reason.DEVICES_AWAY
+    assert "m1 is a master, which runs none" in found.sentence
+
+
 def test_a_task_that_is_not_due_says_until_when(device: Device, db: Database) -> None:
     later = NOON + timedelta(hours=1)
     [waits] = CrawlTaskDAO(db).add([TaskSpec("noop", run_at=later)], now=NOON)
