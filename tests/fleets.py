@@ -40,6 +40,8 @@ class Device:
     process: dict[str, Any] = field(default_factory=dict)
     defaults: TaskDefaults = field(default_factory=TaskDefaults)
     limit_of: LimitOf = as_stored
+    labels: Sequence[str] = ()
+    version: str = "0"
 
     def register(
         self, offline_timeout: float = 300, takeover: bool = True, again: bool = False, now: datetime | None = None
@@ -53,8 +55,8 @@ class Device:
             8080,
             5,
             identity,
-            "0",
-            {"supported_tasks": [*self.types]},
+            self.version,
+            {"supported_tasks": [*self.types], "labels": [*self.labels]},
         )
         epoch = DeviceDAO(self.db).register_device(info, offline_timeout, takeover, again, now)
         self.ids = AssignmentIds(epoch)
@@ -87,7 +89,7 @@ class Device:
                 self.strategy,
                 self.device_id,
                 self.ids,
-                claims.open_heads(self.db, connection, self.types),
+                claims.open_heads(self.db, connection, self.types, self.labels),
                 slots,
                 reserve,
                 ledger,

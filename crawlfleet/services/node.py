@@ -90,7 +90,7 @@ class Node:
                 max_concurrent_tasks=settings.slots,
                 process=own_identity(),
                 version=__version__,
-                capabilities=capabilities(executors, db.url.host),
+                capabilities=capabilities(executors, settings.labels, db.url.host),
             ),
             DeviceOptions(
                 heartbeat_interval=settings.heartbeat_interval,
@@ -104,7 +104,9 @@ class Node:
             on_fatal=self.end,
         )
         self.figures = Figures(db)
-        self.watcher = QueueWatcher(db, executors.keys(), lambda: self.scheduler.hungry, self.scheduler.wake)
+        self.watcher = QueueWatcher(
+            db, executors.keys(), settings.labels, lambda: self.scheduler.hungry, self.scheduler.wake
+        )
 
     def _make_engines(self) -> dict[str, Engine]:
         reports = Reports(  # lambdas, because the scheduler is made after the engines
@@ -269,6 +271,7 @@ def scheduler_options(settings: Settings, tariff: Tariff) -> SchedulerOptions:
         defaults=TaskDefaults(settings.execution_timeout, settings.max_retry, tariff.cost_of),
         limit_of=tariff.limit_of,
         mode=settings.mode,
+        labels=settings.labels,
     )
 
 

@@ -32,11 +32,17 @@ class QueueWatcher(Service):
     """Calls `changed` when the queue may hold news; asks `hungry` first where asking costs something."""
 
     def __init__(
-        self, db: Database, types: Collection[str], hungry: Callable[[], bool], changed: Callable[[], None]
+        self,
+        db: Database,
+        types: Collection[str],
+        labels: Collection[str],
+        hungry: Callable[[], bool],
+        changed: Callable[[], None],
     ) -> None:
         super().__init__("queue_watcher", SQLITE_LOOK_SECONDS if db.family == "sqlite" else PROBE_SECONDS)
         self.db = db
         self._types = types
+        self._labels = labels
         self._hungry = hungry
         self._changed = changed
         self._connection: sa.Connection | None = None
@@ -97,7 +103,7 @@ class QueueWatcher(Service):
             return False
         connection = self._open()
         began = time.monotonic()
-        found = bool(open_heads(self.db, connection, self._types))
+        found = bool(open_heads(self.db, connection, self._types, self._labels))
         self._probe_seconds.append(time.monotonic() - began)
         # The fastest of the last ones: a slow one waited for a busy machine, and new tasks must not wait for it, too.
         self._wait = max(self.interval, min(self._probe_seconds) / PROBE_SHARE)

@@ -103,6 +103,7 @@ class SchedulerOptions:
     defaults: TaskDefaults = field(default_factory=TaskDefaults)
     limit_of: LimitOf = as_stored
     mode: str = "standalone"
+    labels: tuple[str, ...] = ()
 
 
 @dataclass
@@ -447,7 +448,8 @@ class TaskScheduler(Service):
             # asked together, so that a far database is asked once
             held = self._devices.hold(connection, device_id, epoch)
             locked = lock_tasks(self.db, connection, {each.ending.task_id for each in batch}) if batch else None
-            heads = claims.ask_heads(self.db, connection, self.executors.keys()) if slots + reserve > 0 else None
+            types, labels = self.executors.keys(), self.options.labels
+            heads = claims.ask_heads(self.db, connection, types, labels) if slots + reserve > 0 else None
             standing = held()
             here, now, ledger = (
                 time.monotonic(),
@@ -533,7 +535,8 @@ class TaskScheduler(Service):
             return True
         with self.db.read() as connection:
             standing = self._devices.standing(connection, self.lease.device_id, epoch)
-            heads = claims.open_heads(self.db, connection, self.executors.keys()) if standing.may_claim else []
+            types, labels = self.executors.keys(), self.options.labels
+            heads = claims.open_heads(self.db, connection, types, labels) if standing.may_claim else []
         self._note_wake(standing)
         found = standing.may_claim and any(slots or not head.sourced for head in heads)
         if not found and not self._held and self._wait > 0:

@@ -26,7 +26,7 @@ class Watched:
         self.db = Database(url).open()
         self.hungry = True
         self.woken = 0
-        self.watcher = QueueWatcher(self.db, {"noop"}, lambda: self.hungry, self._wake)
+        self.watcher = QueueWatcher(self.db, {"noop"}, (), lambda: self.hungry, self._wake)
 
     def _wake(self) -> None:
         self.woken += 1
