@@ -21,6 +21,7 @@ from crawlfleet.core.secrets import KEY_VARIABLE
 
 ENVIRONMENT_PREFIX = "CRAWLFLEET_"
 MAX_PROCESSES = 64
+MAX_LABELS = 32  # of one device; they travel with every claim
 OFFLINE_BEATS = 3  # one lost beat and one late beat must not make a device look dead
 SHORTEST_HIDDEN = 8  # a shorter secret may be a common word, and hiding that would garble every log line
 
@@ -29,7 +30,7 @@ ENGINES = ("threads", "processes", "dask")
 STRATEGIES = ("least_tasks", "round_robin", "weighted", "random")
 
 DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-SOURCE_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+SOURCE_NAME = LABEL = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 DASK_ADDRESS = re.compile(r"[a-z]+://[^\s/@]+:\d+")  # which schemes there are, Dask knows
 SOURCE_KEYS = ("base_url", "proxy", "timeout_seconds", "limits")
 BASE_URL_VARIABLES = {"CRAWLFLEET_APPSFLYER_BASE_URL": "appsflyer", "CRAWLFLEET_APPLE_BASE_URL": "apple"}
@@ -116,7 +117,7 @@ class Rule:
             noun = "a whole number" if self.kind == "whole" else "a number"
             unit = f" {self.unit}" if self.unit else ""
             return f"{noun} from {self.low:g} to {self.high:g}{unit}"
-        return {"flag": "true or false", "list": "a list of module names", "table": "a table"}.get(self.kind, self.unit)
+        return {"flag": "true or false", "table": "a table"}.get(self.kind, self.unit)
 
 
 def _text(default: str | None, help: str, allowed: str, secret: bool = False, option: str = "") -> Any:
@@ -215,7 +216,18 @@ class Settings:
         "an address such as tcp://host:8786",
     )
     executors: tuple[str, ...] = field(
-        default=(), metadata={"rule": Rule("list", "Modules with task executors of your own")}
+        default=(), metadata={"rule": Rule("list", "Modules with task executors of your own", "a list of module names")}
+    )
+    labels: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "rule": Rule(
+                "list",
+                "Labels of this device, as a region or a proxy pool: tasks that name one run only where it is",
+                f"a list of at most {MAX_LABELS} labels, each of 1 to 64 letters, digits, '_', '-', '.', ':'",
+                option="--label",
+            )
+        },
     )
     host: str = _text("127.0.0.1", "Address on which the API listens", "a host name or an IP address")
     port: int = _whole(8080, "Port on which the API listens; 0 takes any free one", 0, 65_535)
@@ -527,7 +539,12 @@ def _fits(name: str, rule: Rule, value: object) -> bool:
         numeric = int if rule.kind == "whole" else (int, float)
         return isinstance(value, numeric) and not isinstance(value, bool) and rule.low <= value <= rule.high
     if rule.kind == "list":
-        return isinstance(value, list | tuple) and all(isinstance(item, str) and _is_line(item) for item in value)
+        fits = LABEL.fullmatch if name == "labels" else _is_line
+        return (
+            isinstance(value, list | tuple)
+            and all(isinstance(item, str) and fits(item) for item in value)
+            and (name != "labels" or len(value) <= MAX_LABELS)
+        )
     if not isinstance(value, str):
         return False
     if rule.choices:

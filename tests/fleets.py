@@ -41,6 +41,7 @@ class Device:
     defaults: TaskDefaults = field(default_factory=TaskDefaults)
     limit_of: LimitOf = as_stored
     mode: str = "standalone"
+    labels: Sequence[str] = ()
     version: str = "0"
 
     def register(
@@ -56,7 +57,7 @@ class Device:
             5,
             identity,
             self.version,
-            {"supported_tasks": [*self.types]},
+            {"supported_tasks": [*self.types], "labels": [*self.labels]},
         )
         epoch = DeviceDAO(self.db).register_device(info, offline_timeout, takeover, again, now)
         self.ids = AssignmentIds(epoch)
@@ -89,7 +90,7 @@ class Device:
                 self.strategy,
                 lambda _task: Owner(self.device_id, self.epoch),
                 self.ids,
-                claims.open_heads(self.db, connection, self.types),
+                claims.open_heads(self.db, connection, self.types, self.labels),
                 slots,
                 reserve,
                 ledger,

@@ -208,6 +208,14 @@ def test_executors_are_separated_by_commas_in_the_environment(tmp_path: Path) ->
     assert "a list of module names" in refusal(write(tmp_path / "c.toml", "executors = [1]"))
 
 
+@pytest.mark.parametrize("bad", [["a b"], [""], ["x" * 65], [1], "eu", [f"l{n}" for n in range(33)]])
+def test_labels_are_few_short_names(tmp_path: Path, bad: object) -> None:
+    assert load(environ={"CRAWLFLEET_LABELS": "eu, proxy:2"}).labels == ("eu", "proxy:2")
+    assert "labels must be a list of at most 32 labels, each of 1 to 64" in refusal(
+        write(tmp_path / "c.toml", f"labels = {json.dumps(bad)}")
+    )
+
+
 @pytest.mark.parametrize(("old", "new"), OLD_NAMES.items())
 def test_an_older_key_is_accepted_with_one_notice_that_names_the_new_one(old: str, new: str, tmp_path: Path) -> None:
     value: Any = {"flag": True, "text": "abcdefgh"}.get(RULES[new].kind, 90)

@@ -270,6 +270,7 @@ def _add_setting_options(parser: argparse.ArgumentParser) -> None:
         option = "--" + name.replace("_", "-")
         parser.add_argument(option, metavar=metavars.get(name, "S"), help=_help_of(name))
     parser.add_argument("--executors", action="append", metavar="MODULE", help=_help_of("executors"))
+    parser.add_argument("--label", action="append", dest="labels", metavar="LABEL", help=_help_of("labels"))
     monitoring = _help_of("enable_monitoring")
     parser.add_argument("--enable-monitoring", action="store_const", const=True, help=monitoring)
     parser.add_argument("--no-api", action="store_const", const=False, dest="api", help="do not serve the API")

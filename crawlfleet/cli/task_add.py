@@ -96,6 +96,7 @@ def add_parser(subparsers: Any) -> None:
     add("--priority", metavar="N", type=priority, help="each step overtakes ten minutes of waiting (default: 0)")
     add("--run-at", metavar="T", help="not before this moment, as in 2026-01-31T08:00:00+08:00; UTC without a zone")
     add("--data", dest="task_data", metavar="JSON", type=_json_value, help="an object for the executor")
+    add("--label", metavar="LABEL", help="only devices that have this label take the task")
     add("--unique-key", metavar="K", help="while a task with this key is open, adding gives that task's id")
     add("--execution-timeout", metavar="S", type=whole_number(1, 604_800), help="longest run, in seconds")
     add("--max-retry-count", metavar="N", type=whole_number(0, 100), help="retries after the first attempt")

@@ -27,6 +27,7 @@ def run_backfill(args: argparse.Namespace) -> int:
             source=args.source,
             app_ids=args.app_id or (),
             report=args.report,
+            label=args.label,
             dry_run=args.dry_run,
             actor=actor(),
         )
@@ -86,6 +87,7 @@ def add_parser(subparsers: Any) -> None:
     add("--end-date", metavar="D", required=True, type=calendar_day, help="last day, included")
     add("--app-id", metavar="A", action="append", help="this app; may be repeated (default: all known apps)")
     add("--report", metavar="R", help=f"the vendor's report (default: its first, as {DEFAULT_REPORT})")
+    add("--label", metavar="LABEL", help="only devices that have this label take the tasks")
     add("--dry-run", action="store_true", help="show the plan and queue nothing")
     add_json_option(parser)
     parser.set_defaults(run=run_backfill)

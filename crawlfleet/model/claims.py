@@ -35,7 +35,7 @@ EPOCH_SHIFT = 31  # assignment id = epoch x 2^31 + counter: below 2^53 (exact in
 MAX_LANES = 16  # lanes of one claim; the next turn takes the others' heads
 TASK_COLUMNS = (
     "t.id, t.lane_id, t.ready_key, t.task_type, t.source, t.username, t.app_id, t.report, t.start_date, t.end_date,"
-    " t.priority, t.task_data, t.execution_timeout, t.retry"
+    " t.priority, t.task_data, t.execution_timeout, t.retry, t.label"
 )
 PROMOTE_BATCH = 1000  # tasks or lanes whose time has come, in one transaction
 
@@ -108,14 +108,21 @@ def probe_strategy(db: Database) -> Strategy:
     return db.write(probe)
 
 
-def open_heads(db: Database, connection: AnyConnection, types: Collection[str]) -> list[Head]:
-    """The most urgent lanes that have a claimable task of these types, the most urgent first. Locks nothing."""
-    return ask_heads(db, connection, types)()
+def open_heads(
+    db: Database, connection: AnyConnection, types: Collection[str], labels: Collection[str] = ()
+) -> list[Head]:
+    """The most urgent lanes that a device of these types and labels may claim from, the most urgent first.
+
+    Locks nothing.
+    """
+    return ask_heads(db, connection, types, labels)()
 
 
-def ask_heads(db: Database, connection: AnyConnection, types: Collection[str]) -> Callable[[], list[Head]]:
+def ask_heads(
+    db: Database, connection: AnyConnection, types: Collection[str], labels: Collection[str] = ()
+) -> Callable[[], list[Head]]:
     """Ask for `open_heads`, which are read by calling the result."""
-    known = db.wording.is_among("l.task_type", "types")
+    known = f"{db.wording.is_among('l.task_type', 'types')} AND {labels_fit(db)}"
     # SQLite read all lanes once its statistics said that most have the same source.
     hint = " INDEXED BY ix_lane_account" if db.family == "sqlite" else ""
     statement = sa.text(
@@ -126,13 +133,18 @@ def ask_heads(db: Database, connection: AnyConnection, types: Collection[str]) -
         " UNION ALL SELECT * FROM (SELECT l.id, 1, l.ready_key FROM cl_lane l"
         f" WHERE l.ready_key IS NOT NULL AND {known} ORDER BY l.ready_key LIMIT {MAX_LANES}) AS open_lanes"
     )
-    found = connection.execute(statement, {"types": json.dumps(sorted(types))})
+    found = connection.execute(statement, {"types": json.dumps(sorted(types)), "labels": json.dumps(sorted(labels))})
 
     def read() -> list[Head]:
         heads = (Head(lane, key, bool(sourced)) for lane, sourced, key in found.all() if key is not None)
         return sorted(heads, key=lambda head: head.key)[:MAX_LANES]
 
     return read
+
+
+def labels_fit(db: Database) -> str:
+    """Whether a device with the labels of the bound JSON list `labels` takes tasks of the lane `l`."""
+    return f"(l.label IS NULL OR {db.wording.is_among('l.label', 'labels')})"
 
 
 def claim(

@@ -31,7 +31,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """What a device tells about itself when it registers. `capabilities["supported_tasks"]` are its task types."""
+    """What a device tells about itself when it registers.
+
+    `capabilities["supported_tasks"]` are its task types, `capabilities["labels"]` its labels.
+    """
 
     device_id: str
     device_name: str
@@ -333,6 +336,12 @@ class DeviceDAO:
                 .all()
             )
         return [_as_dict(row) for row in rows]
+
+
+def takes(device: Mapping[str, Any], task_type: str, label: str | None) -> bool:
+    """Whether a device, a row of `DeviceDAO.find`, knows the type and has the label, as a claim sees it."""
+    can = device["capabilities"]
+    return task_type in can.get("supported_tasks", ()) and (label is None or label in can.get("labels", ()))
 
 
 def _lease_end(former: RowMapping, own: ProcessIdentity, now: datetime, offline_timeout: float) -> datetime:

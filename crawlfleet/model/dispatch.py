@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -25,6 +25,17 @@ from crawlfleet.model.lifecycle import LIVE_RUN, AssignmentStatus, DeviceStatus,
 WAITING_PER_SLOT = 1  # runs that wait at a worker for each of its slots, so that none idles while the master is busy
 
 
+class Kind(NamedTuple):
+    """What a worker can run: tasks of these types that name no label, or one of these."""
+
+    types: frozenset[str]
+    labels: frozenset[str] = frozenset()
+
+    def takes(self, task_type: str, label: str | None) -> bool:
+        """Whether a task of this type and label is for it."""
+        return task_type in self.types and (label is None or label in self.labels)
+
+
 @dataclass
 class Candidate:
     """A worker that a task could be assigned to.
@@ -34,7 +45,7 @@ class Candidate:
     """
 
     owner: Owner
-    types: frozenset[str]
+    kind: Kind
     slots: int
     live: int
     waiting: int
@@ -76,13 +87,14 @@ def candidates(db: Database, connection: AnyConnection, lock: bool) -> list[Cand
         f" ORDER BY d.device_id{suffix}"
     )
     return [
-        Candidate(Owner(device_id, epoch), _types(capabilities), slots, live, waiting, cpu, memory)
+        Candidate(Owner(device_id, epoch), _kind(capabilities), slots, live, waiting, cpu, memory)
         for device_id, epoch, capabilities, slots, live, waiting, cpu, memory in connection.execute(statement).all()
     ]
 
 
-def _types(capabilities: Any) -> frozenset[str]:
-    return frozenset((json_value(capabilities) or {}).get("supported_tasks", ()))
+def _kind(capabilities: Any) -> Kind:
+    can = json_value(capabilities) or {}
+    return Kind(frozenset(can.get("supported_tasks", ())), frozenset(can.get("labels", ())))
 
 
 def take_back(
@@ -90,18 +102,23 @@ def take_back(
     transaction: Transaction,
     candidate: Candidate,
     count: int,
-    types: Collection[str],
+    kind: Kind,
     ledger: Ledger,
 ) -> int:
-    """Give runs of these types that a locked worker has not taken over back to the queue, the newest; how many."""
+    """Give runs that a locked worker has not taken over, and that are for this kind, back to the queue; how many.
+
+    The newest go first.
+    """
     statement = sa.text(
         "SELECT a.id, a.task_id FROM cl_task_assignment a JOIN cl_crawl_task t ON t.id = a.task_id"
         " WHERE a.device_id = :device_id AND a.device_epoch = :epoch"
         f" AND a.status = '{AssignmentStatus.ASSIGNED}' AND a.taken_at IS NULL"
         f" AND {db.wording.is_among('t.task_type', 'types')}"
+        f" AND (t.label IS NULL OR {db.wording.is_among('t.label', 'labels')})"
         " ORDER BY a.assigned_at DESC, a.id DESC LIMIT :count"
     )
-    parameters = {**candidate.owner._asdict(), "types": json.dumps(sorted(types)), "count": count}
+    lists = {"types": json.dumps(sorted(kind.types)), "labels": json.dumps(sorted(kind.labels))}
+    parameters = {**candidate.owner._asdict(), **lists, "count": count}
     endings = [
         Ending(assignment_id, task_id, "released", message="another device has a free slot")
         for assignment_id, task_id in transaction.execute(statement, parameters).all()

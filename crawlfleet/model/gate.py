@@ -29,7 +29,7 @@ from crawlfleet.model.account import park
 from crawlfleet.model.budget import MAX_CALLS
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults, order_key
 from crawlfleet.model.feed import FeedKey
-from crawlfleet.model.lanes import Lane, ensure
+from crawlfleet.model.lanes import ensure, lane_of
 from crawlfleet.model.ledger import LaneBudgets, Ledger
 from crawlfleet.model.lifecycle import MOVES, run_guard, task_guard
 from crawlfleet.model.task_spec import TaskSpec
@@ -227,7 +227,7 @@ def _ask_for_more(
     wanted = ending.calls_wanted
     if wanted is None:
         return ending
-    columns = "task_type, source, username, app_id, report, start_date, end_date, task_data"
+    columns = "task_type, source, username, app_id, report, start_date, end_date, task_data, label"
     row = connection.execute(sa.text(f"SELECT {columns} FROM cl_crawl_task WHERE id = :id"), {"id": ending.task_id})
     values = dict(row.mappings().one())
     values |= {"start_date": day(values["start_date"]), "end_date": day(values["end_date"])}
@@ -241,7 +241,7 @@ def _ask_for_more(
         message = f"the task needs more than {held} calls at once, which is all that the quota of {spec.source} allows"
     if message is not None:
         return replace(ending, kind="permanent", message=message)
-    wider = Lane(spec.task_type, spec.source, spec.username, replace(cost, calls=max(wanted, cost.calls)))
+    wider = replace(lane_of(spec, defaults.cost_of), cost=replace(cost, calls=max(wanted, cost.calls)))
     return replace(ending, lane_id=ensure(db, connection, {wider}, ledger.now)[wider])
 
 
@@ -249,8 +249,8 @@ def lock_tasks(db: Database, connection: Transaction, ids: Collection[int]) -> C
     """Lock those of these tasks that a run may end; they are read by calling the result."""
     guard = task_guard("finish", "COALESCE(t.status, '')")  # COALESCE: by primary key, not by the index on status
     statement = sa.text(
-        "SELECT t.id, t.assignment_id, t.lane_id, t.source, t.username, t.app_id, t.report, t.priority, t.order_key,"
-        " t.next_run_at, t.retry, t.max_retry_count, t.crash_count"
+        "SELECT t.id, t.assignment_id, t.lane_id, t.source, t.username, t.app_id, t.report, t.label, t.priority,"
+        " t.order_key, t.next_run_at, t.retry, t.max_retry_count, t.crash_count"
         f" FROM {db.wording.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
         f" WHERE {guard} ORDER BY t.id{db.wording.for_update_of_t}"
     )
@@ -323,6 +323,13 @@ def _without_denied(db: Database, connection: Transaction, ending: Ending, task:
     return ending
 
 
+def _with_label(specs: Sequence[TaskSpec], label: str | None) -> Sequence[TaskSpec]:
+    """Follow-ups have the label of their parent unless they name one."""
+    if label is None:
+        return specs
+    return [spec if spec.label is not None else replace(spec, label=label) for spec in specs]
+
+
 def _store(
     db: Database, connection: Transaction, ending: Ending, task: RowMapping, defaults: TaskDefaults, ledger: Ledger
 ) -> Ending:
@@ -333,7 +340,8 @@ def _store(
                 results.replace_range(db, connection, ending.replaces, ending.rows, ending.started_at or ledger.now)
             if ending.follow_ups:
                 ending = _without_denied(db, connection, ending, task, ledger.now)
-                CrawlTaskDAO(db).add_in(connection, ending.follow_ups, defaults, ledger, parent_id=ending.task_id)
+                specs = _with_label(ending.follow_ups, task["label"])
+                CrawlTaskDAO(db).add_in(connection, specs, defaults, ledger, parent_id=ending.task_id)
     except (sa.exc.DataError, sa.exc.IntegrityError, ValueError) as error:  # ValueError: text that is no UTF-8, too
         log.warning("result refused by the database: task=%d assignment=%d", ending.task_id, ending.assignment_id)
         message = f"the database refused the result: {' '.join(str(getattr(error, 'orig', error)).split())[:300]}"

@@ -1,8 +1,9 @@
 """cl_lane: the queues within the queue.
 
-A lane is the set of tasks that wait for the same things: a device that knows the type, an account that is not
-parked, and so many calls of the same budgets. The claim looks at one head per lane and only at open lanes, so a
-million tasks that cannot run cost the others nothing. Lanes are never deleted; there are as many as combinations.
+A lane is the set of tasks that wait for the same things: a device that knows the type and has the label, an account
+that is not parked, and so many calls of the same budgets. The claim looks at one head per lane and only at open
+lanes, so a million tasks that cannot run cost the others nothing. Lanes are never deleted; there are as many as
+combinations.
 
 Lanes without a source are always open. The others have a row of state, which `refresh` computes anew from the
 queue, the account and the budgets whenever one of them changed; it is the last thing that a transaction does.
@@ -29,23 +30,25 @@ LONG_AGO = "2000-01-01 00:00:00.000000"
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """What tasks of one lane have in common; tasks without a source share one lane for each type."""
+    """What tasks of one lane have in common; tasks without a source share one lane for each type and label."""
 
     task_type: str
     source: str | None = None
     username: str | None = None
     cost: Cost = NO_COST
+    label: str | None = None
 
     @property
     def key(self) -> str:
-        return digest(self.task_type, self.source, self.username, self.cost.calls, *(c.key for c in self.cost.charges))
+        charges = (charge.key for charge in self.cost.charges)
+        return digest(self.task_type, self.source, self.username, self.label, self.cost.calls, *charges)
 
 
 def lane_of(spec: TaskSpec, cost_of: CostOf) -> Lane:
     """The lane of a task to be added."""
     if spec.source is None:
-        return Lane(spec.task_type)
-    return Lane(spec.task_type, spec.source, spec.username, cost_of(spec))
+        return Lane(spec.task_type, label=spec.label)
+    return Lane(spec.task_type, spec.source, spec.username, cost_of(spec), spec.label)
 
 
 def ensure(db: Database, connection: Transaction, wanted: set[Lane], now: datetime) -> Mapping[Lane, int]:
@@ -58,8 +61,8 @@ def ensure(db: Database, connection: Transaction, wanted: set[Lane], now: dateti
     if missing:
         budgets = _ensure_budgets(db, connection, {c.key: c for key in missing for c in by_key[key].cost.charges}, now)
         rows = [_lane_row(by_key[key]) for key in missing]
-        columns = {"lane_key": "text", "task_type": "text", "source": "text", "username": "text", "calls": "int"}
-        _insert(db, connection, "cl_lane", {**columns, "budget_count": "int"}, "lane_key", rows, now)
+        columns = dict.fromkeys(("lane_key", "task_type", "source", "username", "label"), "text")
+        _insert(db, connection, "cl_lane", {**columns, "calls": "int", "budget_count": "int"}, "lane_key", rows, now)
         found |= _ids(db, connection, "cl_lane", "lane_key", missing)
         links = [
             (found[key], budgets[charge.key], position)
@@ -73,7 +76,8 @@ def ensure(db: Database, connection: Transaction, wanted: set[Lane], now: dateti
 
 
 def _lane_row(lane: Lane) -> tuple[object, ...]:
-    return (lane.key, lane.task_type, lane.source, lane.username, lane.cost.calls, len(lane.cost.charges))
+    names = (lane.key, lane.task_type, lane.source, lane.username, lane.label)
+    return (*names, lane.cost.calls, len(lane.cost.charges))
 
 
 def _ensure_budgets(

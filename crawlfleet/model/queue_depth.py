@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,6 +14,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import TokenUnavailable
 from crawlfleet.core.sql import json_rows, stamp, utc
 from crawlfleet.core.transaction import AnyConnection
+from crawlfleet.model.claims import labels_fit
 from crawlfleet.model.lifecycle import LIVE, AssignmentStatus, quoted
 
 COUNT_CAP = 10_000  # tasks ahead are not counted further
@@ -30,16 +32,29 @@ def ahead_in_budget(db: Database, connection: AnyConnection, budget_id: int, rea
 
 
 def ahead_of_slots(
-    db: Database, connection: AnyConnection, types: Collection[str], ready_key: int, task_id: int
+    db: Database,
+    connection: AnyConnection,
+    types: Collection[str],
+    labels: Collection[str],
+    ready_key: int,
+    task_id: int,
 ) -> int:
-    """How many tasks of these types, in lanes that are open, come before this one, at most COUNT_CAP."""
+    """How many tasks that devices of these types and labels take, in open lanes, come before this one.
+
+    At most COUNT_CAP.
+    """
     return _ahead(
         db,
         connection,
         f"{db.wording.rows(task_type='text')} JOIN cl_lane l ON l.task_type = v.task_type"
         f" JOIN cl_crawl_task t{_claim_index(db)} ON t.lane_id = l.id"
-        " WHERE (l.source IS NULL OR l.ready_key <= :key)",
-        {"rows": json_rows([each] for each in sorted(types)), "key": ready_key, "id": task_id},
+        f" WHERE (l.source IS NULL OR l.ready_key <= :key) AND {labels_fit(db)}",
+        {
+            "rows": json_rows([each] for each in sorted(types)),
+            "labels": json.dumps(sorted(labels)),
+            "key": ready_key,
+            "id": task_id,
+        },
     )
 
 
@@ -104,6 +119,7 @@ class OpenLane:
     task_type: str
     source: str | None
     username: str | None
+    label: str | None
     due: int = 0
     later: int = 0
     live: int = 0
@@ -118,7 +134,7 @@ class OpenLane:
 def open_lanes(db: Database, connection: AnyConnection) -> list[OpenLane]:
     """All lanes with open tasks."""
     due = sa.text(
-        "SELECT l.id, l.task_type, l.source, l.username, (SELECT COUNT(*) FROM cl_crawl_task t"
+        "SELECT l.id, l.task_type, l.source, l.username, l.label, (SELECT COUNT(*) FROM cl_crawl_task t"
         f"{_claim_index(db)} WHERE t.lane_id = l.id AND t.ready_key IS NOT NULL) FROM cl_lane l ORDER BY l.id"
     )
     later = sa.text(

@@ -55,6 +55,7 @@ crawl_task = _table(
     sa.Column("username", LABEL),
     sa.Column("app_id", LABEL),
     sa.Column("report", NAME),
+    sa.Column("label", NAME),  # only devices that have it take the task
     sa.Column("start_date", DAY),
     sa.Column("end_date", DAY),
     sa.Column("status", sa.String(16), nullable=False),
@@ -96,6 +97,7 @@ lane = _table(
     sa.Column("task_type", NAME, nullable=False),
     sa.Column("source", NAME),
     sa.Column("username", LABEL),
+    sa.Column("label", NAME),
     sa.Column("calls", sa.Integer, nullable=False),  # that each of its tasks may make
     sa.Column("budget_count", sa.Integer, nullable=False),
     # only kept for lanes of a source, whose budgets may close them

@@ -27,6 +27,7 @@ class TaskSpec:
 
     `priority`: one step lets a task overtake those that became due up to 600 s earlier; -1000 to 1000.
     `unique_key`: at most one task with this key is open; adding a second returns the first.
+    `label`: only devices that have it take the task; None: every device may.
     Raises UsageError for a value that could never be stored.
     """
 
@@ -43,6 +44,7 @@ class TaskSpec:
     unique_key: str | None = None
     execution_timeout: int | None = None
     max_retry_count: int | None = None
+    label: str | None = None
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
@@ -50,7 +52,7 @@ class TaskSpec:
             raise UsageError(
                 f"task_type must be 1 to 64 of letters, digits, '_', '-', '.', ':' (got {self.task_type!r:.80})"
             )
-        for name in ("source", "report"):
+        for name in ("source", "report", "label"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not NAME_PATTERN.fullmatch(value)):
                 raise UsageError(f"{name} must be 1 to 64 of letters, digits, '_', '-', '.', ':' (got {value!r:.80})")

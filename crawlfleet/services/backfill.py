@@ -40,7 +40,7 @@ class Backfill:
     def finish_at(self) -> datetime | None:
         return max((call.at for call in self.calls), default=None)
 
-    def specs(self) -> list[TaskSpec]:
+    def specs(self, label: str | None = None) -> list[TaskSpec]:
         """The tasks, in the order in which they should run; planning them twice does not queue them twice."""
         return [
             TaskSpec(
@@ -55,6 +55,7 @@ class Backfill:
                 run_at=call.run_at,
                 unique_key="backfill:"
                 + digest(self.source, self.username, call.app_id, self.report, call.start, call.end),
+                label=label,
             )
             for call in self.calls
         ]

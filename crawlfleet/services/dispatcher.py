@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,9 @@ from crawlfleet.core.service import Service
 from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.model import claims, dispatch, signals
 from crawlfleet.model.budget import LimitOf, as_stored
-from crawlfleet.model.claims import AssignmentIds, Owner
+from crawlfleet.model.claims import AssignmentIds, Head, Owner
 from crawlfleet.model.device import DeviceDAO
-from crawlfleet.model.dispatch import Candidate
+from crawlfleet.model.dispatch import Candidate, Kind
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.services.task_scheduler import Lease, LoadBalanceStrategy
 
@@ -106,7 +106,7 @@ class Dispatcher(Service):
         self._claiming: claims.Strategy | None = None
         self._ids = AssignmentIds(0)
         self._given: Counter[str] = Counter()  # by device
-        self._types: set[str] = set()  # that some worker knew in the latest pass
+        self._kinds: set[Kind] = set()  # of the workers of the latest pass
         self._wait = 0.0
         log.info("Load balance strategy: %s", strategy)
 
@@ -117,7 +117,17 @@ class Dispatcher(Service):
 
     def sees_work(self, connection: AnyConnection) -> bool:
         """Whether a task is due that some worker knows."""
-        return bool(claims.open_heads(self.db, connection, self._types))
+        return bool(self._ask_heads(connection, self._kinds)())
+
+    def _ask_heads(self, connection: AnyConnection, kinds: Collection[Kind]) -> Callable[[], list[Head]]:
+        """Ask for the most urgent lanes of tasks that one of these kinds of workers takes; read by calling it."""
+        asked = [claims.ask_heads(self.db, connection, each.types, each.labels) for each in kinds]
+
+        def read() -> list[Head]:
+            found = {head for each in asked for head in each()}
+            return sorted(found, key=lambda head: head.key)[: claims.MAX_LANES]
+
+        return read
 
     def next_wait(self) -> float:
         return self._wait
@@ -153,14 +163,15 @@ class Dispatcher(Service):
         with self.db.read() as connection:
             standing = self._devices.standing(connection, self.lease.device_id, epoch)
             workers = dispatch.candidates(self.db, connection, lock=False)
-            self._types = _known(workers)
-            heads = claims.open_heads(self.db, connection, self._types) if standing.may_claim else []
+            self._kinds = {each.kind for each in workers}
+            heads = self._ask_heads(connection, _with_room(workers))() if standing.may_claim else []
+            waiting = bool(heads) or bool(standing.may_claim and self._ask_heads(connection, self._kinds)())
         for moment in (standing.due_at, standing.opens_at):
             if moment is not None:
                 wait = (moment - standing.now).total_seconds() - (time.monotonic() - standing.answered_at)
                 self._wait = min(self._wait, max(0.0, wait))
-        if not (heads and any(each.room for each in workers)) and not unlevel(workers):
-            return Dispatched(busy=bool(workers) and bool(heads or any(each.surplus for each in workers)))
+        if not heads and not unlevel(workers):
+            return Dispatched(busy=waiting or any(each.surplus for each in workers))
         if self._ids.epoch != epoch:
             self._ids = AssignmentIds(epoch)
         if self._claiming is None:
@@ -172,7 +183,7 @@ class Dispatcher(Service):
             placed.clear()
             mine = self._devices.hold(transaction, self.lease.device_id, epoch)
             workers = dispatch.candidates(self.db, transaction, lock=True)
-            heads = claims.ask_heads(self.db, transaction, _known(workers))
+            heads = self._ask_heads(transaction, _with_room(workers))
             standing = mine()
             ledger = Ledger(self.db, transaction, standing.now, self._limit_of)
             for each in workers:
@@ -180,7 +191,7 @@ class Dispatcher(Service):
             done = Dispatched(taken_back=self._level(transaction, workers, ledger), busy=True)
 
             def place(task: Any) -> Owner | None:
-                able = [each for each in workers if each.room and task["task_type"] in each.types]
+                able = [each for each in workers if each.room and each.kind.takes(task["task_type"], task["label"])]
                 if not able:
                     return None
                 chosen = self._choose(able, self._random)
@@ -207,8 +218,8 @@ class Dispatcher(Service):
     def _level(self, transaction: Transaction, workers: Sequence[Candidate], ledger: Ledger) -> int:
         """Take back what waits at busy workers, as much as the slots of idle ones could run now; how many."""
         taken = 0
-        for each, count, types in unlevel(workers):
-            found = dispatch.take_back(self.db, transaction, each, count, types, ledger)
+        for each, count, kind in unlevel(workers):
+            found = dispatch.take_back(self.db, transaction, each, count, kind, ledger)
             each.live -= found
             taken += found
         return taken
@@ -226,18 +237,20 @@ class Dispatcher(Service):
                 )
 
 
-def unlevel(workers: Sequence[Candidate]) -> list[tuple[Candidate, int, set[str]]]:
-    """Where runs wait while idle workers know their type: (busy worker, runs to take back at most, those types)."""
-    idle = [each for each in workers if each.idle_slots]
-    found, promised = [], 0
-    for busy in workers:
-        able = [each for each in idle if each.types & busy.types] if busy.surplus else []
-        count = min(busy.surplus, sum(each.idle_slots for each in able) - promised)
-        if count > 0:
-            found.append((busy, count, _known(able) & busy.types))
-            promised += count
+def unlevel(workers: Sequence[Candidate]) -> list[tuple[Candidate, int, Kind]]:
+    """Where runs wait while another worker is idle: (busy worker, runs to take back at most, the idle one's kind)."""
+    found = []
+    surplus = {each.owner: each.surplus for each in workers}
+    for idle in workers:
+        slots = idle.idle_slots
+        for busy in workers:
+            count = min(surplus[busy.owner], slots)
+            if count and idle.kind.types & busy.kind.types:
+                found.append((busy, count, idle.kind))
+                surplus[busy.owner] -= count
+                slots -= count
     return found
 
 
-def _known(workers: Sequence[Candidate]) -> set[str]:
-    return {name for each in workers for name in each.types}
+def _with_room(workers: Sequence[Candidate]) -> set[Kind]:
+    return {each.kind for each in workers if each.room}

@@ -14,7 +14,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.model import fleet_state, queue_depth
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import NEVER, Budget
-from crawlfleet.model.device import DeviceDAO
+from crawlfleet.model.device import DeviceDAO, takes
 from crawlfleet.model.ledger import LaneBudgets, Ledger
 from crawlfleet.model.lifecycle import ENDED, LIVE, AccountStatus, DeviceStatus, TaskStatus
 from crawlfleet.services import insights
@@ -37,7 +37,8 @@ class Reason(StrEnum):
     ACCOUNT_PARKED = "account_parked"
     TOKEN_EXPIRED = "token_expired"
     NO_DEVICE = "no_device"  # none that was seen lately knows the type
-    DEVICES_AWAY = "devices_away"  # those that know it are offline or draining
+    NO_LABEL = "no_label"  # none that is online and knows the type has the task's label
+    DEVICES_AWAY = "devices_away"  # those that could take it are offline or draining
     NOT_DUE = "not_due"
     RETRY = "retry"  # not due: it did not succeed before
     BUDGET_CLOSED = "budget_closed"  # by a refusal of the vendor
@@ -167,9 +168,13 @@ class _Teller:
         devices = DeviceDAO(self.db).find()
         return [each for each in devices if self.task["task_type"] in each["capabilities"].get("supported_tasks", ())]
 
+    def _fitting(self, devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [each for each in devices if takes(each, self.task["task_type"], self.task["label"])]
+
     def _device(self) -> Explanation | None:
-        knowing, task_type = self._knowing(), self.task["task_type"]
-        if any(_claims(each) for each in knowing):
+        knowing, task_type, label = self._knowing(), self.task["task_type"], self.task["label"]
+        fitting = self._fitting(knowing)
+        if any(_claims(each) for each in fitting):
             return None
         facts = [_device_facts(each) for each in knowing]
         if task_type not in DeviceDAO(self.db).known_types(self.offline_timeout, self.now):
@@ -180,9 +185,18 @@ class _Teller:
                 " types of your own)"
             )
             return self._because(Reason.NO_DEVICE, sentence, devices=facts)
-        states = ", ".join(f"{each['device_id']} is {_obstacle(each)}" for each in knowing)
+        if label is not None and not any(each["status"] == DeviceStatus.ONLINE for each in fitting):
+            offline = ", ".join(each["device_id"] for each in fitting)
+            sentence = f"no online device has the label {label} and knows the task type {task_type}" + (
+                f"; {offline} is offline" if offline else f": start one with --label {label}"
+            )
+            return self._because(Reason.NO_LABEL, sentence, devices=[*map(_device_facts, fitting)])
+        states = ", ".join(f"{each['device_id']} is {_obstacle(each)}" for each in fitting)
+        what = f"task type {task_type}" + ("" if label is None else f" with the label {label}")
         return self._because(
-            Reason.DEVICES_AWAY, f"no device takes the task type {task_type} now: {states}", devices=facts
+            Reason.DEVICES_AWAY,
+            f"no device takes the {what} now: {states}",
+            devices=[*map(_device_facts, fitting)],
         )
 
     def _due(self) -> Explanation | None:
@@ -252,10 +266,11 @@ class _Teller:
                     f" ({calls_used(facts)}): its turn is about {self.when(turn)}"
                 )
                 return self._because(Reason.BEHIND, sentence, turn, budget=facts, ahead=ahead)
-        devices = [each for each in self._knowing() if _claims(each)]
+        devices = [each for each in self._fitting(self._knowing()) if _claims(each)]
         free = sum(max(0, each["max_concurrent_tasks"] - each["current_tasks"]) for each in devices)
         types = {name for each in devices for name in each["capabilities"]["supported_tasks"]}
-        ahead = queue_depth.ahead_of_slots(self.db, self.connection, types, self._key(), self.task["id"])
+        labels = {name for each in devices for name in each["capabilities"].get("labels", ())}
+        ahead = queue_depth.ahead_of_slots(self.db, self.connection, types, labels, self._key(), self.task["id"])
         if ahead and ahead >= free:
             names = ", ".join(each["device_id"] for each in devices)
             sentence = f"behind {_count(ahead, 'more urgent task')}; {_count(free, 'slot')} free on {names}"

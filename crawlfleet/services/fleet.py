@@ -58,6 +58,7 @@ class Fleet:
         unique_key: str | None = None,
         execution_timeout: int | None = None,
         max_retry_count: int | None = None,
+        label: str | None = None,
     ) -> int:
         """Queue one task; its id. The fields are those of `TaskSpec`. Raises UsageError for a wrong value."""
         spec = TaskSpec.from_mapping({name: value for name, value in locals().items() if name not in {"self", "spec"}})
@@ -111,19 +112,20 @@ class Fleet:
         source: str | None = None,
         app_ids: Sequence[str] = (),
         report: str | None = None,
+        label: str | None = None,
         dry_run: bool = False,
         actor: str | None = None,
     ) -> Backfill:
         """Queue the fewest calls that fetch what is missing of these days, as early as the budgets allow.
 
-        For all known apps of the account unless `app_ids` names some. With `dry_run` nothing is queued. Repeating it
-        queues nothing twice. Raises UsageError for an account, a report or days that cannot be, CrawlfleetError when
-        no app is known. How it decides: docs/planning.md.
+        For all known apps of the account unless `app_ids` names some; the tasks get the `label`. With `dry_run`
+        nothing is queued. Repeating it queues nothing twice. How it decides: docs/planning.md.
+        Raises UsageError for an account, a report or days that cannot be, CrawlfleetError when no app is known.
         """
         start, end = parse_date(start_date, "start_date"), parse_date(end_date, "end_date")
         if start is None or end is None:
             raise UsageError("a backfill needs start_date and end_date")
-        [spec] = self.completed([TaskSpec("app_data", username, source, report=report)])
+        [spec] = self.completed([TaskSpec("app_data", username, source, report=report, label=label)])
         assert spec.source is not None
         accounts = self.accounts.find(username, spec.source)
         if not accounts:
@@ -135,7 +137,7 @@ class Fleet:
         with self.db.read() as connection:
             planner = BackfillPlanner(self.db, connection, accounts[0], reports[name], self._defaults.cost_of)
             found = planner.plan(start, end, app_ids)
-        return found if dry_run else found.queued(self.tasks.add(found.specs(), self._defaults, actor=actor))
+        return found if dry_run else found.queued(self.tasks.add(found.specs(label), self._defaults, actor=actor))
 
     def retry_tasks(self, task_ids: Sequence[int], actor: str | None = None) -> list[int]:
         """Queue failed and cancelled tasks again, due now and with all attempts; the ids that were.

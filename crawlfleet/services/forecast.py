@@ -19,7 +19,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.model import fleet_state, queue_depth
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import Budget
-from crawlfleet.model.device import DeviceDAO
+from crawlfleet.model.device import DeviceDAO, takes
 from crawlfleet.model.ledger import LaneBudgets, Ledger
 from crawlfleet.model.lifecycle import AccountStatus, DeviceStatus
 from crawlfleet.model.queue_depth import EndedRun, OpenLane
@@ -112,10 +112,10 @@ class Picture:
         devices = [
             each for each in DeviceDAO(db).find() if each["status"] == DeviceStatus.ONLINE and not each["draining"]
         ]
-        open_types = {lane.task_type for lane in self.lanes}
-        knowing = [each for each in devices if open_types & set(each["capabilities"].get("supported_tasks", ()))]
-        self.known = {name for each in knowing for name in each["capabilities"]["supported_tasks"]}
-        self.slots = sum(each["max_concurrent_tasks"] for each in knowing)
+        asked = {(lane.task_type, lane.label) for lane in self.lanes}
+        useful = [each for each in devices if any(takes(each, *kind) for kind in asked)]
+        self.untaken = {kind for kind in asked if not any(takes(each, *kind) for each in useful)}
+        self.slots = sum(each["max_concurrent_tasks"] for each in useful)
         self.added = queue_depth.added_on_days(db, connection, now, HABIT_DAYS)
         sourced = [lane.id for lane in self.lanes if lane.source is not None]
         self.loads = self._loads(Ledger(db, connection, now, locks=False).load(sourced))
@@ -137,7 +137,7 @@ class Picture:
     def _work(self) -> list[Work]:
         tasks: dict[str, int] = defaultdict(int)
         for lane in self.lanes:
-            if self._is_healthy((lane.source, lane.username)) and lane.task_type in self.known:
+            if self._is_healthy((lane.source, lane.username)) and (lane.task_type, lane.label) not in self.untaken:
                 tasks[lane.task_type] += lane.tasks
         return [Work(name, count, _seconds(self.runs, name)) for name, count in sorted(tasks.items())]
 
@@ -174,15 +174,17 @@ class Picture:
         self, owner: Owner, lanes: Sequence[OpenLane]
     ) -> tuple[Limit, datetime | None, str, Mapping[str, Any] | None]:
         row = self.status.get(owner)
-        unknown = sorted({lane.task_type for lane in lanes} - self.known)
+        untaken = sorted(
+            {_kind(lane.task_type, lane.label) for lane in lanes if (lane.task_type, lane.label) in self.untaken}
+        )
         own_runs = [run.completed for run in self.runs if (run.source, run.username) == owner][:FAILING_RUNS]
         no_token = next((lane.no_token for lane in lanes if lane.no_token), None)
         if self.paused:
             return Limit.PAUSED, None, "the queue is paused", None
         if row is not None and not self._is_healthy(owner):
             return Limit.PARKED, None, f"{row['status']}: {row['status_reason']}", None
-        if unknown:
-            return Limit.NO_DEVICE, None, f"no device is online that takes the task type {', '.join(unknown)}", None
+        if untaken:
+            return Limit.NO_DEVICE, None, f"no device is online that takes the task type {', '.join(untaken)}", None
         if no_token is not None and not any(own_runs):
             return Limit.NO_TOKEN, None, no_token, None
         if owner != (None, None) and len(own_runs) == FAILING_RUNS and not any(own_runs):
@@ -221,6 +223,10 @@ class Picture:
             "added_per_day": load.added if self.added else None,
             "done_at": sent_at(load.budget, load.owed, self.now),
         }
+
+
+def _kind(task_type: str, label: str | None) -> str:
+    return task_type if label is None else f"{task_type} with the label {label}"
 
 
 def _seconds(runs: Iterable[EndedRun], task_type: str) -> float | None:

@@ -18,7 +18,7 @@ from crawlfleet.core.sql import day, json_value, stamp, utc
 from crawlfleet.model import fleet_state, migrations, queue_depth, schema
 from crawlfleet.model.claims import probe_strategy
 from crawlfleet.model.crawl_task import CrawlTaskDAO
-from crawlfleet.model.device import DeviceDAO
+from crawlfleet.model.device import DeviceDAO, takes
 from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
 from crawlfleet.model.lifecycle import AccountStatus, DeviceStatus, TaskStatus
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
@@ -54,11 +54,18 @@ def backlog(db: Database) -> Backlog:
         f" AND t.error_kind = '{TokenUnavailable.kind}'"
         f" AND (a.status IS NULL OR a.status = '{AccountStatus.HEALTHY}') GROUP BY l.source, l.username"
     )
+    labelled = sa.text(
+        "SELECT l.task_type, l.label, COUNT(*) FROM cl_crawl_task t JOIN cl_lane l ON l.id = t.lane_id"
+        " LEFT JOIN cl_account a ON a.source = l.source AND a.username = l.username"
+        f" WHERE t.status = '{TaskStatus.PENDING}' AND l.label IS NOT NULL"
+        f" AND (a.status IS NULL OR a.status = '{AccountStatus.HEALTHY}') GROUP BY l.task_type, l.label"
+    )
     paused = sa.text("SELECT value, note FROM cl_fleet_state WHERE name = 'paused'")
     with db.read() as connection:
         rows = connection.execute(query).all()
         running = connection.execute(live).scalar_one()
         without_token = connection.execute(lacking).all()
+        by_label = connection.execute(labelled).all()
         is_paused, note = connection.execute(paused).one()
     blocked, pending = [], 0
     for source, username, status, reason, count in rows:
@@ -66,6 +73,11 @@ def backlog(db: Database) -> Backlog:
             blocked.append(f"{count} tasks of account {username} at {source}, parked: {reason}")
         else:
             pending += count
+    online = [each for each in DeviceDAO(db).find() if each["status"] == DeviceStatus.ONLINE] if by_label else []
+    for task_type, label, count in by_label:
+        if not any(takes(each, task_type, label) for each in online):
+            blocked.append(f"{count} tasks of type {task_type}: no online device that knows it has the label {label}")
+            pending = max(0, pending - count)
     for count, reason in without_token:
         blocked.append(f"{count} tasks, {reason}")
         pending = max(0, pending - count)  # the counts are of two moments

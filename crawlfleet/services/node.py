@@ -92,7 +92,7 @@ class Node:
                 max_concurrent_tasks=self.scheduler.options.concurrent_tasks,
                 process=own_identity(),
                 version=__version__,
-                capabilities=capabilities(executors, db.url.host),
+                capabilities=capabilities(executors, settings.labels, db.url.host),
             ),
             DeviceOptions(
                 heartbeat_interval=settings.heartbeat_interval,
@@ -290,6 +290,7 @@ def scheduler_options(settings: Settings, tariff: Tariff) -> SchedulerOptions:
         limit_of=tariff.limit_of,
         mode=settings.mode,
         claim_without_master=settings.claim_without_master,
+        labels=settings.labels,
     )
 
 

@@ -13,7 +13,7 @@ import psutil
 SLOW_SECONDS, POOR_SECONDS = 0.1, 1.0  # round trip to the database from which the network counts as slow, poor
 
 
-def capabilities(task_types: Collection[str], database_host: str | None) -> dict[str, Any]:
+def capabilities(task_types: Collection[str], labels: Collection[str], database_host: str | None) -> dict[str, Any]:
     """What the device can do, as stored in cl_device."""
     memory = psutil.virtual_memory().total
     return {
@@ -24,6 +24,7 @@ def capabilities(task_types: Collection[str], database_host: str | None) -> dict
         "python_version": platform.python_version(),
         "local_ip": local_ip(database_host),
         "supported_tasks": sorted(task_types),
+        "labels": sorted(set(labels)),
     }
 
 

@@ -104,6 +104,7 @@ class SchedulerOptions:
     limit_of: LimitOf = as_stored
     mode: str = "standalone"
     claim_without_master: bool = True
+    labels: tuple[str, ...] = ()
 
     @property
     def adopts(self) -> bool:
@@ -264,7 +265,7 @@ class TaskScheduler(Service):
                 return True
             if self._master_alive or not self.options.claim_without_master:
                 return False
-        return bool(claims.open_heads(self.db, connection, self.executors.keys()))
+        return bool(claims.open_heads(self.db, connection, self.executors.keys(), self.options.labels))
 
     def pause(self, reason: str | None = None) -> bool:
         """Pause the fleet's queue: running tasks go on, nothing is claimed until `resume`. False: it was paused."""
@@ -466,7 +467,8 @@ class TaskScheduler(Service):
             held = self._devices.hold(connection, device_id, epoch)
             locked = lock_tasks(self.db, connection, {each.ending.task_id for each in batch}) if batch else None
             assigned = self._ask_assigned(connection, me, slots)
-            heads = claims.ask_heads(self.db, connection, self.executors.keys()) if slots + reserve > 0 else None
+            types, labels = self.executors.keys(), self.options.labels
+            heads = claims.ask_heads(self.db, connection, types, labels) if slots + reserve > 0 else None
             standing = held()
             here, now, ledger = (
                 time.monotonic(),
@@ -572,7 +574,7 @@ class TaskScheduler(Service):
             if standing.may_claim:
                 assigned = self._ask_assigned(connection, me, slots)
             if self._claims_itself(standing):
-                heads = claims.open_heads(self.db, connection, self.executors.keys())
+                heads = claims.open_heads(self.db, connection, self.executors.keys(), self.options.labels)
         self._note_wake(standing)
         found = any(slots or not head.sourced for head in heads) or bool(assigned is not None and assigned())
         if not found and not self._held and self._wait > 0:

@@ -106,6 +106,12 @@ def test_one_app_and_another_report(ready: Console) -> None:
     assert found["report"] == "geo_by_date_report"
 
 
+def test_the_tasks_get_the_label(ready: Console) -> None:
+    account(ready)
+    assert ready(*backfill(ready, "--label", "eu")).code == 0
+    assert {task["label"] for task in ready("tasks", "list", "--json").json} == {"eu"}
+
+
 def test_limits_of_the_settings_are_planned_with(ready: Console, tmp_path: Path) -> None:
     account(ready)
     config = tmp_path / "fleet.toml"

@@ -196,7 +196,19 @@ def test_a_node_gets_its_settings_and_its_signals(
 def test_every_option_of_the_command_line_reaches_its_setting(node: FakeNode) -> None:
     argv = ["--device-name", "N", "--dispatch-interval", "2", "--heartbeat-interval", "3", "--concurrent-tasks", "4"]
     argv += ["--load-balance-strategy", "weighted", "--engine", "processes", "--host", "::1", "--port", "0", "--no-api"]
-    argv += ["--enable-monitoring", "--executors", "m", "--takeover", "--database", "sqlite:///x.db", "--verbose"]
+    argv += [
+        "--enable-monitoring",
+        "--executors",
+        "m",
+        "--label",
+        "eu",
+        "--label",
+        "p",
+        "--takeover",
+        "--database",
+        "sqlite:///x.db",
+        "--verbose",
+    ]
     assert main(["distribute", "worker", "--device-id", "w", *argv]) == 7
     found = node.settings
     assert found is not None
@@ -216,6 +228,7 @@ def test_every_option_of_the_command_line_reaches_its_setting(node: FakeNode) ->
             "api": False,
             "enable_monitoring": True,
             "executors": ["m"],
+            "labels": ["eu", "p"],
             "database_url": "sqlite:///x.db",
         },
         {},

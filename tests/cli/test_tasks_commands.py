@@ -54,7 +54,7 @@ def test_every_option_reaches_the_task(any_console: Console) -> None:
         *("--type", "app_data", "--username", "公司", "--source", "appsflyer", "--app-id", "com.例", "--report", "geo"),
         *("--start-date", "2026-01-01", "--end-date", "2026-01-31", "--priority", "-3", "--unique-key", "k"),
         *("--run-at", "2030-01-01T08:00:00+08:00", "--data", '{"a": ["ü", 1]}', "--execution-timeout", "7"),
-        *("--max-retry-count", "0"),
+        *("--max-retry-count", "0", "--label", "eu-west.1"),
     )
     found = any_console("tasks", "show", task_id, "--json").json
     expected = {
@@ -71,6 +71,7 @@ def test_every_option_reaches_the_task(any_console: Console) -> None:
         "task_data": {"a": ["ü", 1]},
         "execution_timeout": 7,
         "max_retry_count": 0,
+        "label": "eu-west.1",
         "status": "pending",
         "assignments": [],
         "events": [],

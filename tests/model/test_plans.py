@@ -111,7 +111,7 @@ def assert_unsorted(db: Database, statements: list[Statement], of: str) -> None:
 def test_open_lanes_are_found_along_an_index_and_without_sorting(device: Device, db: Database) -> None:
     for state in ("few open", "all open"):
         with db.read() as connection, recorded(db) as statements:
-            found = claims.open_heads(db, connection, ["fetch"])
+            found = claims.open_heads(db, connection, ["fetch"], ["eu"])
         assert len(found) == 16, state
         assert_walks_indexes(db, statements)
         assert_unsorted(db, statements, "open_lanes")

@@ -80,7 +80,7 @@ class Pump:
             slots,
             own_identity(),
             "0",
-            {"supported_tasks": sorted(self.executors)},
+            {"supported_tasks": sorted(self.executors), "labels": [*options.get("labels", ())]},
         )
         self.manager = DeviceManager(self.db, info, device or DeviceOptions(), self.fatal.append)
         self.logs = TaskLogs(self.db, log_lines, 2000)

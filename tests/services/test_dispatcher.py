@@ -16,7 +16,7 @@ from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.claims import Owner
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.device import DeviceDAO
-from crawlfleet.model.dispatch import Candidate
+from crawlfleet.model.dispatch import Candidate, Kind
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.services.dispatcher import CHOOSE, Dispatcher
 from crawlfleet.services.task_scheduler import LoadBalanceStrategy
@@ -112,6 +112,20 @@ def test_a_task_goes_only_to_a_worker_that_knows_it(make_master: MakeMaster, wor
     assert live(knows) == {"w2": 4}
 
 
+def test_a_task_with_a_label_goes_only_to_a_worker_that_has_it(
+    make_master: MakeMaster, worker: Callable[..., Pump]
+) -> None:
+    master, pump = make_master(), worker("w1")
+    tasks = pump.add("quick", 3, label="eu")
+    plain = pump.add("quick", 1)
+    assert master.run_once().assigned == 1
+    assert pump.status(plain[0]) == "assigned"
+    labelled = worker("w2", labels=("eu",))
+    assert master.run_once().assigned == 3
+    assert live(labelled) == {"w1": 1, "w2": 3}
+    labelled.until_status("completed", *tasks)
+
+
 def test_a_draining_worker_and_a_paused_queue_get_nothing(make_master: MakeMaster, worker: Callable[..., Pump]) -> None:
     master, pump = make_master(), worker("w1")
     [task_id] = pump.add("quick")
@@ -194,7 +208,7 @@ def test_several_masters_give_each_task_once(make_master: MakeMaster, worker: Ca
 
 
 def candidate(name: str, live: int, slots: int = 4, given: int = 0, cpu: float | None = None) -> Candidate:
-    return Candidate(Owner(name, 1), frozenset(), slots, live, 0, cpu, cpu, given)
+    return Candidate(Owner(name, 1), Kind(frozenset()), slots, live, 0, cpu, cpu, given)
 
 
 def test_the_four_strategies() -> None:

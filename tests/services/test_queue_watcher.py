@@ -28,7 +28,10 @@ class Watched:
         self.hungry = True
         self.woken = 0
         self.watcher = QueueWatcher(
-            self.db, lambda connection: bool(open_heads(self.db, connection, {"noop"})), lambda: self.hungry, self._wake
+            self.db,
+            lambda connection: bool(open_heads(self.db, connection, {"noop"}, ())),
+            lambda: self.hungry,
+            self._wake,
         )
 
     def _wake(self) -> None:

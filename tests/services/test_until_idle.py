@@ -83,6 +83,18 @@ def test_a_paused_queue_is_told_with_its_reason(fleet: Fleet, run: Run, log: Log
     assert fleet.tasks.stats()["pending"] == 3
 
 
+def test_a_node_runs_the_tasks_of_its_labels_and_tells_of_others(fleet: Fleet, run: Run, log: Log) -> None:
+    add(fleet.db, 2, "quick", label="eu")
+    add(fleet.db, 1, "quick", label="us")
+    assert run(labels=["eu"]) == 1
+    told = "waits for a person: 1 tasks of type quick: no online device that knows it has the label us"
+    assert log.count(told) == 1
+    assert fleet.tasks.stats()["completed"] == 2
+    assert run(labels=["us"]) == 0
+    [device] = insights.devices(fleet.db)
+    assert device["capabilities"]["labels"] == ["us"]
+
+
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_task_of_a_type_that_nobody_knows_is_1(fleet: Fleet, run: Run) -> None:
     [task_id] = add(fleet.db, 1, "strange")
