@@ -160,7 +160,9 @@ class Settings:
     implementation. Both do not take part in comparison. Making one checks only how settings fit together.
     """
 
-    mode: str = _choice("standalone", "What the device calls itself; every mode runs the same node", MODES)
+    mode: str = _choice(
+        "standalone", "Whether the device claims for itself, assigns to others, or runs what is assigned", MODES
+    )
     device_id: str | None = _text(
         None, "Name of this device in the fleet; required by standalone", "1 to 64 of letters, digits, '-' and '_'"
     )
