@@ -76,6 +76,7 @@ class NewTask(BaseModel):
     )
     run_at: dt.datetime | None = Field(None, description="not before this moment; UTC without a zone")
     task_data: dict[str, Any] | None = Field(None, description="for the executor; at most 256 KiB of JSON")
+    label: Annotated[str, Field(max_length=64)] | None = Field(None, description="only for devices that have it")
     unique_key: Label | None = Field(None, description="at most one open task has this key")
     execution_timeout: Annotated[StrictInt, Field(ge=1, le=604_800)] | None = Field(None, description="seconds")
     max_retry_count: Annotated[StrictInt, Field(ge=0, le=100)] | None = None
@@ -129,6 +130,11 @@ class CleanedUp(BaseModel):
     assignments: int
 
 
+class Rebalanced(BaseModel):
+    model_config = _example(tasks=3)
+    tasks: int = Field(description="so many went back to the queue")
+
+
 class Changed(BaseModel):
     model_config = _example(changed=True)
     changed: bool = Field(description="false when it was so already")
@@ -147,6 +153,7 @@ class Task(BaseModel):
     username: str | None
     app_id: str | None
     report: str | None
+    label: str | None
     start_date: dt.date | None
     end_date: dt.date | None
     status: TaskStatus

@@ -124,6 +124,13 @@ async def resume(office: TheOffice, actor: Actor) -> Response:
     return await office.desk.answer(lambda _db: {"changed": office.fleet.set_paused(False, None, actor)})
 
 
+@management.post("/management/rebalance", response_model=models.Rebalanced)
+async def rebalance(office: TheOffice, actor: Actor) -> Response:
+    """Give tasks that wait at busy workers back to the queue, as many as idle workers could run now. A master does so
+    by itself; tasks that have begun stay where they are."""
+    return await office.desk.answer(lambda _db: {"tasks": office.fleet.rebalance(actor)})
+
+
 @management.post("/management/cleanup", response_model=models.CleanedUp, dependencies=ADMIN)
 async def clean_up(office: TheOffice, actor: Actor, what: models.CleanUp) -> Response:
     """Delete heartbeats, and runs that ended, that are older than so many days: at most about 50,000 of each, so ask

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import json_rows, json_value, stamp
 from crawlfleet.core.transaction import AnyConnection, Transaction
+from crawlfleet.model import audit, signals
 from crawlfleet.model.account import accounts_of
 from crawlfleet.model.claims import TASK_COLUMNS, Claim, Owner, task_of
 from crawlfleet.model.gate import Ending, end_runs
@@ -125,6 +126,47 @@ def take_back(
     ]
     end_runs(db, transaction, endings, ledger)
     return len(endings)
+
+
+def unlevel(workers: Sequence[Candidate]) -> list[tuple[Candidate, int, Kind]]:
+    """Where runs wait while another worker is idle: (busy worker, runs to take back at most, the idle one's kind)."""
+    found = []
+    surplus = {each.owner: each.surplus for each in workers}
+    for idle in workers:
+        slots = idle.idle_slots
+        for busy in workers:
+            count = min(surplus[busy.owner], slots)
+            if count and idle.kind.types & busy.kind.types:
+                found.append((busy, count, idle.kind))
+                surplus[busy.owner] -= count
+                slots -= count
+    return found
+
+
+def level(db: Database, transaction: Transaction, workers: Sequence[Candidate], ledger: Ledger) -> int:
+    """Take back what waits at busy workers, as much as idle ones could run now; how many. All are locked."""
+    taken = 0
+    for busy, count, kind in unlevel(workers):
+        found = take_back(db, transaction, busy, count, kind, ledger)
+        busy.live -= found
+        taken += found
+    return taken
+
+
+def rebalance(db: Database, actor: str | None = None) -> int:
+    """Do so once, whether a master lives or not; how many tasks went back to the queue."""
+
+    def work(transaction: Transaction) -> int:
+        workers = candidates(db, transaction, lock=True)
+        ledger = Ledger(db, transaction, db.now(transaction))
+        taken = level(db, transaction, workers, ledger)
+        ledger.close()
+        audit.record(db, transaction, actor, "management.rebalance", tasks=taken)
+        if taken:
+            signals.tasks_changed(db, transaction)
+        return taken
+
+    return db.write(work)
 
 
 def ask_assigned(connection: AnyConnection, owner: Owner, held: Collection[int], count: int) -> Callable[[], list[Any]]:

@@ -170,7 +170,7 @@ class Dispatcher(Service):
             if moment is not None:
                 wait = (moment - standing.now).total_seconds() - (time.monotonic() - standing.answered_at)
                 self._wait = min(self._wait, max(0.0, wait))
-        if not heads and not unlevel(workers):
+        if not heads and not dispatch.unlevel(workers):
             return Dispatched(busy=waiting or any(each.surplus for each in workers))
         if self._ids.epoch != epoch:
             self._ids = AssignmentIds(epoch)
@@ -188,7 +188,7 @@ class Dispatcher(Service):
             ledger = Ledger(self.db, transaction, standing.now, self._limit_of)
             for each in workers:
                 each.given = self._given[each.owner.device_id]
-            done = Dispatched(taken_back=self._level(transaction, workers, ledger), busy=True)
+            done = Dispatched(taken_back=dispatch.level(self.db, transaction, workers, ledger), busy=True)
 
             def place(task: Any) -> Owner | None:
                 able = [each for each in workers if each.room and each.kind.takes(task["task_type"], task["label"])]
@@ -215,15 +215,6 @@ class Dispatcher(Service):
         self._tell(placed)
         return done
 
-    def _level(self, transaction: Transaction, workers: Sequence[Candidate], ledger: Ledger) -> int:
-        """Take back what waits at busy workers, as much as the slots of idle ones could run now; how many."""
-        taken = 0
-        for each, count, kind in unlevel(workers):
-            found = dispatch.take_back(self.db, transaction, each, count, kind, ledger)
-            each.live -= found
-            taken += found
-        return taken
-
     def _tell(self, placed: Sequence[tuple[int, Owner, str, str | None]]) -> None:
         if not placed:
             return
@@ -235,21 +226,6 @@ class Dispatcher(Service):
                 log.info(
                     "Task %d assigned to device %s (type: %s, user: %s)", task_id, owner.device_id, task_type, username
                 )
-
-
-def unlevel(workers: Sequence[Candidate]) -> list[tuple[Candidate, int, Kind]]:
-    """Where runs wait while another worker is idle: (busy worker, runs to take back at most, the idle one's kind)."""
-    found = []
-    surplus = {each.owner: each.surplus for each in workers}
-    for idle in workers:
-        slots = idle.idle_slots
-        for busy in workers:
-            count = min(surplus[busy.owner], slots)
-            if count and idle.kind.types & busy.kind.types:
-                found.append((busy, count, idle.kind))
-                surplus[busy.owner] -= count
-                slots -= count
-    return found
 
 
 def _with_room(workers: Sequence[Candidate]) -> set[Kind]:

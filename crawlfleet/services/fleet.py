@@ -11,7 +11,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, NotFound, UsageError
 from crawlfleet.executors.registry import ALIASES, executors
 from crawlfleet.executors.shared_sources import shared_source
-from crawlfleet.model import audit, fleet_state, migrations, rescue
+from crawlfleet.model import audit, dispatch, fleet_state, migrations, rescue
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.device import DeviceDAO
@@ -172,6 +172,10 @@ class Fleet:
         """Ask a device to finish what it runs and claim nothing more, or to go on; raises NotFound."""
         if not DeviceDAO(self.db).set_draining(device_id, draining, actor):
             raise no_device(device_id)
+
+    def rebalance(self, actor: str | None = None) -> int:
+        """Give tasks that wait at busy workers back for idle ones; how many. A master does so by itself."""
+        return dispatch.rebalance(self.db, actor)
 
     def remove_device(self, device_id: str, actor: str | None = None, offline_timeout: float | None = None) -> int:
         """Forget a device; how many tasks it gave back. Raises NotFound, and DeviceRefused for one that is online,

@@ -211,6 +211,7 @@ def test_queue_devices_and_accounts_are_steered_with_a_trace(client: TestClient,
     assert client.post(f"{PREFIX}/accounts/appsflyer/u/resume").json() == {"changed": True}
     assert client.post(f"{PREFIX}/accounts/appsflyer/nobody/park", json=why).status_code == 404
     assert client.post(f"{PREFIX}/management/cleanup", json={"days": 1}).json() == {"heartbeats": 0, "assignments": 0}
+    assert client.post(f"{PREFIX}/management/rebalance").json() == {"tasks": 0}
     assert [row[1:] for row in audit(sample) if row[0] == "local"] == [
         ("queue.pause", None),
         ("queue.resume", None),
@@ -219,6 +220,7 @@ def test_queue_devices_and_accounts_are_steered_with_a_trace(client: TestClient,
         ("accounts.park", "appsflyer/u"),
         ("accounts.resume", "appsflyer/u"),
         ("management.cleanup", None),
+        ("management.rebalance", None),
     ]
 
 

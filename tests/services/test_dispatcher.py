@@ -177,6 +177,21 @@ def test_nothing_is_taken_back_for_an_idle_worker_that_does_not_know_it(
     assert live(idle) == {"w1": 4}
 
 
+def test_what_waits_at_a_busy_worker_can_be_taken_back_without_a_master(
+    make_master: MakeMaster, worker: Callable[..., Pump]
+) -> None:
+    master, busy = make_master(), worker("w1", 1)
+    tasks = busy.add("quick", 2)
+    master.run_once()
+    assert busy.fleet.rebalance("me") == 0  # nobody is idle
+    worker("w2", 3)
+    assert busy.fleet.rebalance("me") == 1
+    assert [busy.status(each) for each in tasks] == ["assigned", "pending"]
+    with busy.db.read() as connection:
+        noted = connection.execute(sa.text("SELECT actor, action FROM cl_audit")).all()
+    assert noted == [("me", "management.rebalance")] * 2
+
+
 def test_calls_are_held_while_a_task_waits_at_its_worker_and_sent_when_it_runs(
     make_master: MakeMaster, worker: Callable[..., Pump]
 ) -> None:
