@@ -12,10 +12,9 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from enum import StrEnum
 from statistics import median
 from typing import Any, Protocol
@@ -39,7 +38,6 @@ from crawlfleet.model.gate import (
     Ended,
     Ending,
     RetryPolicy,
-    RunCalls,
     Verdict,
     book_calls,
     end_runs,
@@ -47,7 +45,9 @@ from crawlfleet.model.gate import (
     mark_started,
 )
 from crawlfleet.model.ledger import Ledger
+from crawlfleet.services.decided import Decided, Sent, close_rows, ending_of, final_calls, moment
 from crawlfleet.services.durations import Durations
+from crawlfleet.services.result_writer import ResultWriter
 
 log = logging.getLogger(__name__)
 
@@ -121,40 +121,6 @@ class Held:
 
 
 @dataclass
-class Decided:
-    """An ending that is not committed yet; its moments are still those of the monotonic clock."""
-
-    ending: Ending
-    began_at: float | None
-    ended_at: float
-    calls: tuple[float, ...] = ()
-
-    def dated(self, now: datetime, asked_at: float) -> Ending:
-        """The ending with its moments on the database's clock, which read `now` after `asked_at` of the monotonic."""
-        here = time.monotonic()
-        return replace(
-            self.ending,
-            started_at=_moment(self.began_at, now, here),
-            completed_at=_moment(self.ended_at, now, here),
-            calls=_latest(self.calls, now, asked_at),
-        )
-
-
-@dataclass
-class Sent:
-    """By when the vendor saw the calls of a run (monotonic clock), not booked yet; `is_over`: it sends no more."""
-
-    assignment_id: int
-    task_id: int
-    moments: tuple[float, ...]
-    is_over: bool = False
-
-    def dated(self, now: datetime, asked_at: float) -> RunCalls:
-        """The same on the database's clock."""
-        return RunCalls(self.assignment_id, self.task_id, _latest(self.moments, now, asked_at), self.is_over)
-
-
-@dataclass
 class Turn:
     """What one transaction did."""
 
@@ -202,7 +168,7 @@ class TaskScheduler(Service):
         self._started: list[Run] = []  # begun, not yet recorded
         self._decided: list[Decided] = []  # ended, not yet committed
         self._sent: deque[Sent] = deque()  # calls that were sent, not yet booked
-        self._writer = ResultWriter(db, options, self._wrote)
+        self._writer = ResultWriter(db, options.retry, options.defaults, options.limit_of, self._wrote)
         self._written: deque[tuple[Decided, Ended]] = deque()
         self._claiming = True
         self._hand_back = False
@@ -371,7 +337,7 @@ class TaskScheduler(Service):
                 continue
             held.phase = "ended"
             ended_at = run.ended_at or time.monotonic()
-            decided = Decided(_ending(run, outcome), run.began_at, ended_at, _final_calls(run))
+            decided = Decided(ending_of(run, outcome), run.began_at, ended_at, final_calls(run))
             if len(outcome.rows) > SPOOL_ROWS:
                 self._writer.put(decided)
             else:
@@ -424,7 +390,7 @@ class TaskScheduler(Service):
         held.phase = "ended"
         self._waiting.pop(run.assignment_id, None)
         ending = Ending(run.assignment_id, run.task.id, kind, message=message)
-        self._decided.append(Decided(ending, run.began_at, time.monotonic(), _final_calls(run)))
+        self._decided.append(Decided(ending, run.began_at, time.monotonic(), final_calls(run)))
 
     def _room(self) -> tuple[int, int]:
         """How many tasks to claim: for free slots, and beyond them for the reserve."""
@@ -479,7 +445,7 @@ class TaskScheduler(Service):
             mark_started(
                 self.db,
                 connection,
-                [(r.assignment_id, r.task.id, _moment(r.began_at, now, here)) for r in started],
+                [(r.assignment_id, r.task.id, moment(r.began_at, now, here)) for r in started],
                 now,
             )
             endings = [decided.dated(now, standing.asked_at) for decided in batch]
@@ -761,98 +727,5 @@ class TaskScheduler(Service):
         self.wake()
 
 
-class ResultWriter(Service):
-    """Commits large results, each in a transaction of its own, so that they hold up neither the pump nor a beat."""
-
-    def __init__(self, db: Database, options: SchedulerOptions, report: Callable[[Decided, Ended], None]) -> None:
-        super().__init__("result_writer", 5.0)
-        self.db = db
-        self._options = options
-        self._report = report
-        self._queue: deque[Decided] = deque()
-
-    @property
-    def pending(self) -> int:
-        return len(self._queue)
-
-    def put(self, decided: Decided) -> None:
-        self._queue.append(decided)
-        self.wake()
-
-    def next_wait(self) -> float:
-        return 0.0 if self._queue else self.interval
-
-    def run_once(self) -> int:
-        """Commit the oldest result; how many are left."""
-        if self._queue:
-            decided = self._queue[0]
-            try:
-                ended = self._write(decided)
-            except (SQLAlchemyError, ValueError) as error:
-                message = (
-                    f"the database refused the result: {' '.join(str(getattr(error, 'orig', error)).split())[:300]}"
-                )
-                bare = Ending(decided.ending.assignment_id, decided.ending.task_id, "permanent", message=message)
-                ended = self._write(replace(decided, ending=bare))
-            self._queue.popleft()
-            self._report(decided, ended)
-        return len(self._queue)
-
-    def _write(self, decided: Decided) -> Ended:
-        def work(connection: Transaction) -> Ended:
-            asked_at = time.monotonic()
-            now = self.db.now(connection)
-            ledger = Ledger(self.db, connection, now, self._options.limit_of)
-            ending = decided.dated(now, asked_at)
-            [ended] = end_runs(self.db, connection, [ending], ledger, self._options.retry, self._options.defaults)
-            ledger.close()
-            return ended
-
-        return self.db.write(work)
-
-
-def _ending(run: Run, outcome: Outcome) -> Ending:
-    kind = outcome.kind if outcome.kind != "cancelled" else "transient"  # nobody cancelled it: it did so itself
-    return Ending(
-        run.assignment_id,
-        run.task.id,
-        kind,
-        message=outcome.message,
-        retry_after=outcome.retry_after,
-        summary=outcome.summary,
-        rows=outcome.rows,
-        replaces=outcome.replaces,
-        follow_ups=outcome.follow_ups,
-        quota_scope=outcome.quota_scope,
-        quota_daily=outcome.quota_daily,
-        calls_wanted=outcome.calls_wanted,
-        denied=outcome.denied,
-    )
-
-
-def _final_calls(run: Run) -> tuple[float, ...]:
-    """When the run sent its calls; it sends none after this."""
-    permit = run.context.permit
-    return permit.revoke() if isinstance(permit, RunPermit) else ()
-
-
 def _deadline(run: Run) -> float:
     return (run.began_at or time.monotonic()) + run.task.execution_timeout
-
-
-def _moment(monotonic: float | None, now: datetime, here: float) -> Any:
-    """A moment of the monotonic clock, which reads `here`, on the database's clock, which reads `now`."""
-    return None if monotonic is None else now - timedelta(seconds=here - monotonic)
-
-
-def _latest(moments: Sequence[float], now: datetime, asked_at: float) -> list[datetime]:
-    """Moments of the monotonic clock on the database's, which read `now` after `asked_at`: none is dated too early,
-    since a budget must not reopen before the vendor's does."""
-    return [now - timedelta(seconds=asked_at - moment) for moment in moments]
-
-
-def close_rows(rows: Any) -> None:
-    """Give up the file of a spooled result."""
-    close = getattr(rows, "close", None)
-    if close is not None:
-        close()

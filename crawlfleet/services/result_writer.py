@@ -1,0 +1,80 @@
+"""ResultWriter: the second writer of a node, for results that are too large for a turn."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.service import Service
+from crawlfleet.core.transaction import Transaction
+from crawlfleet.model.budget import LimitOf
+from crawlfleet.model.crawl_task import TaskDefaults
+from crawlfleet.model.gate import Ended, Ending, RetryPolicy, end_runs
+from crawlfleet.model.ledger import Ledger
+from crawlfleet.services.decided import Decided
+
+
+class ResultWriter(Service):
+    """Commits large results, each in a transaction of its own, so that they hold up neither the pump nor a beat."""
+
+    def __init__(
+        self,
+        db: Database,
+        retry: RetryPolicy,
+        defaults: TaskDefaults,
+        limit_of: LimitOf,
+        report: Callable[[Decided, Ended], None],
+    ) -> None:
+        super().__init__("result_writer", 5.0)
+        self.db = db
+        self._retry = retry
+        self._defaults = defaults
+        self._limit_of = limit_of
+        self._report = report
+        self._queue: deque[Decided] = deque()
+
+    @property
+    def pending(self) -> int:
+        """How many are on their way."""
+        return len(self._queue)
+
+    def put(self, decided: Decided) -> None:
+        """Commit it soon; `report` is called then."""
+        self._queue.append(decided)
+        self.wake()
+
+    def next_wait(self) -> float:
+        return 0.0 if self._queue else self.interval
+
+    def run_once(self) -> int:
+        """Commit the oldest result; how many are left."""
+        if self._queue:
+            decided = self._queue[0]
+            try:
+                ended = self._write(decided)
+            except (SQLAlchemyError, ValueError) as error:
+                message = (
+                    f"the database refused the result: {' '.join(str(getattr(error, 'orig', error)).split())[:300]}"
+                )
+                bare = Ending(decided.ending.assignment_id, decided.ending.task_id, "permanent", message=message)
+                ended = self._write(replace(decided, ending=bare))
+            self._queue.popleft()
+            self._report(decided, ended)
+        return len(self._queue)
+
+    def _write(self, decided: Decided) -> Ended:
+        def work(connection: Transaction) -> Ended:
+            asked_at = time.monotonic()
+            now = self.db.now(connection)
+            ledger = Ledger(self.db, connection, now, self._limit_of)
+            ending = decided.dated(now, asked_at)
+            [ended] = end_runs(self.db, connection, [ending], ledger, self._retry, self._defaults)
+            ledger.close()
+            return ended
+
+        return self.db.write(work)
