@@ -21,6 +21,7 @@ COLUMNS = (
     "memory %",
     "load",
     "errors",
+    "labels",
     "version",
     "host",
 )
@@ -54,13 +55,16 @@ def _line(device: Mapping[str, Any]) -> tuple[Any, ...]:
         device["max_concurrent_tasks"],
         device["last_heartbeat"],
         *(beat.get(name) for name in ("cpu_usage", "memory_usage", "system_load", "error_count")),
+        ", ".join(device["capabilities"].get("labels", ())) or None,
         f"{device['version']} (old)" if device["is_outdated"] else device["version"],
         device["process"].get("hostname"),
     )
 
 
 def run_drain(args: argparse.Namespace) -> int:
-    """Let a device finish what it runs and claim nothing more."""
+    """Let a device finish what it runs and claim nothing more, or with --undo claim again."""
+    if args.undo:
+        return run_resume(args)
     _set_draining(args, True)
     print(f"device {args.device_id} drains: it claims nothing more until resume or its next start")
     return 0
@@ -102,6 +106,8 @@ def add_parser(subparsers: Any) -> None:
     ):
         command = inner.add_parser(name, help=help_line)
         command.add_argument("device_id", metavar="ID", help="id of the device")
+        if name == "drain":
+            command.add_argument("--undo", action="store_true", help="the same as resume")
         if name == "remove":
             command.add_argument("--force", action="store_true", help="also one that is online; its tasks go back")
         command.set_defaults(run=run)

@@ -7,6 +7,7 @@ slots become free, and writes `taken_at`; until then a master may take them back
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -128,29 +129,28 @@ def take_back(
     return len(endings)
 
 
-def unlevel(workers: Sequence[Candidate]) -> list[tuple[Candidate, int, Kind]]:
-    """Where runs wait while another worker is idle: (busy worker, runs to take back at most, the idle one's kind)."""
-    found = []
-    surplus = {each.owner: each.surplus for each in workers}
-    for idle in workers:
-        slots = idle.idle_slots
-        for busy in workers:
-            count = min(surplus[busy.owner], slots)
-            if count and idle.kind.types & busy.kind.types:
-                found.append((busy, count, idle.kind))
-                surplus[busy.owner] -= count
-                slots -= count
-    return found
+def unlevel(workers: Sequence[Candidate]) -> list[tuple[Candidate, Candidate]]:
+    """Where runs wait while another worker is idle that knows some of their types: (idle, busy)."""
+    return [
+        (idle, busy)
+        for idle in workers
+        for busy in workers
+        if idle.idle_slots and busy.surplus and idle.kind.types & busy.kind.types
+    ]
 
 
 def level(db: Database, transaction: Transaction, workers: Sequence[Candidate], ledger: Ledger) -> int:
     """Take back what waits at busy workers, as much as idle ones could run now; how many. All are locked."""
-    taken = 0
-    for busy, count, kind in unlevel(workers):
-        found = take_back(db, transaction, busy, count, kind, ledger)
-        busy.live -= found
-        taken += found
-    return taken
+    taken: Counter[Owner] = Counter()  # by the idle worker for whom it was taken back
+    for idle, busy in unlevel(workers):
+        # what waits may be for other labels: only what was found there fills the idle one's slots
+        count = min(busy.surplus, idle.idle_slots - taken[idle.owner])
+        if count > 0:
+            found = take_back(db, transaction, busy, count, idle.kind, ledger)
+            busy.live -= found
+            busy.waiting -= found
+            taken[idle.owner] += found
+    return taken.total()
 
 
 def rebalance(db: Database, actor: str | None = None) -> int:

@@ -58,6 +58,20 @@ def test_a_device_is_drained_and_resumed(any_console: Console) -> None:
     assert "online, draining" in any_console("devices", "list").out
     assert any_console("devices", "resume", "d1").out == "device d1 claims again\n"
     assert any_console("devices", "list", "--json").json[0]["draining"] is False
+    any_console("devices", "drain", "d1")
+    assert any_console("devices", "drain", "d1", "--undo").out == "device d1 claims again\n"
+    assert any_console("devices", "list", "--json").json[0]["draining"] is False
+
+
+def test_labels_of_devices_are_shown(ready: Console) -> None:
+    register(ready, "d1", labels=("eu", "proxy:2"))
+    register(ready, "d2")
+    header, first, second = ready("devices", "list").out.splitlines()
+    assert "labels" in header
+    assert "eu, proxy:2" in first
+    assert second.startswith("d2")
+    assert "eu" not in second
+    assert "eu, proxy:2" in ready("distribute", "status").out
 
 
 def test_only_an_offline_device_is_removed_unless_it_is_forced(any_console: Console) -> None:

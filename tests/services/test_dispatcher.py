@@ -126,6 +126,34 @@ def test_a_task_with_a_label_goes_only_to_a_worker_that_has_it(
     labelled.until_status("completed", *tasks)
 
 
+def test_tasks_for_a_full_worker_do_not_hide_what_the_others_could_run(
+    make_master: MakeMaster, worker: Callable[..., Pump]
+) -> None:
+    master, pump = make_master(), worker("w1")
+    worker("w2", 1, labels=("eu",))
+    pump.add("quick", 9, label="eu")
+    for n in range(20):  # more lanes than one claim looks at
+        pump.add("quick", label="eu", source="appsflyer", username=f"u{n}")
+    assert master.run_once().assigned == 2
+    pump.add("quick", 4)
+    assert master.run_once().assigned == 4
+    assert live(pump) == {"w1": 4, "w2": 2}
+
+
+def test_what_waits_for_a_label_is_not_taken_back_for_a_worker_without_it(
+    make_master: MakeMaster, worker: Callable[..., Pump]
+) -> None:
+    master, busy = make_master(), worker("w1", 2, labels=("eu",))
+    busy.add("quick", 4, label="eu")
+    assert master.run_once().assigned == 4
+    worker("w2", 2)
+    assert master.run_once().taken_back == 0
+    worker("w3", 2, labels=("eu",))
+    assert master.run_once().taken_back == 2
+    assert master.run_once().assigned == 2
+    assert live(busy) == {"w1": 2, "w3": 2}
+
+
 def test_a_draining_worker_and_a_paused_queue_get_nothing(make_master: MakeMaster, worker: Callable[..., Pump]) -> None:
     master, pump = make_master(), worker("w1")
     [task_id] = pump.add("quick")
