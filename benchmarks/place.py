@@ -57,21 +57,21 @@ class Place:
             time.sleep(SAMPLE_SECONDS)
         return [*samples, process.memory_info().rss / MB]
 
-    def completed(self, task_ids: Sequence[int]) -> bool:
+    def completed(self, task_ids: Sequence[int], nodes: int = 1) -> bool:
         """True when the last of these tasks have completed; RuntimeError when one has failed."""
-        states = set(self.fleet.tasks.states(task_ids[-LAST_TASKS:]).values())
+        states = set(self.fleet.tasks.states(task_ids[-LAST_TASKS * nodes :]).values())
         if "failed" in states:
             raise RuntimeError("a task of the benchmark failed")
         return states == {"completed"}
 
-    def drain_seconds(self, tasks: int, epoch: int | None = None) -> float:
+    def drain_seconds(self, tasks: int, first_task: int = 0) -> float:
         """From the first claim to the end of the last body, by the database's clock; all must have completed once.
 
-        `epoch` counts the runs of one registration only.
+        Tasks with ids below `first_task` are left out.
         """
         query = (
             "SELECT MIN(assigned_at), MAX(completed_at), COUNT(*), COUNT(DISTINCT task_id) FROM cl_task_assignment"
-            " WHERE status = 'completed'" + ("" if epoch is None else f" AND device_epoch = {epoch}")
+            f" WHERE status = 'completed' AND task_id >= {first_task}"
         )
         with self.fleet.db.read() as connection:
             first, last, runs, done = connection.execute(sa.text(query)).one()

@@ -9,6 +9,7 @@ from benchmarks.crash import crash
 from benchmarks.drain import drain_5, drain_50, drain_async_500
 from benchmarks.enqueue import enqueue
 from benchmarks.far import far_20, far_100, far_300
+from benchmarks.fleet import fleet
 from benchmarks.fleet_idle import fleet_idle
 from benchmarks.frame import Benchmark, Size
 from benchmarks.idle import idle
@@ -18,7 +19,6 @@ from benchmarks.quota import quota
 from benchmarks.start import start
 from benchmarks.store import store
 
-FAR = {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}
 SUITE = (
     Benchmark("enqueue", enqueue, {"tiny": Size(100, 1), "small": Size(20_000, 3), "full": Size(100_000, 5)}),
     Benchmark("drain-5", drain_5, {"tiny": Size(50, 1), "small": Size(10_000, 3), "full": Size(30_000, 5)}),
@@ -34,6 +34,9 @@ SUITE = (
     ),
     Benchmark(
         "far-300", far_300, {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}, needs_server=True
+    ),
+    Benchmark(
+        "fleet", fleet, {"tiny": Size(100, 1), "small": Size(10_000, 3), "full": Size(30_000, 3)}, needs_server=True
     ),
     Benchmark("start", start, {"tiny": Size(1, 1), "small": Size(1, 5), "full": Size(1, 11)}),
     Benchmark("idle", idle, {"tiny": Size(1, 1), "small": Size(30, 1), "full": Size(60, 3)}),
