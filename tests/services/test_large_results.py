@@ -82,7 +82,7 @@ class Passes:
     def wait(self, count: int) -> None:
         goal = self.count + count
         self._scheduler.wake()
-        wait_until(lambda: self.count >= goal, what=f"{count} passes")
+        wait_until(lambda: self.count >= goal, 60, f"{count} passes")
 
 
 def test_a_large_result_that_the_database_refuses_fails_its_own_task_only(
