@@ -114,18 +114,27 @@ class Wording:
             return f"{column} = ANY(ARRAY(SELECT jsonb_array_elements_text(CAST(:{parameter} AS jsonb))))"
         return f"JSON_CONTAINS(:{parameter}, JSON_QUOTE({column}))"
 
+    def by_key(self, source: str, table: str) -> str:
+        """`source JOIN table t` for statements that lock rows of the table, which they name by its primary key.
+
+        MariaDB would read a table of a few rows whole, and wait for whoever has locked any of them.
+        """
+        if self.family == "mysql":
+            return f"{source} STRAIGHT_JOIN {table} AS t FORCE INDEX (PRIMARY)"
+        return f"{source} JOIN {table} AS t"
+
     def update_from(self, table: str, assignments: dict[str, str], source: str, where: str) -> str:
         """`UPDATE table t SET ... FROM source WHERE ...`, which MySQL and MariaDB spell as a join."""
         if self.family == "mysql":
             pairs = ", ".join(f"t.{column} = {value}" for column, value in assignments.items())
-            return f"UPDATE {table} AS t JOIN {source} SET {pairs} WHERE {where}"
+            return f"UPDATE {self.by_key(source, table)} SET {pairs} WHERE {where}"
         pairs = ", ".join(f"{column} = {value}" for column, value in assignments.items())
         return f"UPDATE {table} AS t SET {pairs} FROM {source} WHERE {where}"
 
     def delete_from(self, table: str, source: str, where: str) -> str:
         """`DELETE FROM table t USING source WHERE ...`, which each database spells in its own way."""
         if self.family == "mysql":
-            return f"DELETE t FROM {table} AS t JOIN {source} ON {where}"
+            return f"DELETE t FROM {self.by_key(source, table)} ON {where}"
         if self.family == "postgresql":
             return f"DELETE FROM {table} AS t USING {source} WHERE {where}"
         return f"DELETE FROM {table} AS t WHERE EXISTS (SELECT 1 FROM {source} WHERE {where})"

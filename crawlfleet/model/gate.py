@@ -251,7 +251,7 @@ def lock_tasks(db: Database, connection: Transaction, ids: Collection[int]) -> C
     statement = sa.text(
         "SELECT t.id, t.assignment_id, t.lane_id, t.source, t.username, t.app_id, t.report, t.label, t.priority,"
         " t.order_key, t.next_run_at, t.retry, t.max_retry_count, t.crash_count"
-        f" FROM {db.wording.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
+        f" FROM {db.wording.by_key(db.wording.rows(id='int'), 'cl_crawl_task')} ON t.id = v.id"
         f" WHERE {guard} ORDER BY t.id{db.wording.for_update_of_t}"
     )
     found = connection.execute(statement, {"rows": json_rows([task_id] for task_id in sorted(ids))})

@@ -156,7 +156,8 @@ def refresh(
     rows = json_rows((each, (postponed or {}).get(each, LONG_AGO)) for each in sorted(lane_ids))
     source = db.wording.rows(id="int", not_before="moment")
     if db.family != "sqlite":
-        lock = f"SELECT t.id FROM {source} JOIN cl_lane t ON t.id = v.id ORDER BY t.id{db.wording.for_update_of_t}"
+        join = f"{db.wording.by_key(source, 'cl_lane')} ON t.id = v.id"
+        lock = f"SELECT t.id FROM {join} ORDER BY t.id{db.wording.for_update_of_t}"
         connection.execute(sa.text(lock), {"rows": rows})
     # MAX over what must be waited for; a lane whose account is parked waits for a person
     state = (

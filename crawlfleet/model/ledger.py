@@ -135,7 +135,8 @@ class Ledger:
         lock = wording.for_update_of_t + (wording.skip_locked if skip_locked else "") if self._locks else ""
         rows = json_rows([each] for each in missing)
         source = self.db.wording.rows(id="int")
-        budgets = sa.text(f"SELECT {BUDGET_COLUMNS} FROM {source} JOIN cl_budget t ON t.id = v.id ORDER BY t.id{lock}")
+        join = f"{wording.by_key(source, 'cl_budget')} ON t.id = v.id"
+        budgets = sa.text(f"SELECT {BUDGET_COLUMNS} FROM {join} ORDER BY t.id{lock}")
         found = self._connection.execute(budgets, {"rows": rows})
         # A statement of its own: it sees what was committed before the lock was ours.
         calls = sa.text(

@@ -275,8 +275,8 @@ def _lock(
     db: Database, connection: Transaction, task_ids: Sequence[int], column: str, condition: str
 ) -> dict[int, Any]:
     statement = sa.text(
-        f"SELECT t.id, t.{column} FROM {db.wording.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
-        f" WHERE {condition} ORDER BY t.id{db.wording.for_update_of_t}"
+        f"SELECT t.id, t.{column} FROM {db.wording.by_key(db.wording.rows(id='int'), 'cl_crawl_task')}"
+        f" ON t.id = v.id WHERE {condition} ORDER BY t.id{db.wording.for_update_of_t}"
     )
     return dict(connection.execute(statement, {"rows": json_rows([each] for each in sorted(task_ids))}).all())
 

@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 import sqlalchemy as sa
 
+from crawlfleet.core import db as db_module
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.figures import App, AppList, Figures, ReportRange
@@ -16,7 +17,8 @@ from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.gate import CRASH_CAP, Verdict
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.services import insights
-from tests.fleets import Device, add, ending, runs, task
+from tests.conftest import Backend
+from tests.fleets import Device, add, ending, fresh, runs, task
 
 DAY = date(2026, 1, 1)
 RANGE = ReportRange("appsflyer", "alice", "com.a", "partners_by_date_report", DAY, date(2026, 1, 3))
@@ -211,3 +213,26 @@ def test_the_view_for_other_tools_shows_names(device: Device, db: Database) -> N
     with db.read() as connection:
         row = connection.execute(sa.text("SELECT source, username, app_id, report, installs FROM v_app_data")).one()
     assert tuple(row) == ("appsflyer", "alice", "com.a", "partners_by_date_report", 4)
+
+
+@pytest.mark.parametrize("count", [2, 5, 50])
+def test_no_task_waits_for_the_lock_of_another(backend: Backend, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Also in tables of a few rows, which a database may rather read whole."""
+    if backend.server is None:
+        pytest.skip("SQLite locks the file")
+    monkeypatch.setattr(db_module, "LOCK_WAIT_SECONDS", 1)
+    monkeypatch.setattr(db_module, "ATTEMPTS", 1)
+    db = fresh(backend.url)
+    device = Device(db)
+    device.register()
+    add(db, count)
+    held, other, *more = device.claim(slots=count)
+    add(db, 1)
+    with db.plain.begin() as holder:
+        for table, number in (("cl_crawl_task", held.task.id), ("cl_task_assignment", held.assignment_id)):
+            holder.execute(sa.text(f"SELECT id FROM {table} WHERE id = :id FOR UPDATE"), {"id": number}).all()
+        device.start([other, *more])
+        device.end(*(ending(each) for each in [other, *more]))
+        assert len(device.claim(slots=1)) == 1
+    device.end(ending(held))
+    db.close()

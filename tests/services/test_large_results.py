@@ -56,8 +56,7 @@ def test_four_large_results_on_their_way_stop_the_claiming(backend: Backend, mak
     wait_for_status(pump, "completed", *pump.add("fetch", task_data={"rows": 1, "app": "a"}))
     with locked_feeds(pump.db):
         large = pump.add("fetch", 4, task_data={"rows": MANY, "app": "a"})
-        # MariaDB may read a table of five rows whole: a turn then waits for the writer until its lock wait is over
-        wait_until(lambda: len(pump.ended) == 5 and pump.scheduler.bodies == 0, 60, "the end of the fetches")
+        wait_until(lambda: len(pump.ended) == 5 and pump.scheduler.bodies == 0, what="the end of the fetches")
         [waits] = pump.add("quick")
         passes = Passes(pump)
         passes.wait(3)
@@ -82,7 +81,7 @@ class Passes:
     def wait(self, count: int) -> None:
         goal = self.count + count
         self._scheduler.wake()
-        wait_until(lambda: self.count >= goal, 60, f"{count} passes")
+        wait_until(lambda: self.count >= goal, what=f"{count} passes")
 
 
 def test_a_large_result_that_the_database_refuses_fails_its_own_task_only(
