@@ -123,6 +123,7 @@ class Database:
             cursor.execute(
                 "SET timezone = 'UTC'; SET default_transaction_isolation = 'read committed'; "
                 f"SET lock_timeout = '{LOCK_WAIT_SECONDS}s'; "
+                "SET jit = off; "  # with stale statistics it compiled for 26 ms what then ran for 3
                 f"SET idle_in_transaction_session_timeout = '{IDLE_TRANSACTION_SECONDS}s'"
             )
             connection.commit()

@@ -186,6 +186,8 @@ def test_a_session_reads_what_was_committed_and_thinks_in_utc(db: Database) -> N
     level, zone = db.write(lambda connection: connection.execute(sa.text(ask)).one())
     assert level.upper().replace("-", " ") == "READ COMMITTED"
     assert zone in {"UTC", "+00:00"}
+    if db.family == "postgresql":
+        assert db.write(lambda connection: connection.execute(sa.text("SHOW jit")).scalar_one()) == "off"
 
 
 def test_a_long_read_sees_what_others_commit_meanwhile(db: Database) -> None:
