@@ -113,7 +113,8 @@ def budget_ids(
 @dataclass
 class OpenLane:
     """What is open of one lane: tasks that are due, that are not due yet (the last one at `last_due_at`), and that
-    devices have now. `no_token` is the message of one that waits because its node lacked the account's token."""
+    devices have now. `without_token` of those not due wait because a node lacked the account's token, and one of them
+    says `no_token`."""
 
     id: int
     task_type: str
@@ -125,6 +126,7 @@ class OpenLane:
     live: int = 0
     last_due_at: datetime | None = None
     no_token: str | None = None
+    without_token: int = 0
 
     @property
     def tasks(self) -> int:
@@ -132,23 +134,26 @@ class OpenLane:
 
 
 def open_lanes(db: Database, connection: AnyConnection) -> list[OpenLane]:
-    """All lanes with open tasks."""
-    due = sa.text(
-        "SELECT l.id, l.task_type, l.source, l.username, l.label, (SELECT COUNT(*) FROM cl_crawl_task t"
-        f"{_claim_index(db)} WHERE t.lane_id = l.id AND t.ready_key IS NOT NULL) FROM cl_lane l ORDER BY l.id"
-    )
-    later = sa.text(
-        "SELECT lane_id, COUNT(*), MAX(wake_at),"
-        f" MIN(CASE WHEN error_kind = '{TokenUnavailable.kind}' THEN error_message END)"
+    """All lanes with open tasks, as they stand in one moment: no task is missed that moves meanwhile."""
+    lacks_token = f"error_kind = '{TokenUnavailable.kind}'"
+    counts = sa.text(
+        "SELECT lane_id, 0 AS due, COUNT(*) AS later, 0 AS live, MAX(wake_at) AS last_due_at,"
+        f" MIN(CASE WHEN {lacks_token} THEN error_message END) AS no_token,"
+        f" COUNT(CASE WHEN {lacks_token} THEN 1 END) AS without_token"
         " FROM cl_crawl_task WHERE wake_at IS NOT NULL GROUP BY lane_id"
+        " UNION ALL SELECT l.id, (SELECT COUNT(*) FROM cl_crawl_task t"
+        f"{_claim_index(db)} WHERE t.lane_id = l.id AND t.ready_key IS NOT NULL), 0, 0, NULL, NULL, 0 FROM cl_lane l"
+        f" UNION ALL SELECT lane_id, 0, 0, COUNT(*), NULL, NULL, 0 FROM cl_crawl_task WHERE status IN ({quoted(LIVE)})"
+        " GROUP BY lane_id"
     )
-    live = sa.text(f"SELECT lane_id, COUNT(*) FROM cl_crawl_task WHERE status IN ({quoted(LIVE)}) GROUP BY lane_id")
-    lanes = {row[0]: OpenLane(*row) for row in connection.execute(due)}
-    for lane_id, count, last, message in connection.execute(later):
+    found = connection.execute(counts).all()
+    names = connection.execute(sa.text("SELECT id, task_type, source, username, label FROM cl_lane ORDER BY id"))
+    lanes = {row[0]: OpenLane(*row) for row in names}
+    for lane_id, due, later, live, last, no_token, without_token in found:
         lane = lanes[lane_id]
-        lane.later, lane.last_due_at, lane.no_token = count, utc(last), message
-    for lane_id, count in connection.execute(live):
-        lanes[lane_id].live = count
+        lane.due, lane.later, lane.live = lane.due + due, lane.later + later, lane.live + live
+        if later:
+            lane.last_due_at, lane.no_token, lane.without_token = utc(last), no_token, without_token
     return [lane for lane in lanes.values() if lane.tasks]
 
 
@@ -186,7 +191,9 @@ def added_on_days(db: Database, connection: AnyConnection, now: datetime, days: 
     Empty when the queue is not that old. Where a day begins is found by halving the range of ids: ids grow with
     `created_at`, which needs no index of its own for this.
     """
-    first, last = connection.execute(sa.text("SELECT MIN(id), MAX(id) FROM cl_crawl_task")).one()
+    # two selects: asked for both at once, SQLite reads the whole table
+    ends = sa.text("SELECT (SELECT MIN(id) FROM cl_crawl_task), (SELECT MAX(id) FROM cl_crawl_task)")
+    first, last = connection.execute(ends).one()
     if first is None:
         return []
     starts = [_first_since(connection, now - timedelta(days=n), first, last + 1) for n in range(days + 1)]

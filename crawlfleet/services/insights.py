@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -13,9 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.errors import TokenUnavailable
 from crawlfleet.core.sql import day, json_value, stamp, utc
 from crawlfleet.model import fleet_state, migrations, queue_depth, schema
+from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.claims import probe_strategy
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO, takes
@@ -39,52 +40,32 @@ class Backlog:
 
 def backlog(db: Database) -> Backlog:
     """How many tasks are open, and which of them cannot run without a person."""
-    query = sa.text(
-        "SELECT l.source, l.username, a.status, a.status_reason, COUNT(*) FROM cl_crawl_task t"
-        " JOIN cl_lane l ON l.id = t.lane_id LEFT JOIN cl_account a ON a.source = l.source AND a.username = l.username"
-        f" WHERE t.status = '{TaskStatus.PENDING}' GROUP BY l.source, l.username, a.status, a.status_reason"
-    )
-    live = sa.text(
-        f"SELECT COUNT(*) FROM cl_crawl_task WHERE status IN ('{TaskStatus.ASSIGNED}', '{TaskStatus.RUNNING}')"
-    )
-    lacking = sa.text(
-        "SELECT COUNT(*), MIN(t.error_message) FROM cl_crawl_task t JOIN cl_lane l ON l.id = t.lane_id"
-        " LEFT JOIN cl_account a ON a.source = l.source AND a.username = l.username"
-        f" WHERE t.wake_at IS NOT NULL AND t.status = '{TaskStatus.PENDING}'"
-        f" AND t.error_kind = '{TokenUnavailable.kind}'"
-        f" AND (a.status IS NULL OR a.status = '{AccountStatus.HEALTHY}') GROUP BY l.source, l.username"
-    )
-    labelled = sa.text(
-        "SELECT l.task_type, l.label, COUNT(*) FROM cl_crawl_task t JOIN cl_lane l ON l.id = t.lane_id"
-        " LEFT JOIN cl_account a ON a.source = l.source AND a.username = l.username"
-        f" WHERE t.status = '{TaskStatus.PENDING}' AND l.label IS NOT NULL"
-        f" AND (a.status IS NULL OR a.status = '{AccountStatus.HEALTHY}') GROUP BY l.task_type, l.label"
-    )
-    paused = sa.text("SELECT value, note FROM cl_fleet_state WHERE name = 'paused'")
     with db.read() as connection:
-        rows = connection.execute(query).all()
-        running = connection.execute(live).scalar_one()
-        without_token = connection.execute(lacking).all()
-        by_label = connection.execute(labelled).all()
-        is_paused, note = connection.execute(paused).one()
-    blocked, pending = [], 0
-    for source, username, status, reason, count in rows:
-        if status not in (None, AccountStatus.HEALTHY):
-            blocked.append(f"{count} tasks of account {username} at {source}, parked: {reason}")
+        lanes = queue_depth.open_lanes(db, connection)
+        pause = fleet_state.pause_of(connection)
+    stopped = {(a["source"], a["username"]): a for a in AccountDAO(db).find() if a["status"] != AccountStatus.HEALTHY}
+    online = _online(DeviceDAO(db).find()) if any(each.label for each in lanes) else []
+    parked, unlabelled, tokenless = Counter[str](), Counter[str](), Counter[str]()
+    pending = 0
+    for lane in lanes:
+        account = stopped.get((lane.source, lane.username))
+        waiting = lane.due + lane.later
+        if account is not None:
+            why = f"account {lane.username} at {lane.source}, parked: {account['status_reason']}"
+            parked[why] += waiting
+        elif lane.label is not None and not any(takes(each, lane.task_type, lane.label) for each in online):
+            what = f"type {lane.task_type}: no online device that knows it has the label {lane.label}"
+            unlabelled[what] += waiting
         else:
-            pending += count
-    online = [each for each in DeviceDAO(db).find() if each["status"] == DeviceStatus.ONLINE] if by_label else []
-    for task_type, label, count in by_label:
-        if not any(takes(each, task_type, label) for each in online):
-            blocked.append(f"{count} tasks of type {task_type}: no online device that knows it has the label {label}")
-            pending = max(0, pending - count)
-    for count, reason in without_token:
-        blocked.append(f"{count} tasks, {reason}")
-        pending = max(0, pending - count)  # the counts are of two moments
-    if is_paused and pending:
-        blocked.append(f"{pending} tasks: the queue is paused" + (f" ({note})" if note else ""))
+            if lane.no_token is not None:
+                tokenless[lane.no_token] += lane.without_token
+            pending += waiting - lane.without_token
+    blocked = [f"{count} tasks of {each}" for found in (parked, unlabelled) for each, count in found.items() if count]
+    blocked += [f"{count} tasks, {why}" for why, count in tokenless.items()]
+    if pause.paused and pending:
+        blocked.append(f"{pending} tasks: the queue is paused" + (f" ({pause.note})" if pause.note else ""))
         pending = 0
-    return Backlog(pending + running, blocked)
+    return Backlog(pending + sum(each.live for each in lanes), blocked)
 
 
 def failed_since(db: Database, moment: datetime) -> int:
