@@ -62,6 +62,7 @@ def _mariadb_initialise(datadir: Path) -> list[str]:
         "--auth-root-authentication-method=normal",
         "--skip-test-db",
         f"--datadir={datadir}",
+        f"--tmpdir={datadir}",  # see _mariadb_command
         "--innodb-log-file-size=16M",
     ]
 
