@@ -114,13 +114,7 @@ def as_json(size: str, began_at: datetime, load: Sequence[float], found: Sequenc
         "began_at": began_at.isoformat(timespec="seconds"),
         "crawlfleet": __version__,
         "size": size,
-        "machine": {
-            "platform": platform.platform(),
-            "python": platform.python_version(),
-            "cores": os.cpu_count(),
-            "memory_bytes": psutil.virtual_memory().total,
-            "load_before_and_after_each_benchmark": list(load),
-        },
+        "machine": {**machine(), "load_before_and_after_each_benchmark": list(load)},
         "figures": [
             {
                 "benchmark": each.benchmark,
@@ -131,6 +125,16 @@ def as_json(size: str, began_at: datetime, load: Sequence[float], found: Sequenc
             }
             for each in found
         ],
+    }
+
+
+def machine() -> dict[str, object]:
+    """What it was measured on."""
+    return {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
     }
 
 
