@@ -99,7 +99,8 @@ def as_table(size: str, databases: Sequence[str], found: Sequence[Measured]) -> 
         table.add_column(database, justify="right")
     medians = {(each.benchmark, each.figure, each.database): each.median for each in found}
     for benchmark, figure in dict.fromkeys((each.benchmark, each.figure) for each in found):
-        table.add_row(benchmark, figure, *(rounded(medians[benchmark, figure, database]) for database in databases))
+        found_on = (medians.get((benchmark, figure, database)) for database in databases)  # None: it needs a server
+        table.add_row(benchmark, figure, *("" if value is None else rounded(value) for value in found_on))
     return table
 
 
