@@ -1,12 +1,13 @@
 # Everything runs in .venv, which `make setup` makes; run `make` to see the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-ha lint format check bench clean
+.PHONY: help setup demo run test test-ha lint format check bench bench-peers clean
 
 BIN := .venv/bin
+PEERS_VENV := .bench/peers-venv
 WORKERS ?= 2
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/.ready ## Make .venv with every extra (PYTHON=... chooses the interpreter)
 
@@ -42,6 +43,15 @@ check: lint test ## Run lint, then test: all that a change must pass
 bench: setup ## Measure; each benchmark states its caveats (ARGS="--size full --database all")
 	$(BIN)/python -m benchmarks $(ARGS)
 
+bench-peers: setup $(PEERS_VENV)/.ready ## Measure beside other task queues, in an environment of their own (ARGS="--size full")
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+$(PEERS_VENV)/.ready: benchmarks/peers/requirements.txt scripts/make-venv
+	@mkdir -p $(@D)
+	@scripts/make-venv $(PEERS_VENV) $(PYTHON)
+	$(PEERS_VENV)/bin/python -m pip install --quiet -r benchmarks/peers/requirements.txt
+	@touch $@
+
 clean: ## Remove .venv, caches and build results
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv $(PEERS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

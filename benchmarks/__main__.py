@@ -99,7 +99,8 @@ def as_table(size: str, databases: Sequence[str], found: Sequence[Measured]) -> 
         table.add_column(database, justify="right")
     medians = {(each.benchmark, each.figure, each.database): each.median for each in found}
     for benchmark, figure in dict.fromkeys((each.benchmark, each.figure) for each in found):
-        table.add_row(benchmark, figure, *(rounded(medians[benchmark, figure, database]) for database in databases))
+        found_on = (medians.get((benchmark, figure, database)) for database in databases)  # None: it needs a server
+        table.add_row(benchmark, figure, *("" if value is None else rounded(value) for value in found_on))
     return table
 
 
@@ -114,13 +115,7 @@ def as_json(size: str, began_at: datetime, load: Sequence[float], found: Sequenc
         "began_at": began_at.isoformat(timespec="seconds"),
         "crawlfleet": __version__,
         "size": size,
-        "machine": {
-            "platform": platform.platform(),
-            "python": platform.python_version(),
-            "cores": os.cpu_count(),
-            "memory_bytes": psutil.virtual_memory().total,
-            "load_before_and_after_each_benchmark": list(load),
-        },
+        "machine": {**machine(), "load_before_and_after_each_benchmark": list(load)},
         "figures": [
             {
                 "benchmark": each.benchmark,
@@ -131,6 +126,16 @@ def as_json(size: str, began_at: datetime, load: Sequence[float], found: Sequenc
             }
             for each in found
         ],
+    }
+
+
+def machine() -> dict[str, object]:
+    """What it was measured on."""
+    return {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
     }
 
 

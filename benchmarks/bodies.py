@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import crawlfleet
+from benchmarks.peers import stamps
 
 
 @crawlfleet.task_executor("noop")
@@ -27,3 +28,9 @@ def wait_50ms(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> None:
 def tell_moment(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> dict[str, float]:
     """When the body began, by this machine's clock, in seconds since 1970."""
     return {"began": time.time()}
+
+
+@crawlfleet.task_executor("stamp")
+def stamp(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> dict[str, int]:
+    """What the tasks of the peers do, too."""
+    return {"ran": stamps.stamp()}

@@ -106,13 +106,23 @@ def moment(value: object) -> datetime:
 @contextmanager
 def fresh_place(folder: Path, server: SharedServer | None) -> Iterator[Place]:
     """A place on this server, or on a SQLite file below `folder`; both are thrown away with the `with` block."""
-    with TemporaryDirectory(prefix="work-", dir=folder) as work:
-        name = Path(work).name.replace("-", "_").lower()
-        url = f"sqlite:///{work}/crawlfleet.db" if server is None else server.url(server.create_database(name))
+    with fresh_database(folder, server) as (url, work):
         fleet = connect(url)
         try:
-            yield Place(fleet, url, Path(work))
+            yield Place(fleet, url, work)
         finally:
             fleet.close()
-            if server is not None:
-                server.drop_database(name)
+
+
+@contextmanager
+def fresh_database(folder: Path, server: SharedServer | None) -> Iterator[tuple[str, Path]]:
+    """The URL of a database without tables, and an empty folder; both are thrown away with the `with` block."""
+    with TemporaryDirectory(prefix="work-", dir=folder) as work:
+        if server is None:
+            yield f"sqlite:///{work}/crawlfleet.db", Path(work)
+            return
+        name = server.create_database(Path(work).name.replace("-", "_").lower())
+        try:
+            yield server.url(name), Path(work)
+        finally:
+            server.drop_database(name)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks.frame import SIZES, Benchmark, Size, measure
+from benchmarks.frame import SIZES, Benchmark, Measured, Size, measure
 from benchmarks.place import Place, fresh_place
 from benchmarks.suite import SUITE
 from crawlfleet.model.task_spec import TaskSpec
@@ -66,6 +66,12 @@ def test_a_task_that_failed_is_no_figure(tmp_path: Path) -> None:
         ids = place.fleet.add_tasks([TaskSpec("app_data", source="appsflyer", username="nobody")])
         with place.node() as node, pytest.raises(RuntimeError, match="failed"):
             place.watch(node, lambda: place.completed(ids))
+
+
+def test_a_figure_that_only_servers_have_leaves_the_others_place_empty() -> None:
+    found = [Measured("far-20", "tasks/s", "mariadb", (5.0,)), Measured("start", "seconds", "sqlite", (7.0,))]
+    table = program.as_table("tiny", ["sqlite", "mariadb"], found)
+    assert [list(column.cells) for column in table.columns[2:]] == [["", "7"], ["5", ""]]
 
 
 def test_a_missing_server_is_named_and_nothing_is_measured(

@@ -1,0 +1,201 @@
+"""The command line: which queues, on which stores; a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.__main__ import FOLDER, machine, rounded, start_server
+from benchmarks.frame import SIZES, Size
+from benchmarks.peers import race
+from benchmarks.peers.brokers import BROKERS, ensure_installed
+from benchmarks.peers.table import CONCURRENCY, CRAWLFLEET, PEERS, STORES, Peer
+from benchmarks.place import fresh_database, fresh_place
+from crawlfleet import __version__
+from tests.nodes import ROOT
+from tests.server_park import ServerMissing, ServerPark
+from tests.servers import SharedServer
+
+PEERS_SIZES = {"tiny": Size(50, 1), "small": Size(5_000, 1), "full": Size(5_000, 3)}
+PEERS_VENV = FOLDER / "peers-venv"
+REQUIREMENTS = ROOT / "benchmarks/peers/requirements.txt"
+NAMES = [each.name for each in (CRAWLFLEET, *PEERS)]
+
+
+@dataclass
+class Entry:
+    """One queue on one store, and every value of each of its figures."""
+
+    queue: Peer
+    store: str
+    measure: Callable[[int], dict[str, float]]
+    values: dict[str, list[float]]
+
+    def median(self, figure: str) -> float:
+        return median(self.values[figure])
+
+
+def main(arguments: Sequence[str] | None = None, folder: Path = FOLDER) -> int:
+    """Run what was asked for; 1 when a peer is not installed or failed. A store that is missing is left out, loudly."""
+    args = build_parser().parse_args(arguments)
+    queues = [each for each in (CRAWLFLEET, *PEERS) if each.name in (args.only or NAMES)]
+    binaries = PEERS_VENV / "bin"
+    if queues != [CRAWLFLEET] and not (binaries / "python").exists():
+        print(f"{binaries} is missing: `make bench-peers` makes it", file=sys.stderr)
+        return 1
+    folder.mkdir(exist_ok=True)
+    park = ServerPark()
+    try:
+        entries = [
+            entry for store in args.store or STORES for entry in entries_on(store, queues, park, folder, binaries)
+        ]
+        return run(args.size, entries, folder)
+    finally:
+        park.close()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers", description="Measure crawlfleet beside other task queues on this machine."
+    )
+    parser.add_argument("--size", choices=SIZES, default="small", help="how much work (default: small)")
+    parser.add_argument("--only", action="append", choices=NAMES, help="this queue; may be repeated (default: all)")
+    parser.add_argument("--store", action="append", choices=STORES, help="on this; may be repeated (default: all)")
+    return parser
+
+
+def entries_on(store: str, queues: Sequence[Peer], park: ServerPark, folder: Path, binaries: Path) -> Iterator[Entry]:
+    """Who can be measured on this store; none, and one line that says so, when the store is missing."""
+    able = [each for each in queues if store in each.keeps]
+    if not able:
+        return
+    server = None
+    try:
+        if store in BROKERS:
+            ensure_installed(BROKERS[store])
+        elif store != "sqlite":
+            server = start_server(park, store)
+    except ServerMissing as missing:
+        print(f"SKIPPED: no figures of {', '.join(each.name for each in able)} on {store}: {missing}", file=sys.stderr)
+        return
+    for queue in able:
+        yield Entry(queue, store, measurement(queue, store, server, folder, binaries), {})
+
+
+def measurement(
+    queue: Peer, store: str, server: SharedServer | None, folder: Path, binaries: Path
+) -> Callable[[int], dict[str, float]]:
+    """What measures this queue once, with so many tasks, on a fresh store."""
+
+    def measure(tasks: int) -> dict[str, float]:
+        if queue is CRAWLFLEET:
+            with fresh_place(folder, server) as place:
+                return race.crawlfleet(place, tasks)
+        fresh = fresh_broker(store, folder) if store in BROKERS else fresh_database(folder, server)
+        with fresh as (url, work):
+            return race.peer(queue, binaries, url, work, tasks)
+
+    return measure
+
+
+@contextmanager
+def fresh_broker(store: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Its URL, and an empty folder."""
+    with TemporaryDirectory(prefix="work-", dir=folder) as work, ExitStack() as stack:
+        yield BROKERS[store].start(Path(work), stack), Path(work)
+
+
+def run(size: str, entries: Sequence[Entry], folder: Path) -> int:
+    """Measure round by round, so that all meet the same hours of the machine; print the table."""
+    began_at = datetime.now(UTC)
+    path = folder / f"peers-{began_at:%Y-%m-%dT%H-%M-%S}.json"
+    chosen, load, failed = PEERS_SIZES[size], [os.getloadavg()[0]], 0
+    for number in range(chosen.repetitions):
+        for entry in entries:
+            print(f"{number + 1}/{chosen.repetitions} {entry.queue.name} on {entry.store} ...", file=sys.stderr)
+            try:
+                figures = entry.measure(chosen.count)
+            except RuntimeError as error:
+                print(f"FAILED: {entry.queue.name} on {entry.store}: {error}", file=sys.stderr)
+                failed = 1
+                continue
+            for figure, value in figures.items():
+                entry.values.setdefault(figure, []).append(value)
+            load.append(os.getloadavg()[0])
+            found = as_json(size, began_at, load, entries)
+            path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    Console().print(as_table(chosen.count, entries))
+    print(f"load of the machine: {min(load):.1f} to {max(load):.1f}; every value: {path}", file=sys.stderr)
+    return failed
+
+
+def as_table(tasks: int, entries: Sequence[Entry]) -> Table:
+    """Medians, and how many times faster crawlfleet drained in the same run."""
+    table = Table(title=f"{tasks:,} tasks that do nothing, {CONCURRENCY} at once")
+    for name in ("store", "queue", "keeps"):
+        table.add_column(name, no_wrap=True)
+    for name in ("enqueue\ntasks/s", "drain\ntasks/s", "crawlfleet\ndrains", "CPU, s of\n1,000 tasks"):
+        table.add_column(name, justify="right")
+    for entry in entries:
+        if entry.values:
+            ratio = times_faster(entry, entries)
+            table.add_row(
+                entry.store,
+                entry.queue.name,
+                entry.queue.keeps[entry.store],
+                rounded(entry.median(race.ENQUEUE)),
+                rounded(entry.median(race.DRAIN)),
+                "" if ratio is None else f"{ratio:.1f} x",
+                rounded(entry.median(race.CPU)),
+            )
+    return table
+
+
+def times_faster(entry: Entry, entries: Sequence[Entry]) -> float | None:
+    """Crawlfleet's drain by this one: on the same database, for a broker on PostgreSQL; None when there is none."""
+    store = "postgresql" if entry.store in BROKERS else entry.store
+    ours = [each for each in entries if each.queue is CRAWLFLEET and each.store == store and each.values]
+    return ours[0].median(race.DRAIN) / entry.median(race.DRAIN) if ours and entry is not ours[0] else None
+
+
+def as_json(size: str, began_at: datetime, load: Sequence[float], entries: Sequence[Entry]) -> dict[str, object]:
+    """Everything that was measured, of which versions, and on what."""
+    return {
+        "began_at": began_at.isoformat(timespec="seconds"),
+        "crawlfleet": __version__,
+        "peers": REQUIREMENTS.read_text(encoding="utf-8").splitlines()[1:],
+        "size": size,
+        "machine": {**machine(), "load_before_and_after_each_measurement": list(load)},
+        "figures": [
+            {
+                "queue": entry.queue.name,
+                "store": entry.store,
+                "keeps": entry.queue.keeps[entry.store],
+                "figure": figure,
+                "median": entry.median(figure),
+                "values": values,
+                "crawlfleet_drains_times_faster": times_faster(entry, entries),
+            }
+            for entry in entries
+            for figure, values in entry.values.items()
+        ],
+    }
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # workers, servers and files go, too
+    sys.exit(main())
