@@ -55,17 +55,21 @@ class Wording:
         self.skip_locked = "" if family == "sqlite" else " SKIP LOCKED"  # after either of them
         self.greatest = "MAX" if family == "sqlite" else "GREATEST"  # of several values of one row
 
+    def bound(self, parameter: str, kind: str) -> str:
+        """A bound value in a place where PostgreSQL cannot guess its type."""
+        return f"CAST(:{parameter} AS {_POSTGRESQL_TYPES[kind]})" if self.family == "postgresql" else f":{parameter}"
+
     def moment(self, parameter: str) -> str:
-        """A bound moment in a place where PostgreSQL cannot guess its type."""
-        return f"CAST(:{parameter} AS timestamptz)" if self.family == "postgresql" else f":{parameter}"
+        """A bound moment."""
+        return self.bound(parameter, "moment")
 
     def day(self, parameter: str) -> str:
-        """The same for a bound day."""
-        return f"CAST(:{parameter} AS date)" if self.family == "postgresql" else f":{parameter}"
+        """A bound day."""
+        return self.bound(parameter, "day")
 
     def integer(self, parameter: str) -> str:
-        """The same for a bound number."""
-        return f"CAST(:{parameter} AS bigint)" if self.family == "postgresql" else f":{parameter}"
+        """A bound number."""
+        return self.bound(parameter, "int")
 
     def span_number(self, column: str, seconds: int) -> str:
         """Which span of so many seconds since 1970 the moment in this column belongs to."""
@@ -156,6 +160,11 @@ class Wording:
 def json_rows(rows: Iterable[Sequence[Any]]) -> str:
     """The value for `:rows`; moments, dates, decimals and bytes become text."""
     return json.dumps([*rows], default=_as_text, ensure_ascii=False, separators=(",", ":"))
+
+
+def bindable(value: Any) -> str | int | float | None:
+    """The value for a single parameter, in the same form."""
+    return value if value is None or isinstance(value, str | int | float) else _as_text(value)
 
 
 def _as_text(value: Any) -> str:

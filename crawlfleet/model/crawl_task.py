@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,20 +12,20 @@ import sqlalchemy as sa
 from sqlalchemy.engine import RowMapping
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
+from crawlfleet.core.sql import bindable, day, json_rows, json_value, stamp, utc
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import audit, lanes, schema, signals
 from crawlfleet.model.budget import CostOf, no_cost
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import TaskStatus
-from crawlfleet.model.task_spec import TaskSpec
+from crawlfleet.model.task_spec import TaskSpec, data_text
 
 log = logging.getLogger(__name__)
 
 PRIORITY_STEP_MS = 600_000  # one step of priority is worth ten minutes of waiting: nothing starves
 ADD_BATCH = 2000  # rows of one INSERT
 
-_COLUMNS = {
+_AS_GIVEN = {  # columns that take what the TaskSpec says
     "task_type": "text",
     "source": "text",
     "username": "text",
@@ -36,6 +35,10 @@ _COLUMNS = {
     "start_date": "day",
     "end_date": "day",
     "priority": "int",
+    "unique_key": "text",
+}
+_COLUMNS = {
+    **_AS_GIVEN,
     "lane_id": "int",
     "order_key": "int",
     "ready_key": "int",
@@ -43,7 +46,6 @@ _COLUMNS = {
     "next_run_at": "moment",
     "execution_timeout": "int",
     "max_retry_count": "int",
-    "unique_key": "text",
     "task_data": "json",
     "parent_id": "int",
 }
@@ -124,14 +126,16 @@ class CrawlTaskDAO:
                 held[spec.unique_key] = -1
                 fresh.append(spec)
         now = ledger.now
-        placed = [(spec, lanes.lane_of(spec, defaults.cost_of)) for spec in fresh]
-        lane_ids = lanes.ensure(self.db, connection, {lane for _, lane in placed}, now)
+        placed = [lanes.lane_of(spec, defaults.cost_of) for spec in fresh]
+        lane_ids = lanes.ensure(self.db, connection, set(placed), now)
         ledger.touch(lane_ids[lane] for lane in lane_ids if lane.source is not None)
         ids: list[int] = []
-        for first in range(0, len(placed), ADD_BATCH):
-            batch = placed[first : first + ADD_BATCH]
-            rows = [self._row(spec, lane_ids[lane], defaults, now, parent_id) for spec, lane in batch]
-            ids += self._insert(connection, rows, now)
+        # MySQL returns no ids of a bulk insert, and only the id of a single row is certain.
+        step = 1 if self.db.product == "MySQL" else ADD_BATCH
+        for first in range(0, len(fresh), step):
+            batch = slice(first, first + step)
+            in_lanes = [lane_ids[lane] for lane in placed[batch]]
+            ids += self._insert(connection, _columns(fresh[batch], in_lanes, defaults, now, parent_id), now)
         new_ids = iter(ids)
         result = []
         for spec in specs:
@@ -155,52 +159,30 @@ class CrawlTaskDAO:
         )
         return dict(found.all())
 
-    def _row(
-        self,
-        spec: TaskSpec,
-        lane_id: int,
-        defaults: TaskDefaults,
-        now: datetime,
-        parent_id: int | None,
-    ) -> tuple[Any, ...]:
-        due = spec.run_at or now
-        key = order_key(due, spec.priority)
-        waits = due > now
-        return (
-            spec.task_type,
-            spec.source,
-            spec.username,
-            spec.app_id,
-            spec.report,
-            spec.label,
-            spec.start_date,
-            spec.end_date,
-            spec.priority,
-            lane_id,
-            key,
-            None if waits else key,
-            due if waits else None,
-            due,
-            spec.execution_timeout if spec.execution_timeout is not None else defaults.execution_timeout,
-            spec.max_retry_count if spec.max_retry_count is not None else defaults.max_retry_count,
-            spec.unique_key,
-            None if spec.task_data is None else json.dumps(spec.task_data, ensure_ascii=False),
-            parent_id,
-        )
-
-    def _insert(self, connection: Transaction, rows: list[tuple[Any, ...]], now: datetime) -> list[int]:
-        names = ", ".join(_COLUMNS)
+    def _insert(self, connection: Transaction, columns: dict[str, list[Any]], now: datetime) -> list[int]:
+        """Rows given by column; their ids. What all rows have in common is bound once, which more than halves the time
+        of a typical batch."""
+        wording = self.db.wording
+        own = {
+            name: cells for name, cells in columns.items() if name == "order_key" or cells.count(cells[0]) < len(cells)
+        }
+        common = {name: bindable(cells[0]) for name, cells in columns.items() if name not in own}
+        picks = {name: name if name in own else wording.bound(name, kind) for name, kind in _COLUMNS.items()}
+        picks |= {
+            "open_key": picks["unique_key"],
+            "status": f"'{TaskStatus.PENDING}'",
+            "retry": "0",
+            "crash_count": "0",
+        }
+        picks |= dict.fromkeys(("created_at", "updated_at"), wording.moment("now"))
         returning = "" if self.db.product == "MySQL" else " RETURNING id"
-        at = self.db.wording.moment("now")
         statement = sa.text(
-            f"INSERT INTO cl_crawl_task ({names}, open_key, status, retry, crash_count, created_at, updated_at)"
-            f" SELECT {names}, unique_key, '{TaskStatus.PENDING}', 0, 0, {at}, {at}"
-            f" FROM {self.db.wording.rows(**_COLUMNS)}{returning}"
+            f"INSERT INTO cl_crawl_task ({', '.join(picks)}) SELECT {', '.join(picks.values())}"
+            f" FROM {wording.rows(**{name: _COLUMNS[name] for name in own})}{returning}"
         )
-        if returning:
-            return sorted(connection.execute(statement, {"rows": json_rows(rows), "now": stamp(now)}).scalars())
-        # MySQL returns no ids of a bulk insert, and only the id of a single row is certain.
-        return [connection.execute(statement, {"rows": json_rows([row]), "now": stamp(now)}).lastrowid for row in rows]
+        rows = json_rows(zip(*own.values(), strict=True))
+        answer = connection.execute(statement, {**common, "rows": rows, "now": stamp(now)})
+        return sorted(answer.scalars()) if returning else [answer.lastrowid]
 
     def get(self, task_id: int) -> dict[str, Any] | None:
         """One task as a dict of its columns, or None."""
@@ -263,6 +245,28 @@ class CrawlTaskDAO:
             )
         counts = {str(state): found.get(state.value, 0) for state in TaskStatus}
         return {**counts, "total": sum(counts.values())}
+
+
+def _columns(
+    specs: Sequence[TaskSpec], lane_ids: list[int], defaults: TaskDefaults, now: datetime, parent_id: int | None
+) -> dict[str, list[Any]]:
+    """The columns of the tasks' rows, in the order of _COLUMNS."""
+    due = [spec.run_at or now for spec in specs]
+    keys = [order_key(moment, spec.priority) for moment, spec in zip(due, specs, strict=True)]
+    timeouts = [spec.execution_timeout for spec in specs]
+    retries = [spec.max_retry_count for spec in specs]
+    return {
+        **{name: [getattr(spec, name) for spec in specs] for name in _AS_GIVEN},
+        "lane_id": lane_ids,
+        "order_key": keys,
+        "ready_key": [None if moment > now else key for moment, key in zip(due, keys, strict=True)],
+        "wake_at": [moment if moment > now else None for moment in due],
+        "next_run_at": due,
+        "execution_timeout": [defaults.execution_timeout if given is None else given for given in timeouts],
+        "max_retry_count": [defaults.max_retry_count if given is None else given for given in retries],
+        "task_data": [None if spec.task_data is None else data_text(spec.task_data) for spec in specs],
+        "parent_id": [parent_id] * len(specs),
+    }
 
 
 _MOMENTS = [column.name for column in schema.crawl_task.c if column.name.endswith("_at")]

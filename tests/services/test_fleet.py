@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,36 @@ def test_the_only_source_and_the_usual_report_are_filled_in(fleet: Fleet) -> Non
     assert (found["source"], found["report"]) == ("appsflyer", "r")
     found = task(fleet.db, fleet.add_task("quick", username="nobody"))
     assert (found["source"], found["report"]) == (None, None)
+
+
+def test_tasks_added_together_are_what_they_would_be_alone(backend: Backend) -> None:
+    fleet = connect(backend.url)
+    later = datetime(2100, 1, 2, 3, 4, 5, 600, tzinfo=UTC)
+    specs = [
+        TaskSpec("quick"),
+        TaskSpec("quick", task_data={"text": "数据 'a' \\ %s :x"}, unique_key="k1", max_retry_count=0),
+        TaskSpec("quick", task_data={}, priority=-3, label="big"),
+        TaskSpec("slow", username="名", run_at=later, execution_timeout=9),
+        TaskSpec("app_data", "alice", "appsflyer", "com.a", date(2026, 1, 31), date(2026, 2, 1), unique_key="k2"),
+    ]
+    given = {"id", "order_key", "ready_key", "next_run_at", "created_at", "updated_at"}  # or of the moment of adding
+
+    def rows(ids: list[int]) -> list[dict[str, object]]:
+        assert fleet.cancel_tasks(ids) == ids  # frees the unique keys
+        found = [task(fleet.db, each) for each in ids]
+        return [{name: value for name, value in each.items() if name not in given} for each in found]
+
+    alone = [row for spec in specs for row in rows(fleet.add_tasks([spec]))]
+    together = rows(fleet.add_tasks(specs))
+    for one, other in zip(alone, together, strict=True):
+        assert {**other, "completed_at": one["completed_at"]} == one
+    [ready, waiting] = [
+        task(fleet.db, each) for each in fleet.add_tasks([TaskSpec("quick"), TaskSpec("quick", run_at=later)])
+    ]
+    assert (ready["ready_key"], ready["wake_at"]) == (ready["order_key"], None)
+    assert (waiting["ready_key"], waiting["wake_at"], waiting["next_run_at"]) == (None, later, later)
+    assert waiting["order_key"] == round(later.timestamp() * 1000)
+    fleet.close()
 
 
 def test_names_of_older_documents_mean_the_same_types(fleet: Fleet) -> None:
