@@ -9,6 +9,8 @@ import os
 import sys
 
 PACKAGES = ("alembic", "httpx2", "psutil", "rich", "sqlalchemy")
+if sys.platform.startswith("linux"):
+    PACKAGES += ("inotify_simple",)
 HANDED_OVER = "crawlfleet-handed-over"  # given as -X option to the second interpreter, so there is never a third
 
 

@@ -12,10 +12,11 @@ import select
 import signal
 import threading
 import weakref
+from collections.abc import Sequence
 
 
 class Wakeup:
-    """A wait that `wake` and, in the main thread, every handled signal cuts short."""
+    """A wait that `wake`, what can be read elsewhere and, in the main thread, every handled signal cut short."""
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
@@ -31,12 +32,12 @@ class Wakeup:
         except BlockingIOError:
             pass
 
-    def wait(self, timeout: float | None = None) -> None:
-        """Return after `wake`, after a signal's handler ran, or after so many seconds."""
+    def wait(self, timeout: float | None = None, descriptors: Sequence[int] = ()) -> None:
+        """Return after `wake`, after a signal's handler ran, when one can be read, or after so many seconds."""
         in_main_thread = threading.current_thread() is threading.main_thread()
         before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False) if in_main_thread else -1
         try:
-            select.select([self._reader], [], [], timeout)
+            select.select([self._reader, *descriptors], [], [], timeout)
         finally:
             if in_main_thread:
                 signal.set_wakeup_fd(before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,6 +16,7 @@ from crawlfleet.core.sql import bindable, day, json_rows, json_value, stamp, utc
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import audit, lanes, schema, signals
 from crawlfleet.model.budget import CostOf, no_cost
+from crawlfleet.model.lanes import Lane
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import TaskStatus
 from crawlfleet.model.task_spec import TaskSpec, data_text
@@ -89,8 +90,10 @@ class CrawlTaskDAO:
         batch = list(specs)
 
         def work(connection: Transaction) -> list[int]:
-            ledger = Ledger(self.db, connection, now or self.db.now(connection))
-            ids = self.add_in(connection, batch, defaults or TaskDefaults(), ledger)
+            moment = self.db.ask_now(connection)
+            added = self._ask(connection, batch, defaults or TaskDefaults())
+            ledger = Ledger(self.db, connection, now or moment())
+            ids = added(ledger, None)
             ledger.close()
             if ids:
                 span = {"first_id": min(ids), "last_id": max(ids)}
@@ -117,39 +120,52 @@ class CrawlTaskDAO:
 
         Raises IntegrityError when another transaction opens one of the unique keys meanwhile.
         """
-        held = self._open_keys(connection, [spec.unique_key for spec in specs if spec.unique_key])
-        fresh: list[TaskSpec] = []
-        for spec in specs:
-            if spec.unique_key is None:
-                fresh.append(spec)
-            elif spec.unique_key not in held:
-                held[spec.unique_key] = -1
-                fresh.append(spec)
-        now = ledger.now
-        placed = [lanes.lane_of(spec, defaults.cost_of) for spec in fresh]
-        lane_ids = lanes.ensure(self.db, connection, set(placed), now)
-        ledger.touch(lane_ids[lane] for lane in lane_ids if lane.source is not None)
-        ids: list[int] = []
-        # MySQL returns no ids of a bulk insert, and only the id of a single row is certain.
-        step = 1 if self.db.product == "MySQL" else ADD_BATCH
-        for first in range(0, len(fresh), step):
-            batch = slice(first, first + step)
-            in_lanes = [lane_ids[lane] for lane in placed[batch]]
-            ids += self._insert(connection, _columns(fresh[batch], in_lanes, defaults, now, parent_id), now)
-        new_ids = iter(ids)
-        result = []
-        for spec in specs:
-            if spec.unique_key is None:
-                result.append(next(new_ids))
-            else:
-                if held[spec.unique_key] == -1:
-                    held[spec.unique_key] = next(new_ids)
-                result.append(held[spec.unique_key])
-        return result
+        return self._ask(connection, specs, defaults)(ledger, parent_id)
 
-    def _open_keys(self, connection: Transaction, keys: list[str]) -> dict[str, int]:
+    def _ask(
+        self, connection: Transaction, specs: Sequence[TaskSpec], defaults: TaskDefaults
+    ) -> Callable[[Ledger, int | None], list[int]]:
+        """Ask for what must be known to add these tasks, all at once; calling the result adds them."""
+        open_keys = self._ask_open_keys(connection, [spec.unique_key for spec in specs if spec.unique_key])
+        placed = [lanes.lane_of(spec, defaults.cost_of) for spec in specs]
+        lane_ids_at = lanes.ask_ids(self.db, connection, set(placed))
+
+        def add(ledger: Ledger, parent_id: int | None) -> list[int]:
+            held = open_keys()
+            fresh: list[tuple[TaskSpec, Lane]] = []
+            for spec, lane in zip(specs, placed, strict=True):
+                if spec.unique_key is None:
+                    fresh.append((spec, lane))
+                elif spec.unique_key not in held:
+                    held[spec.unique_key] = -1
+                    fresh.append((spec, lane))
+            lane_ids = lane_ids_at(ledger.now)
+            ledger.touch(lane_ids[lane] for lane in lane_ids if lane.source is not None)
+            # MySQL returns no ids of a bulk insert, and only the id of a single row is certain.
+            step = 1 if self.db.product == "MySQL" else ADD_BATCH
+            ids: list[int] = []
+            for first in range(0, len(fresh), step):
+                batch = fresh[first : first + step]
+                columns = _columns(
+                    [spec for spec, _ in batch], [lane_ids[lane] for _, lane in batch], defaults, ledger.now, parent_id
+                )
+                ids += self._insert(connection, columns, ledger.now)
+            new_ids = iter(ids)
+            result = []
+            for spec in specs:
+                if spec.unique_key is None:
+                    result.append(next(new_ids))
+                else:
+                    if held[spec.unique_key] == -1:
+                        held[spec.unique_key] = next(new_ids)
+                    result.append(held[spec.unique_key])
+            return result
+
+        return add
+
+    def _ask_open_keys(self, connection: Transaction, keys: list[str]) -> Callable[[], dict[str, int]]:
         if not keys:
-            return {}
+            return dict
         found = connection.execute(
             sa.text(
                 "SELECT t.open_key, t.id FROM cl_crawl_task t"
@@ -157,7 +173,7 @@ class CrawlTaskDAO:
             ),
             {"rows": json_rows([key] for key in keys)},
         )
-        return dict(found.all())
+        return lambda: dict(found.all())
 
     def _insert(self, connection: Transaction, columns: dict[str, list[Any]], now: datetime) -> list[int]:
         """Rows given by column; their ids. What all rows have in common is bound once, which more than halves the time

@@ -29,7 +29,7 @@ from crawlfleet.model.account import park
 from crawlfleet.model.budget import MAX_CALLS
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults, order_key
 from crawlfleet.model.feed import FeedKey
-from crawlfleet.model.lanes import ensure, lane_of
+from crawlfleet.model.lanes import ask_ids, lane_of
 from crawlfleet.model.ledger import LaneBudgets, Ledger
 from crawlfleet.model.lifecycle import MOVES, run_guard, task_guard
 from crawlfleet.model.task_spec import TaskSpec
@@ -242,7 +242,7 @@ def _ask_for_more(
     if message is not None:
         return replace(ending, kind="permanent", message=message)
     wider = replace(lane_of(spec, defaults.cost_of), cost=replace(cost, calls=max(wanted, cost.calls)))
-    return replace(ending, lane_id=ensure(db, connection, {wider}, ledger.now)[wider])
+    return replace(ending, lane_id=ask_ids(db, connection, {wider})(ledger.now)[wider])
 
 
 def lock_tasks(db: Database, connection: Transaction, ids: Collection[int]) -> Callable[[], LockedTasks]:

@@ -11,7 +11,7 @@ queue, the account and the budgets whenever one of them changed; it is the last 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -51,28 +51,36 @@ def lane_of(spec: TaskSpec, cost_of: CostOf) -> Lane:
     return Lane(spec.task_type, spec.source, spec.username, cost_of(spec), spec.label)
 
 
-def ensure(db: Database, connection: Transaction, wanted: set[Lane], now: datetime) -> Mapping[Lane, int]:
-    """The ids of these lanes, made where they are missing, with their budgets."""
+def ask_ids(db: Database, connection: Transaction, wanted: set[Lane]) -> Callable[[datetime], Mapping[Lane, int]]:
+    """Ask for the ids of these lanes; calling the result makes those that are missing, with their budgets."""
     if not wanted:
-        return {}
+        return lambda now: {}
     by_key = {lane.key: lane for lane in wanted}
-    found = _ids(db, connection, "cl_lane", "lane_key", by_key)
-    missing = sorted(set(by_key) - set(found))  # sorted: two adders must not lock them crosswise
-    if missing:
-        budgets = _ensure_budgets(db, connection, {c.key: c for key in missing for c in by_key[key].cost.charges}, now)
-        rows = [_lane_row(by_key[key]) for key in missing]
-        columns = dict.fromkeys(("lane_key", "task_type", "source", "username", "label"), "text")
-        _insert(db, connection, "cl_lane", {**columns, "calls": "int", "budget_count": "int"}, "lane_key", rows, now)
-        found |= _ids(db, connection, "cl_lane", "lane_key", missing)
-        links = [
-            (found[key], budgets[charge.key], position)
-            for key in missing
-            for position, charge in enumerate(by_key[key].cost.charges)
-        ]
-        if links:
-            columns = {"lane_id": "int", "budget_id": "int", "position": "int"}
-            _insert(db, connection, "cl_lane_budget", columns, "lane_id, budget_id", sorted(links), None)
-    return {by_key[key]: lane_id for key, lane_id in found.items()}
+    known = _ask_keys(db, connection, "cl_lane", "lane_key", by_key)
+
+    def ensure(now: datetime) -> Mapping[Lane, int]:
+        found = known()
+        missing = sorted(set(by_key) - set(found))  # sorted: two adders must not lock them crosswise
+        if missing:
+            charges = {charge.key: charge for key in missing for charge in by_key[key].cost.charges}
+            budgets = _ensure_budgets(db, connection, charges, now)
+            rows = [_lane_row(by_key[key]) for key in missing]
+            columns = dict.fromkeys(("lane_key", "task_type", "source", "username", "label"), "text")
+            _insert(
+                db, connection, "cl_lane", {**columns, "calls": "int", "budget_count": "int"}, "lane_key", rows, now
+            )
+            found |= _ask_keys(db, connection, "cl_lane", "lane_key", missing)()
+            links = [
+                (found[key], budgets[charge.key], position)
+                for key in missing
+                for position, charge in enumerate(by_key[key].cost.charges)
+            ]
+            if links:
+                columns = {"lane_id": "int", "budget_id": "int", "position": "int"}
+                _insert(db, connection, "cl_lane_budget", columns, "lane_id, budget_id", sorted(links), None)
+        return {by_key[key]: lane_id for key, lane_id in found.items()}
+
+    return ensure
 
 
 def _lane_row(lane: Lane) -> tuple[object, ...]:
@@ -83,7 +91,7 @@ def _lane_row(lane: Lane) -> tuple[object, ...]:
 def _ensure_budgets(
     db: Database, connection: Transaction, charges: Mapping[str, Charge], now: datetime
 ) -> dict[str, int]:
-    found = _ids(db, connection, "cl_budget", "budget_key", charges)
+    found = _ask_keys(db, connection, "cl_budget", "budget_key", charges)()
     missing = sorted(set(charges) - set(found))
     if missing:
         columns = {
@@ -104,7 +112,7 @@ def _ensure_budgets(
             for key, c in ((key, charges[key]) for key in missing)
         ]
         _insert(db, connection, "cl_budget", columns, "budget_key", rows, now)
-        found |= _ids(db, connection, "cl_budget", "budget_key", missing)
+        found |= _ask_keys(db, connection, "cl_budget", "budget_key", missing)()
     return found
 
 
@@ -128,9 +136,12 @@ def _insert(
     connection.execute(sa.text(db.wording.insert_ignore(statement, key)), parameters)
 
 
-def _ids(db: Database, connection: Transaction, table: str, column: str, keys: Iterable[str]) -> dict[str, int]:
+def _ask_keys(
+    db: Database, connection: Transaction, table: str, column: str, keys: Iterable[str]
+) -> Callable[[], dict[str, int]]:
     statement = f"SELECT t.{column}, t.id FROM {table} t JOIN {db.wording.rows(k='text')} ON t.{column} = v.k"
-    return dict(connection.execute(sa.text(statement), {"rows": json_rows([key] for key in keys)}).all())
+    answer = connection.execute(sa.text(statement), {"rows": json_rows([key] for key in keys)})
+    return lambda: dict(answer.all())
 
 
 def of_account(connection: AnyConnection, source: str, username: str) -> list[int]:

@@ -70,7 +70,7 @@ class _Check:
         [assignment_id] = AssignmentIds(fleet_state.next_epoch(self.db, connection)()).take(1)
         now = self.db.now(connection)
         ledger = Ledger(self.db, connection, now, self.tariff.limit_of)
-        [lane_id] = lanes.ensure(self.db, connection, {lane}, now).values()
+        [lane_id] = lanes.ask_ids(self.db, connection, {lane})(now).values()
         budgets = ledger.load([lane_id])[lane_id]
         if budgets.room(now, now, 1, {}) == 0:
             raise CrawlfleetError(self._no_room(budgets, now))

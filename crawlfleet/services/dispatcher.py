@@ -115,6 +115,10 @@ class Dispatcher(Service):
         """Whatever is due is for some worker."""
         return True
 
+    def queue_changed(self) -> None:
+        """The watcher noticed it."""
+        self.wake()
+
     def sees_work(self, connection: AnyConnection) -> bool:
         """Whether a task is due that some worker knows."""
         return bool(self._ask_heads(connection, self._kinds)())

@@ -108,7 +108,7 @@ class Node:
         self.figures = Figures(db)
         self.dispatcher = self._make_dispatcher(tariff)
         doer = self.dispatcher or self.scheduler
-        self.watcher = QueueWatcher(db, doer.sees_work, lambda: doer.hungry, doer.wake)
+        self.watcher = QueueWatcher(db, doer.sees_work, lambda: doer.hungry, doer.queue_changed)
 
     def _make_dispatcher(self, tariff: Tariff) -> Dispatcher | None:
         """A master's."""

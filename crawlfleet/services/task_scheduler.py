@@ -175,6 +175,7 @@ class TaskScheduler(Service):
         self._reconcile = False
         self._one_by_one = False
         self._look_first = False  # the last turn claimed nothing: look without a transaction before the next
+        self._told = False  # of work, since the last pass
         self._master_alive = False  # as far as is known
         self._promote_at: float | None = None  # monotonic; when tasks come due or lanes open, as far as is known
         self._away_since: float | None = None
@@ -194,6 +195,11 @@ class TaskScheduler(Service):
     def run_ended(self, run: Run, outcome: Outcome) -> None:
         """A body ended; committed with the next turn."""
         self._reports.append((run, outcome))
+        self.wake()
+
+    def queue_changed(self) -> None:
+        """The watcher noticed it; where that is news of the queue and not of any commit, no look need come first."""
+        self._told = self.db.family != "sqlite"
         self.wake()
 
     def request_reconcile(self) -> None:
@@ -420,7 +426,8 @@ class TaskScheduler(Service):
         slots, reserve = self._room()
         reconcile, epoch = self._reconcile, self.lease.epoch
         self._promote()
-        work_waits = batch or started or sent or reconcile
+        told, self._told = self._told, False
+        work_waits = batch or started or sent or reconcile or (told and slots + reserve > 0)
         if not work_waits and not self._may_claim(slots, reserve, epoch):
             return None
         if self._ids.epoch != epoch:

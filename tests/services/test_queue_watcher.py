@@ -106,6 +106,36 @@ def test_whatever_opens_the_queue_is_news(backend: Backend, db: Database, watch:
         assert not watched.news()
 
 
+@pytest.mark.parametrize("backend", ["sqlite", "postgresql"], indirect=True)
+def test_news_end_a_long_wait_and_so_does_stop(
+    backend: Backend, db: Database, watch: Callable[[str], Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_watcher, "LISTEN_SECONDS", 1000)
+    monkeypatch.setattr(queue_watcher, "SQLITE_LOOK_SECONDS", 1000)
+    watched = watch(backend.url)
+    watched.watcher.start()
+    for _ in range(5):
+        wait_until(lambda: watched.woken > 0, what="the scheduler to be woken")
+        watched.woken = 0
+        add(db)
+    watched.watcher.stop()
+    assert watched.watcher.join(10)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_where_nobody_tells_of_writes_the_file_is_looked_at(
+    backend: Backend, db: Database, watch: Callable[[str], Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert queue_watcher.writes_to("/no/such/file") is None
+    monkeypatch.setattr(queue_watcher, "writes_to", lambda path: None)
+    watched = watch(backend.url)
+    watched.begin()
+    assert not watched.news()
+    assert watched.watcher.next_wait() == queue_watcher.SQLITE_LOOK_SECONDS
+    add(db)
+    assert watched.news()
+
+
 @pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
 def test_a_probe_looks_only_for_what_this_node_could_claim(
     backend: Backend, db: Database, watch: Callable[[str], Watched]

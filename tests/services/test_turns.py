@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
@@ -73,6 +74,37 @@ def test_a_turn_at_a_far_database_takes_few_round_trips(
     assert turn.ended
     assert turn.claimed
     assert proxy.round_trips - before <= FAR_ROUND_TRIPS
+
+
+@pytest.mark.parametrize("backend", ["mariadb", "postgresql"], indirect=True)
+def test_adding_tasks_to_a_far_database_takes_few_round_trips(
+    backend: Backend, make_pump: MakePump, proxy: TcpProxy
+) -> None:
+    """One to know the time, open keys and lanes; one each to insert, to notify and to commit."""
+    pump = make_pump(backend.url_at(proxy.port))
+    specs = [TaskSpec("quick", unique_key="k"), TaskSpec("quick"), TaskSpec("held")]
+    [first, _, _] = pump.fleet.add_tasks(specs)
+    proxy.delay_seconds = 0.02
+    before = proxy.round_trips
+    assert pump.fleet.add_tasks(specs)[0] == first
+    assert proxy.round_trips - before == {"mariadb": 3, "postgresql": 4}[backend.name]
+
+
+@pytest.mark.parametrize("backend", ["mariadb", "postgresql"], indirect=True)
+def test_when_the_database_told_of_work_it_is_claimed_without_a_look(backend: Backend, make_pump: MakePump) -> None:
+    pump = make_pump(backend.url)
+    assert pump.turn() is not None
+    assert pump.turn() is None
+    [task_id] = pump.add("quick")
+    looks: list[object] = []
+    event.listen(pump.db.engine, "before_cursor_execute", lambda *told: looks.append(told[2]))
+    pump.scheduler.queue_changed()
+    turn = pump.turn()
+    assert turn is not None
+    assert [each.task.id for each in turn.claimed] == [task_id]
+    assert not looks
+    pump.until_status("completed", task_id)
+    assert looks
 
 
 def test_after_a_turn_that_claimed_nothing_a_look_needs_no_transaction(backend: Backend, make_pump: MakePump) -> None:
