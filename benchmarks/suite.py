@@ -14,12 +14,14 @@ from benchmarks.fleet_idle import fleet_idle
 from benchmarks.frame import Benchmark, Size
 from benchmarks.idle import idle
 from benchmarks.latency import latency
+from benchmarks.limit import limit
 from benchmarks.memory import memory
 from benchmarks.quota import quota
 from benchmarks.start import start
 from benchmarks.store import store
 
 SUITE = (
+    Benchmark("limit", limit, {"tiny": Size(300, 1), "small": Size(300_000, 1), "full": Size(300_000, 3)}),
     Benchmark("enqueue", enqueue, {"tiny": Size(100, 1), "small": Size(20_000, 3), "full": Size(100_000, 5)}),
     Benchmark("drain-5", drain_5, {"tiny": Size(50, 1), "small": Size(10_000, 3), "full": Size(30_000, 5)}),
     Benchmark("drain-50", drain_50, {"tiny": Size(100, 1), "small": Size(10_000, 3), "full": Size(30_000, 5)}),
