@@ -27,6 +27,17 @@ def store(place: Place, rows: int) -> dict[str, float]:
     Size: rows of one report of 20 columns, sent by a local server as fast as it is read. The task runs twice: the
     second time replaces what the first one stored. Memory is of a node without API, looked at every 0.1 s.
     """
+    seconds, samples = fetch(place, rows, times=2)
+    return {
+        "first time, rows/s": rows / seconds[0],
+        "replacing, rows/s": rows / seconds[1],
+        "memory before, MB": samples[0],
+        "most memory, MB": max(samples),
+    }
+
+
+def fetch(place: Place, rows: int, times: int) -> tuple[list[float], list[float]]:
+    """Let a node fetch and store the report so often; how many seconds each took, and the node's memory in MB."""
     place.fleet.accounts.add(Account("appsflyer", "large", "agency", token_env="TOKEN_LARGE"))
     with serve(report(rows)) as address:
         environ = {"TOKEN_LARGE": "any", "CRAWLFLEET_APPSFLYER_BASE_URL": address}
@@ -34,7 +45,7 @@ def store(place: Place, rows: int) -> dict[str, float]:
             node.wait_started()
             samples = place.watch(node, lambda: True)
             seconds = []
-            for _ in range(2):
+            for _ in range(times):
                 began = time.perf_counter()
                 last = FIRST_DAY + timedelta(days=DAYS - 1)
                 task = place.fleet.add_task(
@@ -45,12 +56,7 @@ def store(place: Place, rows: int) -> dict[str, float]:
     stored = sum(1 for _ in insights.data_rows(place.fleet.db))
     if stored != rows:
         raise RuntimeError(f"{rows} rows were sent, {stored} are stored")
-    return {
-        "first time, rows/s": rows / seconds[0],
-        "replacing, rows/s": rows / seconds[1],
-        "memory before, MB": samples[0],
-        "most memory, MB": max(samples),
-    }
+    return seconds, samples
 
 
 def report(rows: int) -> bytes:

@@ -6,6 +6,7 @@ from benchmarks.api import api
 from benchmarks.backlog import backlog
 from benchmarks.blocked import blocked
 from benchmarks.crash import crash
+from benchmarks.disk import disk
 from benchmarks.drain import drain_5, drain_50, drain_async_500
 from benchmarks.enqueue import enqueue
 from benchmarks.far import far_20, far_100, far_300
@@ -57,4 +58,5 @@ SUITE = (
     Benchmark("api", api, {"tiny": Size(2_000, 1), "small": Size(50_000, 1), "full": Size(1_000_000, 1)}),
     # one row below what AppsFlyer cuts a report at
     Benchmark("store", store, {"tiny": Size(2_000, 1), "small": Size(50_000, 1), "full": Size(199_999, 3)}),
+    Benchmark("disk", disk, {"tiny": Size(1_000, 1), "small": Size(50_000, 1), "full": Size(199_999, 1)}),
 )
