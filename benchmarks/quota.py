@@ -119,9 +119,9 @@ def fetch_seconds(place: Place, ids: list[int]) -> list[float]:
 
 
 @contextmanager
-def serve_vendor(window_seconds: int) -> Iterator[str]:
+def serve_vendor(window_seconds: int, apps: int = APPS) -> Iterator[str]:
     """The address of a simulated vendor in a process of its own."""
-    options = ["--port", "0", "--minute-seconds", str(window_seconds), "--apps", str(APPS)]
+    options = ["--port", "0", "--minute-seconds", str(window_seconds), "--apps", str(apps)]
     command = [sys.executable, str(ROOT / "main.py"), "sandbox", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

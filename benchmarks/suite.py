@@ -9,7 +9,7 @@ from benchmarks.crash import crash
 from benchmarks.disk import disk
 from benchmarks.drain import drain_5, drain_50, drain_async_500
 from benchmarks.enqueue import enqueue
-from benchmarks.far import far_20, far_100, far_300
+from benchmarks.far import far_20, far_100, far_300, far_reports
 from benchmarks.fleet import fleet
 from benchmarks.fleet_idle import fleet_idle
 from benchmarks.frame import Benchmark, Size
@@ -37,6 +37,12 @@ SUITE = (
     ),
     Benchmark(
         "far-300", far_300, {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}, needs_server=True
+    ),
+    Benchmark(
+        "far-reports",
+        far_reports,
+        {"tiny": Size(10, 1), "small": Size(500, 1), "full": Size(2000, 3)},
+        needs_server=True,
     ),
     Benchmark(
         "fleet", fleet, {"tiny": Size(100, 1), "small": Size(10_000, 3), "full": Size(30_000, 3)}, needs_server=True

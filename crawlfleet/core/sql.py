@@ -118,13 +118,13 @@ class Wording:
             return f"{column} = ANY(ARRAY(SELECT jsonb_array_elements_text(CAST(:{parameter} AS jsonb))))"
         return f"JSON_CONTAINS(:{parameter}, JSON_QUOTE({column}))"
 
-    def by_key(self, source: str, table: str) -> str:
-        """`source JOIN table t` for statements that lock rows of the table, which they name by its primary key.
+    def by_key(self, source: str, table: str, key: str = "PRIMARY") -> str:
+        """`source JOIN table t` for statements that lock rows of the table, which they name by this unique key.
 
         MariaDB would read a table of a few rows whole, and wait for whoever has locked any of them.
         """
         if self.family == "mysql":
-            return f"{source} STRAIGHT_JOIN {table} AS t FORCE INDEX (PRIMARY)"
+            return f"{source} STRAIGHT_JOIN {table} AS t FORCE INDEX ({key})"
         return f"{source} JOIN {table} AS t"
 
     def update_from(self, table: str, assignments: dict[str, str], source: str, where: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -19,6 +19,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.figures import Figures
 from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
 from crawlfleet.core.transaction import AnyConnection, Transaction
+from crawlfleet.model.feed import FeedKey
 
 FIGURES = ("impressions", "clicks", "installs", "sessions", "loyal_users", "revenue", "cost")
 _BITS = 2**128
@@ -73,20 +74,26 @@ def is_settled(which: date, fetched_at: datetime, settle_days: int) -> bool:
     return fetched_at >= datetime.combine(which, time(), UTC) + timedelta(days=1 + settle_days)
 
 
-def of_days(db: Database, connection: Transaction, feed_id: int, start: date, end: date) -> dict[date, Covered]:
-    """What is known of these days of a feed; days that were never fetched are missing."""
+def ask_days(
+    db: Database, connection: Transaction, ranges: Collection[tuple[FeedKey, date, date]]
+) -> Callable[[], dict[int, dict[date, Covered]]]:
+    """Ask what is known of these days of feeds, first to last; read by calling the result, as from `of_feeds`."""
+    if not ranges:
+        return dict
+    columns = {**dict.fromkeys(FeedKey._fields, "text"), "first": "day", "last": "day"}
+    match = " AND ".join(f"f.{name} = v.{name}" for name in FeedKey._fields)
     statement = sa.text(
-        f"SELECT {_COVERED} FROM cl_coverage c WHERE c.feed_id = :feed"
-        f" AND c.day BETWEEN {db.wording.day('first')} AND {db.wording.day('last')}"
+        f"SELECT {_COVERED} FROM {db.wording.rows(**columns)} JOIN cl_feed f ON {match}"
+        " JOIN cl_coverage c ON c.feed_id = f.id AND c.day BETWEEN v.first AND v.last"
     )
-    parameters = {"feed": feed_id, "first": start.isoformat(), "last": end.isoformat()}
-    return _by_feed(connection.execute(statement, parameters)).get(feed_id, {})
+    answer = connection.execute(statement, {"rows": json_rows((*key, first, last) for key, first, last in ranges)})
+    return lambda: _by_feed(answer)
 
 
 def of_feeds(
     db: Database, connection: AnyConnection, feed_ids: Iterable[int], start: date, end: date
 ) -> dict[int, dict[date, Covered]]:
-    """The same for many feeds; those of which nothing is known are missing."""
+    """What is known of these days of feeds; feeds and days that were never fetched are missing."""
     statement = sa.text(
         f"SELECT {_COVERED} FROM {db.wording.rows(id='int')} JOIN cl_coverage c ON c.feed_id = v.id"
         f" WHERE c.day BETWEEN {db.wording.day('first')} AND {db.wording.day('last')}"

@@ -6,7 +6,7 @@ quota. So a denial is remembered, and the feed is asked for again rarely: nobody
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -29,15 +29,65 @@ class FeedKey(NamedTuple):
     report: str
 
 
-def lock_feed(db: Database, connection: Transaction, key: FeedKey, now: datetime) -> int:
-    """The feed's number, its row locked and made if need be. Its vendor answers: whatever it denied is forgotten."""
-    feed_id, denials, _ = _lock(db, connection, key, now)
-    if denials:
+class LockedFeed(NamedTuple):
+    """The row of a feed, locked by this transaction."""
+
+    id: int
+    denials: int
+    denied_until: datetime | None
+
+
+def ask_feeds(
+    db: Database, connection: Transaction, keys: Collection[FeedKey]
+) -> Callable[[datetime], dict[FeedKey, LockedFeed]]:
+    """Ask for these feeds with their rows locked; calling the result makes those that are missing."""
+    known = _ask_locked(db, connection, keys)
+
+    def ensure(now: datetime) -> dict[FeedKey, LockedFeed]:
+        found = known()
+        missing = sorted(set(keys) - set(found))
+        if missing:
+            names, at = ", ".join(FeedKey._fields), db.wording.moment("now")
+            insert = db.wording.insert_ignore(
+                f"INSERT INTO cl_feed ({names}, denials, created_at) SELECT {names}, 0, {at} FROM {_keys(db)}"
+                + (" WHERE 1 = 1" if db.family == "sqlite" else ""),  # or its parser takes ON CONFLICT for a join
+                names,
+            )
+            connection.execute(sa.text(insert), {"rows": json_rows(missing), "now": stamp(now)})
+            found |= _ask_locked(db, connection, missing)()
+        return found
+
+    return ensure
+
+
+def _ask_locked(
+    db: Database, connection: Transaction, keys: Collection[FeedKey]
+) -> Callable[[], dict[FeedKey, LockedFeed]]:
+    if not keys:
+        return dict
+    columns = ", ".join(f"t.{name}" for name in FeedKey._fields)
+    statement = (
+        f"SELECT {columns}, t.id, t.denials, t.denied_until FROM {db.wording.by_key(_keys(db), 'cl_feed', 'uq_feed')}"
+        f" ON {_MATCH} ORDER BY {columns}{db.wording.for_update_of_t}"
+    )
+    answer = connection.execute(sa.text(statement), {"rows": json_rows(sorted(set(keys)))})
+    return lambda: {FeedKey(*row[:4]): LockedFeed(row[4], row[5], utc(row[6])) for row in answer}
+
+
+_MATCH = " AND ".join(f"t.{name} = v.{name}" for name in FeedKey._fields)
+
+
+def _keys(db: Database) -> str:
+    return db.wording.rows(**dict.fromkeys(FeedKey._fields, "text"))
+
+
+def forget_denials(connection: Transaction, feed: LockedFeed) -> None:
+    """The vendor answers: whatever it denied is over."""
+    if feed.denials:
         connection.execute(
             sa.text("UPDATE cl_feed SET denials = 0, denied_until = NULL, denied_reason = NULL WHERE id = :id"),
-            {"id": feed_id},
+            {"id": feed.id},
         )
-    return feed_id
 
 
 def deny(db: Database, connection: Transaction, key: FeedKey, reason: str, now: datetime) -> None:
@@ -45,7 +95,7 @@ def deny(db: Database, connection: Transaction, key: FeedKey, reason: str, now: 
 
     Further denials during a pause (the other tasks of one night) only renew the reason.
     """
-    feed_id, denials, denied_until = _lock(db, connection, key, now)
+    feed_id, denials, denied_until = ask_feeds(db, connection, [key])(now)[key]
     if denied_until is None or denied_until <= now:
         denials += 1
         denied_until = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(denials - 1, 10))
@@ -55,32 +105,14 @@ def deny(db: Database, connection: Transaction, key: FeedKey, reason: str, now: 
     )
 
 
-def _lock(db: Database, connection: Transaction, key: FeedKey, now: datetime) -> tuple[int, int, datetime | None]:
-    find = sa.text(
-        "SELECT id, denials, denied_until FROM cl_feed WHERE source = :source AND username = :username"
-        " AND app_id = :app_id AND report = :report" + db.wording.for_update
-    )
-    found = connection.execute(find, key._asdict()).first()
-    if found is None:
-        insert = db.wording.insert_ignore(
-            "INSERT INTO cl_feed (source, username, app_id, report, denials, created_at)"
-            " VALUES (:source, :username, :app_id, :report, 0, :now)",
-            "source, username, app_id, report",
-        )
-        connection.execute(sa.text(insert), {**key._asdict(), "now": stamp(now)})
-        found = connection.execute(find, key._asdict()).one()
-    return int(found[0]), found[1], utc(found[2])
-
-
 def denied_among(db: Database, connection: Transaction, keys: Collection[FeedKey], now: datetime) -> set[FeedKey]:
     """Which of these feeds are not to be asked for now unless a person wants it."""
     if not keys:
         return set()
     columns = ", ".join(f"t.{name}" for name in FeedKey._fields)
-    match = " AND ".join(f"t.{name} = v.{name}" for name in FeedKey._fields)
     statement = sa.text(
-        f"SELECT {columns} FROM {db.wording.rows(**dict.fromkeys(FeedKey._fields, 'text'))}"
-        f" JOIN cl_feed t ON {match} WHERE t.denied_until > {db.wording.moment('now')}"
+        f"SELECT {columns} FROM {_keys(db)} JOIN cl_feed t ON {_MATCH}"
+        f" WHERE t.denied_until > {db.wording.moment('now')}"
     )
     found = connection.execute(statement, {"rows": json_rows(sorted(set(keys))), "now": stamp(now)})
     return {FeedKey(*row) for row in found}

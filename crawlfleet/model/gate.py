@@ -41,6 +41,7 @@ CRASH_DELAY_CAP_SECONDS = 60.0
 QUOTA_PAUSE_SECONDS = 60.0  # when the vendor does not say how long
 MAX_MESSAGE = 2000  # characters of an error that are kept
 LockedTasks = dict[int, Any]  # by task id, what the gate needs to know of a task
+AskedEnds = tuple[Callable[[], LockedTasks], results.Targets]
 
 
 class Verdict(StrEnum):
@@ -112,41 +113,44 @@ def end_runs(
     ledger: Ledger,
     policy: RetryPolicy | None = None,
     defaults: TaskDefaults | None = None,
-    locked: Callable[[], LockedTasks] | None = None,
+    asked: AskedEnds | None = None,
 ) -> list[Ended]:
     """End these runs, in the transaction of this ledger, each with its rows, follow-ups, summary and calls.
 
-    The fence comes first; a savepoint for each run that stores something, so that one bad row fails one task.
-    Returns one `Ended` for each ending, in their order. The caller closes the ledger. `locked` is `lock_tasks` of all
-    of them, for a caller who has more to ask along with it.
+    The fence comes first; what runs store is within savepoints, so that one bad row fails one task.
+    Returns one `Ended` for each ending, in their order. The caller closes the ledger. `asked` is what `ask_ends` gave
+    for these endings, for a caller who has more to ask along with it.
     """
     if not endings:
         return []
     policy, defaults = policy or RetryPolicy(), defaults or TaskDefaults()
-    tasks = (locked or lock_tasks(db, connection, {ending.task_id for ending in endings}))()
+    locked, targets = asked or ask_ends(db, connection, endings)
+    tasks = locked()
     live = {
         e.assignment_id for e in endings if e.task_id in tasks and tasks[e.task_id]["assignment_id"] == e.assignment_id
     }
     lost = [e for e in endings if e.assignment_id not in live]
     settled = {e.assignment_id: Ended(e, verdict) for e, verdict in _judge_lost(db, connection, lost)}
-    stored = []
-    # transactions that touch several feeds lock them in one order
-    for asked in sorted((e for e in endings if e.assignment_id in live), key=lambda e: _feed_of(e, tasks[e.task_id])):
-        task = tasks[asked.task_id]
-        if asked.denied is not None and (denied := _feed_of(asked, task)):
-            feed.deny(db, connection, FeedKey(*denied), (asked.message or "not permitted")[:MAX_MESSAGE], ledger.now)
-        stored.append(_store(db, connection, asked, task, defaults, ledger) if asked.writes_data else asked)
+    # transactions that touch several feeds write them in one order
+    ordered = sorted((e for e in endings if e.assignment_id in live), key=lambda e: _feed_of(e, tasks[e.task_id]))
+    for each in ordered:
+        if each.denied is not None and (denied := _feed_of(each, tasks[each.task_id])):
+            feed.deny(db, connection, FeedKey(*denied), (each.message or "not permitted")[:MAX_MESSAGE], ledger.now)
+    stored = [
+        *_store(db, connection, [e for e in ordered if e.writes_data], tasks, targets, defaults, ledger),
+        *(e for e in ordered if not e.writes_data),
+    ]
     lanes = ledger.load({tasks[e.task_id]["lane_id"] for e in stored if tasks[e.task_id]["source"] is not None})
     moves = []
-    for asked in stored:
-        task, parked = tasks[asked.task_id], False
+    for each in stored:
+        task, parked = tasks[each.task_id], False
         lane = lanes.get(task["lane_id"])
-        if asked.kind == "auth":
-            ending, parked = _park(connection, asked, task, ledger)
-        elif asked.kind == "unpaid":
-            ending = _ask_for_more(db, connection, asked, lane, defaults, ledger)
+        if each.kind == "auth":
+            ending, parked = _park(connection, each, task, ledger)
+        elif each.kind == "unpaid":
+            ending = _ask_for_more(db, connection, each, lane, defaults, ledger)
         else:
-            ending = asked
+            ending = each
         closed_until = None if lane is None else _settle_calls(ledger, lane, ending)
         move = _decide(ending, task, ledger.now, policy, closed_until)
         if task["source"] is not None and move.next_run_at is not None:
@@ -245,7 +249,13 @@ def _ask_for_more(
     return replace(ending, lane_id=ask_ids(db, connection, {wider})(ledger.now)[wider])
 
 
-def lock_tasks(db: Database, connection: Transaction, ids: Collection[int]) -> Callable[[], LockedTasks]:
+def ask_ends(db: Database, connection: Transaction, endings: Sequence[Ending]) -> AskedEnds:
+    """Lock the tasks, and the feeds whose figures the endings bring, and ask for what is known of those."""
+    locked = _lock_tasks(db, connection, {each.task_id for each in endings})
+    return locked, results.Targets(db, connection, [each.replaces for each in endings if each.replaces is not None])
+
+
+def _lock_tasks(db: Database, connection: Transaction, ids: Collection[int]) -> Callable[[], LockedTasks]:
     """Lock those of these tasks that a run may end; they are read by calling the result."""
     guard = task_guard("finish", "COALESCE(t.status, '')")  # COALESCE: by primary key, not by the index on status
     statement = sa.text(
@@ -331,21 +341,52 @@ def _with_label(specs: Sequence[TaskSpec], label: str | None) -> Sequence[TaskSp
 
 
 def _store(
-    db: Database, connection: Transaction, ending: Ending, task: RowMapping, defaults: TaskDefaults, ledger: Ledger
-) -> Ending:
-    """Write rows and follow-ups within a savepoint; what the database refuses makes the ending a failure."""
+    db: Database,
+    connection: Transaction,
+    endings: Sequence[Ending],
+    tasks: LockedTasks,
+    targets: results.Targets,
+    defaults: TaskDefaults,
+    ledger: Ledger,
+) -> list[Ending]:
+    """Write rows and follow-ups; what the database refuses makes an ending a failure.
+
+    All within one savepoint, since that takes one round trip; when the database refuses something, each within its own.
+    """
+    if not endings:
+        return []
     try:
         with connection.savepoint():
-            if ending.replaces is not None:
-                results.replace_range(db, connection, ending.replaces, ending.rows, ending.started_at or ledger.now)
-            if ending.follow_ups:
-                ending = _without_denied(db, connection, ending, task, ledger.now)
-                specs = _with_label(ending.follow_ups, task["label"])
-                CrawlTaskDAO(db).add_in(connection, specs, defaults, ledger, parent_id=ending.task_id)
+            return [_write_data(db, connection, e, tasks[e.task_id], targets, defaults, ledger) for e in endings]
     except (sa.exc.DataError, sa.exc.IntegrityError, ValueError) as error:  # ValueError: text that is no UTF-8, too
+        if len(endings) > 1:
+            alone: list[Ending] = []
+            for each in endings:
+                own = results.Targets(db, connection, [each.replaces] if each.replaces is not None else [])
+                alone += _store(db, connection, [each], tasks, own, defaults, ledger)
+            return alone
+        [ending] = endings
         log.warning("result refused by the database: task=%d assignment=%d", ending.task_id, ending.assignment_id)
         message = f"the database refused the result: {' '.join(str(getattr(error, 'orig', error)).split())[:300]}"
-        return replace(ending, kind="permanent", message=message, summary=None, rows=(), replaces=None, follow_ups=())
+        return [replace(ending, kind="permanent", message=message, summary=None, rows=(), replaces=None, follow_ups=())]
+
+
+def _write_data(
+    db: Database,
+    connection: Transaction,
+    ending: Ending,
+    task: RowMapping,
+    targets: results.Targets,
+    defaults: TaskDefaults,
+    ledger: Ledger,
+) -> Ending:
+    if ending.replaces is not None:
+        fetched_at = ending.started_at or ledger.now
+        results.replace_range(db, connection, ending.replaces, ending.rows, fetched_at, targets)
+    if ending.follow_ups:
+        ending = _without_denied(db, connection, ending, task, ledger.now)
+        specs = _with_label(ending.follow_ups, task["label"])
+        CrawlTaskDAO(db).add_in(connection, specs, defaults, ledger, parent_id=ending.task_id)
     return ending
 
 

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -21,8 +21,9 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.figures import App, AppList, Figures, ReportRange, Scope
 from crawlfleet.core.sql import json_rows, stamp, utc
 from crawlfleet.core.transaction import Transaction
-from crawlfleet.model import coverage
-from crawlfleet.model.feed import FeedKey, lock_feed
+from crawlfleet.model import coverage, feed
+from crawlfleet.model.coverage import Covered
+from crawlfleet.model.feed import FeedKey, LockedFeed
 
 STORE_BATCH = 1000  # rows of one INSERT
 AMOUNT_LIMIT = Decimal(10) ** 18  # revenue and cost are stored with 18 digits before the point and 6 after
@@ -61,19 +62,60 @@ def lock_key(scope: Scope) -> FeedKey:
     return FeedKey(scope.source, scope.username, scope.app_id, scope.report)
 
 
+class Targets:
+    """Where results go: their feeds, locked, and what is known of their days; all is asked for at once.
+
+    Locks are taken in one order, so that two transactions do not wait for each other.
+    """
+
+    def __init__(self, db: Database, connection: Transaction, scopes: Iterable[Scope]) -> None:
+        self._db = db
+        self._connection = connection
+        self._first: dict[FeedKey, Scope] = {}
+        for scope in scopes:
+            self._first.setdefault(lock_key(scope), scope)
+        self._ensure = feed.ask_feeds(db, connection, self._first)
+        self._feeds: dict[FeedKey, LockedFeed] = {}
+        self._days = self._ask_days([scope for scope in self._first.values() if isinstance(scope, ReportRange)])
+
+    def feed_of(self, scope: Scope, now: datetime) -> LockedFeed:
+        """The feed of one of the scopes."""
+        self._feeds = self._feeds or self._ensure(now)
+        return self._feeds[lock_key(scope)]
+
+    def former(self, scope: ReportRange, feed_id: int) -> dict[date, Covered]:
+        """What is known of the days of one of the scopes, right before they are written."""
+        is_first = self._first.pop(lock_key(scope), None) == scope
+        days = self._days if is_first else self._ask_days([scope])  # another result of the feed was written meanwhile
+        return days().get(feed_id, {})
+
+    def _ask_days(self, ranges: Sequence[ReportRange]) -> Callable[[], dict[int, dict[date, Covered]]]:
+        return coverage.ask_days(
+            self._db, self._connection, [(lock_key(each), each.start, each.end) for each in ranges]
+        )
+
+
 def replace_range(
-    db: Database, connection: Transaction, scope: Scope, rows: Iterable[Any], fetched_at: datetime
+    db: Database,
+    connection: Transaction,
+    scope: Scope,
+    rows: Iterable[Any],
+    fetched_at: datetime,
+    targets: Targets | None = None,
 ) -> None:
     """Make the stored rows of this scope equal to `rows`, unless a later fetch was stored before.
 
-    `fetched_at` is when the fetch began, by the database's clock. Runs in the caller's transaction.
+    `fetched_at` is when the fetch began, by the database's clock. Runs in the caller's transaction; `targets` are those
+    of this scope and others, for a caller who has more to store.
     Raises DataError or IntegrityError for what the database refuses.
     """
-    feed_id = lock_feed(db, connection, lock_key(scope), fetched_at)
+    targets = targets or Targets(db, connection, [scope])
+    found = targets.feed_of(scope, fetched_at)
+    feed.forget_denials(connection, found)
     if isinstance(scope, AppList):
         _replace_apps(db, connection, scope, list(rows), fetched_at)
     else:
-        _replace_figures(db, connection, feed_id, scope, rows, fetched_at)
+        _replace_figures(db, connection, found.id, targets.former(scope, found.id), scope, rows, fetched_at)
 
 
 def _replace_apps(db: Database, connection: Transaction, scope: AppList, apps: list[App], fetched_at: datetime) -> None:
@@ -112,11 +154,11 @@ def _replace_figures(
     db: Database,
     connection: Transaction,
     feed_id: int,
+    former: Mapping[date, Covered],
     scope: ReportRange,
     rows: Iterable[Figures],
     fetched_at: datetime,
 ) -> None:
-    former = coverage.of_days(db, connection, feed_id, scope.start, scope.end)
     later = {each for each, known in former.items() if known.fetched_at > fetched_at}
     days = [each for each in _days(scope) if each not in later]
     delete = sa.text(

@@ -39,9 +39,9 @@ from crawlfleet.model.gate import (
     Ending,
     RetryPolicy,
     Verdict,
+    ask_ends,
     book_calls,
     end_runs,
-    lock_tasks,
     mark_started,
 )
 from crawlfleet.model.ledger import Ledger
@@ -438,7 +438,7 @@ class TaskScheduler(Service):
         def work(connection: Transaction) -> Turn:
             # asked together, so that a far database is asked once
             held = self._devices.hold(connection, device_id, epoch)
-            locked = lock_tasks(self.db, connection, {each.ending.task_id for each in batch}) if batch else None
+            ends = ask_ends(self.db, connection, [each.ending for each in batch]) if batch else None
             assigned = self._ask_assigned(connection, me, slots)
             types, labels = self.executors.keys(), self.options.labels
             heads = claims.ask_heads(self.db, connection, types, labels) if slots + reserve > 0 else None
@@ -456,9 +456,7 @@ class TaskScheduler(Service):
                 now,
             )
             endings = [decided.dated(now, standing.asked_at) for decided in batch]
-            turn.ended = end_runs(
-                self.db, connection, endings, ledger, self.options.retry, self.options.defaults, locked
-            )
+            turn.ended = end_runs(self.db, connection, endings, ledger, self.options.retry, self.options.defaults, ends)
             book_calls(self.db, connection, ledger, [each.dated(now, standing.asked_at) for each in sent])
             if reconcile:
                 adopts = self.options.adopts and standing.may_claim

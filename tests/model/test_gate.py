@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
@@ -12,11 +13,13 @@ from crawlfleet.core import db as db_module
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.figures import App, AppList, Figures, ReportRange
+from crawlfleet.core.transaction import Transaction
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.gate import CRASH_CAP, Verdict
 from crawlfleet.model.task_spec import TaskSpec
-from crawlfleet.services import insights
+from crawlfleet.services import insights, insights_restatements
+from crawlfleet.services.insights_feeds import FeedFilter
 from tests.conftest import Backend
 from tests.fleets import Device, add, ending, fresh, runs, task
 
@@ -176,6 +179,44 @@ def test_fetching_a_range_again_replaces_exactly_what_it_covered(device: Device,
     narrow = ReportRange("appsflyer", "alice", "com.a", "partners_by_date_report", DAY, DAY)
     device.end(ending(second, rows=[figures(2)], replaces=narrow))
     assert stored(db) == [(DAY, "m2", 2), (outside.day, "m9", 9)]
+
+
+def test_results_of_one_feed_that_end_together_are_stored_one_after_the_other(device: Device, db: Database) -> None:
+    add(db, 3)
+    first, second, late = device.claim()
+    began = datetime.now(UTC)
+    narrow = ReportRange("appsflyer", "alice", "com.a", "partners_by_date_report", DAY, DAY)
+    device.end(
+        ending(first, started_at=began, rows=[figures(1), figures(2, DAY + timedelta(days=1))], replaces=RANGE),
+        ending(second, started_at=began + timedelta(seconds=1), rows=[figures(3)], replaces=narrow),
+        ending(late, started_at=began - timedelta(seconds=1), rows=[figures(4)], replaces=RANGE),
+    )
+    assert stored(db) == [(DAY, "m3", 3), (DAY + timedelta(days=1), "m2", 2)]
+    [changed] = insights_restatements.restatements(db, FeedFilter(), DAY, RANGE.end)
+    assert (changed.day, changed.figure, changed.before, changed.after) == (DAY, "installs", 1, 3)
+
+
+def test_many_results_wait_for_the_database_as_often_as_one(
+    device: Device, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packets: list[int] = []
+    send = Transaction.send
+    monkeypatch.setattr(Transaction, "send", lambda self: (self._queue and packets.append(1), send(self))[1])
+    waits = []
+    for number, count in ((1, 1), (1, 1), (2, 5), (2, 5)):  # in feeds that are new, then in feeds that are known
+        add(db, count)
+        claimed = device.claim(slots=count)
+        packets.clear()
+        device.end(
+            *(
+                ending(each, rows=[figures(1)], replaces=replace(RANGE, app_id=f"com.{number}.{n}"))
+                for n, each in enumerate(claimed)
+            )
+        )
+        waits.append(len(packets))
+    assert waits[:2] == waits[2:]
+    assert waits[0] == waits[1] + 1
+    assert len(stored(db)) == 6
 
 
 def test_an_older_fetch_that_comes_late_leaves_newer_days_alone(device: Device, db: Database) -> None:

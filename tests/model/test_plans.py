@@ -13,10 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
+from crawlfleet.core.figures import Figures, ReportRange
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import claims, lanes
 from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.results import replace_range
 from crawlfleet.model.task_spec import TaskSpec
 from tests.fleets import Device, ending
 
@@ -88,9 +90,9 @@ def plan(db: Database, statement: str, parameters: dict[str, Any]) -> str:
 # A table of ours read from end to end: by its alias, unlike JSON rows and subqueries. Accounts, devices and the
 # fleet's state fill a page or two.
 WHOLE = {
-    "sqlite": r"SCAN (l|t|k|b|lb|cl_\w+)$",
+    "sqlite": r"SCAN (l|t|k|b|lb|c|f|cl_\w+)$",
     "postgresql": r"Seq Scan on cl_(?!device|fleet_state|account)",
-    "mysql": r"(ALL|index) of (l|t|k|b|lb|cl_\w+):",
+    "mysql": r"(ALL|index) of (l|t|k|b|lb|c|f|cl_\w+):",
 }
 SORTED = {"sqlite": "TEMP B-TREE", "postgresql": r"Sort(?! Key)", "mysql": "filesort|temporary"}
 
@@ -131,6 +133,27 @@ def test_a_claim_and_its_end_read_no_table_whole(device: Device, db: Database) -
     with recorded(db) as statements:
         [claim] = device.take(slots=1, now=NOON)
         device.end(ending(claim, calls=[NOON]), now=NOON)
+    assert_walks_indexes(db, statements)
+
+
+def test_results_are_stored_along_indexes(device: Device, db: Database) -> None:
+    ranges = [ReportRange("vendor", "u", f"app{n}", "r", NOON.date(), NOON.date() + timedelta(2)) for n in range(LANES)]
+    rows = [Figures(NOON.date(), clicks=1)]
+    for first in range(0, LANES, 50):
+        db.write(lambda c, f=first: [replace_range(db, c, each, rows, NOON) for each in ranges[f : f + 50]])  # type: ignore[misc]
+    with db.plain.begin() as connection:
+        tables = "cl_feed, cl_coverage, cl_app_data"
+        connection.exec_driver_sql(f"ANALYZE TABLE {tables}" if db.family == "mysql" else "ANALYZE")
+    with recorded(db) as statements:
+        claimed = device.take(slots=3, now=NOON)
+        device.end(
+            *(
+                ending(each, calls=[NOON], rows=rows, replaces=ranges[n], started_at=NOON)
+                for n, each in enumerate(claimed)
+            ),
+            now=NOON,
+        )
+    assert len([text for text, _ in statements if "FROM cl_app_data" in text]) == 3
     assert_walks_indexes(db, statements)
 
 
