@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 STORE_VARIABLE = "BENCH_STORE"  # the URL that a peer's module connects to
 STORES = ("sqlite", "postgresql", "mariadb", "redis", "rabbitmq")
-CONCURRENCY = 5
 
 
 @dataclass(frozen=True)
 class Peer:
     """`keeps` tells by store what is left of a task that has run; a store that is not in it is not supported.
 
-    `worker` is a program of the peers' environment with its arguments. The module `{name}_tasks` has the tasks.
+    `worker` is a program of the peers' environment with its arguments, `{concurrency}` standing for how many tasks run
+    at once; `besides` is what it is told besides in a scenario. The module `{name}_tasks` has the tasks.
     """
 
     name: str
     worker: tuple[str, ...]
     keeps: Mapping[str, str]
+    besides: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def module(self) -> str:
@@ -30,40 +31,41 @@ CRAWLFLEET = Peer("crawlfleet", (), dict.fromkeys(("sqlite", "postgresql", "mari
 PEERS = (
     Peer(
         "huey",
-        ("huey_consumer", "benchmarks.peers.huey_tasks.huey", "-w", f"{CONCURRENCY}", "-k", "thread", "-n", "-q"),
+        ("huey_consumer", "benchmarks.peers.huey_tasks.huey", "-w", "{concurrency}", "-k", "thread", "-n", "-q"),
         {"sqlite": "result", "postgresql": "result", "redis": "result"},
     ),
     Peer(
         "procrastinate",
         (
             *("procrastinate", "--log-level", "warning", "--app", "benchmarks.peers.procrastinate_tasks.app"),
-            *("worker", f"--concurrency={CONCURRENCY}"),
+            *("worker", "--concurrency={concurrency}"),
         ),
         {"postgresql": "every run"},
     ),
     Peer(
         "dbos",
-        ("python", "-m", "benchmarks.peers.dbos_tasks"),
+        ("python", "-m", "benchmarks.peers.dbos_tasks", "{concurrency}"),
         {"sqlite": "every run", "postgresql": "every run"},
     ),
     Peer(
         "celery",
         (
-            *("celery", "-A", "benchmarks.peers.celery_tasks", "worker", f"--concurrency={CONCURRENCY}"),
+            *("celery", "-A", "benchmarks.peers.celery_tasks", "worker", "--concurrency={concurrency}"),
             *("--loglevel=WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat"),
         ),
         {"redis": "result", "rabbitmq": "nothing"},
+        {"io": ("--pool", "threads")},
     ),
     Peer(
         "dramatiq",
-        ("dramatiq", "benchmarks.peers.dramatiq_tasks", "--processes", "1", "--threads", f"{CONCURRENCY}"),
+        ("dramatiq", "benchmarks.peers.dramatiq_tasks", "--processes", "1", "--threads", "{concurrency}"),
         {"redis": "result", "rabbitmq": "nothing"},
     ),
     Peer(
         "taskiq",
         (
             *("taskiq", "worker", "benchmarks.peers.taskiq_tasks:broker", "--workers", "1"),
-            *("--max-async-tasks", f"{CONCURRENCY}", "--log-level", "WARNING"),
+            *("--max-async-tasks", "{concurrency}", "--log-level", "WARNING"),
         ),
         {"redis": "result"},
     ),
