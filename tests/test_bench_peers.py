@@ -55,6 +55,7 @@ def test_each_peer_has_stores_a_worker_and_a_script_and_no_script_is_left_over()
     for each in PEERS:
         assert each.keeps
         assert set(each.keeps) <= set(STORES)
+        assert set(each.learns) == set(each.keeps)
         assert each.name in INSTALLED
         assert any(f"benchmarks.peers.{each.module}" in word for word in each.worker)
         assert sum("{concurrency}" in word for word in each.worker) == 1
@@ -167,7 +168,7 @@ def test_without_the_peers_environment_the_target_that_makes_it_is_named(
 def test_a_peer_that_fails_is_no_figure_and_the_run_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nobody = Peer("nobody", ("nobody",), {"sqlite": "result"})
+    nobody = Peer("nobody", ("nobody",), {"sqlite": "result"}, {"sqlite": "is told"})
     queue_some = Scenario(
         "tasks", (lambda contestant, tasks: {"queued": contestant.enqueue(tasks)},), {"tiny": Size(2, 1)}
     )
@@ -189,7 +190,7 @@ def test_a_peer_that_fails_is_no_figure_and_the_run_goes_on(
 
 def test_a_worker_that_ends_is_an_error_with_its_log_and_its_children_go_with_it(tmp_path: Path) -> None:
     script = "import subprocess, sys, time; subprocess.Popen(['sleep', '600']); print('well'); time.sleep(600)"
-    peer = Peer("python", ("python", "-u", "-c", script), {})
+    peer = Peer("python", ("python", "-u", "-c", script), {}, {})
     contestant = Theirs(tmp_path, peer, "drain", "", Path(sys.executable).parent)
     with contestant.worker(1) as worker:
         parent, child = wait_until(lambda: len(found := worker.family()) == 2 and found)

@@ -154,7 +154,7 @@ def as_table(scenario: Scenario, tasks: int, entries: Sequence[Entry]) -> Table:
     """Medians; an empty field is one that was not measured."""
     figures = list(dict.fromkeys(figure for entry in entries for figure in entry.values))
     table = Table(title=f"{tasks:,} {scenario.title}")
-    for name in ("store", "queue", "keeps"):
+    for name in ("store", "queue", scenario.column):
         table.add_column(name, no_wrap=True)
     for name in figures:
         table.add_column(name.replace(", ", "\n"), justify="right", no_wrap=True)
@@ -166,7 +166,7 @@ def as_table(scenario: Scenario, tasks: int, entries: Sequence[Entry]) -> Table:
             table.add_row(
                 entry.store,
                 entry.queue.name,
-                entry.queue.keeps[entry.store],
+                getattr(entry.queue, scenario.column)[entry.store],
                 *(rounded(entry.median(figure)) if figure in entry.values else "" for figure in figures),
                 *([f"{times:.1f} x" if times else ""] if scenario.compared else []),
             )
@@ -199,6 +199,7 @@ def as_json(
                 "queue": entry.queue.name,
                 "store": entry.store,
                 "keeps": entry.queue.keeps[entry.store],
+                "learns": entry.queue.learns[entry.store],
                 "figure": figure,
                 "median": entry.median(figure),
                 "values": values,

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.peers.enqueue import calls
+from benchmarks.peers.enqueue import apart, calls
 from benchmarks.peers.stamps import STAMPS_VARIABLE, count_stamps, read_stamps
 from benchmarks.peers.table import STORE_VARIABLE, Peer
-from benchmarks.place import Place
+from benchmarks.place import MB, Place
 from crawlfleet.model.task_spec import TaskSpec
 from tests.nodes import ROOT
 from tests.reaper import reaper
@@ -69,6 +69,10 @@ class Worker:
             time.sleep(POLL_SECONDS)
         return True
 
+    def memory_mb(self) -> float:
+        """Resident memory of all together; what they share is counted once for each."""
+        return sum(each.memory_info().rss for each in self.family()) / MB
+
     def kill(self) -> None:
         """kill -9 it and its children, which may have sessions of their own; the parent first, or it replaces them."""
         if self.process.poll() is None:
@@ -96,6 +100,10 @@ class Contestant(ABC):
         """How long it takes to queue so many tasks that wait so many seconds, with None tasks that do nothing."""
 
     @abstractmethod
+    def enqueue_apart(self, tasks: int) -> list[float]:
+        """Queue tasks one at a time with uneven pauses; the moment at which each call began."""
+
+    @abstractmethod
     def worker(self, concurrency: int) -> AbstractContextManager[Worker]:
         """A worker that starts now; killed with its `with` block."""
 
@@ -117,6 +125,9 @@ class Ours(Contestant):
         began = time.perf_counter()
         self.ids = self.place.fleet.add_tasks(TaskSpec(task_type, task_data=call) for call in calls(tasks, seconds))
         return time.perf_counter() - began
+
+    def enqueue_apart(self, tasks: int) -> list[float]:
+        return apart(lambda call: self.place.fleet.add_task("wait_stamped", task_data=call), tasks)
 
     @contextmanager
     def worker(self, concurrency: int) -> Iterator[Worker]:
@@ -142,8 +153,15 @@ class Theirs(Contestant):
 
     def enqueue(self, tasks: int, seconds: float | None = None) -> float:
         """As many at once as it has a call for; RuntimeError when it cannot."""
-        words = [str(tasks)] if seconds is None else [str(tasks), str(seconds)]
-        command = [str(self.binaries / "python"), "-m", "benchmarks.peers.enqueue", self.peer.module, *words]
+        [seconds_taken] = self._enqueue(tasks, *([] if seconds is None else [str(seconds)]))
+        return seconds_taken
+
+    def enqueue_apart(self, tasks: int) -> list[float]:
+        return self._enqueue(tasks, "apart")
+
+    def _enqueue(self, tasks: int, *how: str) -> list[float]:
+        words = [self.peer.module, str(tasks), *how]
+        command = [str(self.binaries / "python"), "-m", "benchmarks.peers.enqueue", *words]
         try:
             done = subprocess.run(
                 command,
@@ -158,7 +176,7 @@ class Theirs(Contestant):
             raise RuntimeError(f"{self.peer.name} queued {tasks} tasks in no {PATIENCE_SECONDS} s") from slow
         if done.returncode != 0:
             raise RuntimeError(f"{self.peer.name} queued no tasks:\n{done.stderr[-3000:]}")
-        return float(done.stdout.split()[-1])
+        return [float(word) for word in done.stdout.splitlines()[-1].split()]
 
     @contextmanager
     def worker(self, concurrency: int) -> Iterator[Worker]:

@@ -1,6 +1,6 @@
 """DBOS: a task is a workflow without steps, whose state and result are kept.
 
-Run as a program, it is the worker: `python -m benchmarks.peers.dbos_tasks CONCURRENCY`.
+Run as a program, it is the worker: `python -m benchmarks.peers.dbos_tasks CONCURRENCY [POLLING_SECONDS]`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.peers.enqueue import Call, Enqueue
 from benchmarks.peers.table import STORE_VARIABLE
 
 QUEUE = "tasks"
-POLLING_SECONDS = 0.001  # it takes at most CONCURRENCY tasks each time it looks, by default once in a second
+POLLING_SECONDS = "0.001"  # it takes at most CONCURRENCY tasks each time it looks, by default once in a second
 
 
 @DBOS.workflow(name="noop")
@@ -61,5 +61,6 @@ def enqueuer() -> Iterator[Enqueue]:
 
 if __name__ == "__main__":
     launch()
-    DBOS.register_queue(QUEUE, worker_concurrency=int(sys.argv[1]), polling_interval_sec=POLLING_SECONDS)
+    concurrency, polling_seconds = [*sys.argv[1:], POLLING_SECONDS][:2]
+    DBOS.register_queue(QUEUE, worker_concurrency=int(concurrency), polling_interval_sec=float(polling_seconds))
     threading.Event().wait()

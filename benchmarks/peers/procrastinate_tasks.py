@@ -29,5 +29,6 @@ async def wait(number: int, seconds: float) -> int:
 def enqueuer() -> Iterator[Enqueue]:
     """All in one statement."""
     with app.open():
-        app.schema_manager.apply_schema()
+        if not app.check_connection():  # there are no tables yet
+            app.schema_manager.apply_schema()
         yield lambda task, calls: task.batch_defer(*calls)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import quantiles
+from typing import Literal
 
 from benchmarks.frame import Size
 from benchmarks.peers.contestants import Contestant
 from benchmarks.peers.stamps import Stamp, read_stamps
 
 ENQUEUE, DRAIN, CPU = "enqueue, tasks/s", "drain, tasks/s", "CPU, s of 1,000 tasks"
-DRAIN_CONCURRENCY = 5
+CONCURRENCY = 5
+SETTLE_SECONDS = 2.0  # after its start a worker is busy for a moment
+IDLE_SECONDS = 10
 IO_CONCURRENCIES = (5, 50, 500)
 IO_SECONDS = (0.01, 0.1)
 IO_AT_BEST_SECONDS = 3  # what the tasks take at least, unless so many would be too many
@@ -21,10 +26,33 @@ WINDOW_SECONDS = 10  # who is slower is measured no longer
 def drain(contestant: Contestant, tasks: int) -> dict[str, float]:
     """Tasks that do nothing: how fast they are queued, then worked off."""
     enqueued = contestant.enqueue(tasks)
-    with contestant.worker(DRAIN_CONCURRENCY) as worker:
+    with contestant.worker(CONCURRENCY) as worker:
         cpu = worker.watch(contestant.stamps, tasks)
         seconds = contestant.drain_seconds()
     return {ENQUEUE: tasks / enqueued, DRAIN: tasks / seconds, CPU: cpu / tasks * 1000}
+
+
+def latency(contestant: Contestant, tasks: int) -> dict[str, float]:
+    """A worker with nothing to do: what it takes, and from the call that queues a task to the beginning of its body."""
+    contestant.enqueue(1)  # makes tables, and tells when the worker is ready
+    with contestant.worker(CONCURRENCY) as worker:
+        worker.watch(contestant.stamps, 1)
+        time.sleep(SETTLE_SECONDS)
+        began, before = time.monotonic(), worker.cpu_seconds()
+        time.sleep(min(tasks, IDLE_SECONDS))
+        idle = (worker.cpu_seconds() - before) / (time.monotonic() - began)
+        memory = worker.memory_mb()
+        asked = contestant.enqueue_apart(1 + tasks)
+        worker.watch(contestant.stamps, 1 + 2 * len(asked))
+    begun = {each.number: each.moment for each in read_stamps(contestant.stamps) if not each.ended}
+    waits = [begun[number] - asked[number] for number in range(1, 1 + tasks)]  # the first one opens connections
+    cuts = quantiles(waits, n=20, method="inclusive")
+    return {
+        "half within, ms": cuts[9] * 1000,
+        "95 % within, ms": cuts[18] * 1000,
+        "idle CPU, % of a core": idle * 100,
+        "idle memory, MB": memory,
+    }
 
 
 def io(contestant: Contestant, most_tasks: int, concurrency: int, seconds: float) -> dict[str, float]:
@@ -52,21 +80,28 @@ class Scenario:
     """`cases` measure one after another, each on a fresh store, and give figures by name, the unit part of the name.
 
     A size's count is tasks, in `io` the most of a case. Crawlfleet is `compared` with each peer by that figure,
-    if any.
+    if any; what the table tells of each peer is in that `column`.
     """
 
     title: str
     cases: tuple[Callable[[Contestant, int], dict[str, float]], ...]
     sizes: Mapping[str, Size]
     compared: str | None = None
+    column: Literal["keeps", "learns"] = "keeps"
 
 
 SCENARIOS = {
     "drain": Scenario(
-        f"tasks that do nothing, {DRAIN_CONCURRENCY} at once",
+        f"tasks that do nothing, {CONCURRENCY} at once",
         (drain,),
         {"tiny": Size(50, 1), "small": Size(5_000, 1), "full": Size(5_000, 3)},
         DRAIN,
+    ),
+    "latency": Scenario(
+        "tasks that come one at a time",
+        (latency,),
+        {"tiny": Size(3, 1), "small": Size(50, 1), "full": Size(100, 3)},
+        column="learns",
     ),
     "io": Scenario(
         "tasks that wait, so many at once for so long",
