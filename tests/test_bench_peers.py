@@ -224,3 +224,11 @@ def test_a_rate_counts_the_tasks_that_ended_until_the_last_one_or_in_the_window(
     assert scenarios.rate(stamps, 50) == 5 / scenarios.WINDOW_SECONDS
     late = Stamp(101 + scenarios.WINDOW_SECONDS, 5, True)
     assert scenarios.rate([*stamps, late], 6) == 5 / scenarios.WINDOW_SECONDS
+
+
+def test_a_recovery_tells_what_never_ran_what_ran_twice_and_how_long_it_took_beyond_the_work() -> None:
+    stamps = [Stamp(100, 0, True), Stamp(101, 1, False), Stamp(106, 1, False), Stamp(109, 1, True), Stamp(110, 0, True)]
+    seconds, never, twice = scenarios.recovery(stamps, 2, killed=102, work_seconds=3).values()
+    assert (seconds, never, twice) == (109 - 102 - 3, 0, 1)
+    assert list(scenarios.recovery(stamps, 5, killed=102, work_seconds=3).values()) == [3, 1]
+    assert scenarios.first_ends(stamps) == {0: 100, 1: 109}

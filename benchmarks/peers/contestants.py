@@ -49,16 +49,16 @@ class Worker:
         What the worker writes just after its last body is included. Raises RuntimeError with the end of its log when it
         ends, does not begin, or takes forever where there is no window.
         """
-        begun = self._stays_until(lambda: count_stamps(stamps) > 0, PATIENCE_SECONDS)
+        begun = self.stays_until(lambda: count_stamps(stamps) > 0, PATIENCE_SECONDS)
         before = self.cpu_seconds()
         patience = PATIENCE_SECONDS if window_seconds is None else window_seconds
-        done = begun and self._stays_until(lambda: count_stamps(stamps) >= expected, patience)
+        done = begun and self.stays_until(lambda: count_stamps(stamps) >= expected, patience)
         if not done and (window_seconds is None or not begun):
             raise RuntimeError(f"the worker left {count_stamps(stamps)} of {expected} stamps:\n{self.log()[-3000:]}")
         time.sleep(SETTLE_SECONDS)
         return self.cpu_seconds() - before
 
-    def _stays_until(self, condition: Callable[[], bool], seconds: float) -> bool:
+    def stays_until(self, condition: Callable[[], bool], seconds: float) -> bool:
         """False when the condition does not come true in time; RuntimeError when the worker ends meanwhile."""
         deadline = time.monotonic() + seconds
         while not condition():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,13 +11,15 @@ from statistics import quantiles
 from typing import Literal
 
 from benchmarks.frame import Size
-from benchmarks.peers.contestants import Contestant
+from benchmarks.peers.contestants import PATIENCE_SECONDS, Contestant
 from benchmarks.peers.stamps import Stamp, read_stamps
 
 ENQUEUE, DRAIN, CPU = "enqueue, tasks/s", "drain, tasks/s", "CPU, s of 1,000 tasks"
 CONCURRENCY = 5
 SETTLE_SECONDS = 2.0  # after its start a worker is busy for a moment
 IDLE_SECONDS = 10
+CRASH_SECONDS = 0.05  # of each task
+CRASH_BOUND_SECONDS = 60  # who has not run by then is said never to run
 IO_CONCURRENCIES = (5, 50, 500)
 IO_SECONDS = (0.01, 0.1)
 IO_AT_BEST_SECONDS = 3  # what the tasks take at least, unless so many would be too many
@@ -53,6 +56,37 @@ def latency(contestant: Contestant, tasks: int) -> dict[str, float]:
         "idle CPU, % of a core": idle * 100,
         "idle memory, MB": memory,
     }
+
+
+def crash(contestant: Contestant, tasks: int) -> dict[str, float]:
+    """`kill -9` when half of the tasks have ended, and a start at once.
+
+    The figure of seconds is missing where a task never ran within the bound.
+    """
+    contestant.enqueue(tasks, CRASH_SECONDS)
+    with contestant.worker(CONCURRENCY) as worker:
+        worker.stays_until(lambda: len(first_ends(read_stamps(contestant.stamps))) >= tasks // 2, PATIENCE_SECONDS)
+        killed = time.time()
+        worker.kill()
+    left = tasks - len(first_ends(read_stamps(contestant.stamps)))
+    with contestant.worker(CONCURRENCY) as worker:
+        worker.stays_until(lambda: len(first_ends(read_stamps(contestant.stamps))) == tasks, CRASH_BOUND_SECONDS)
+        time.sleep(SETTLE_SECONDS)  # for what runs twice
+    return recovery(read_stamps(contestant.stamps), tasks, killed, left * CRASH_SECONDS / CONCURRENCY)
+
+
+def first_ends(stamps: Sequence[Stamp]) -> dict[int, float]:
+    """When each task that has run to its end did so for the first time, by its number."""
+    return {each.number: each.moment for each in sorted(stamps, reverse=True) if each.ended}
+
+
+def recovery(stamps: Sequence[Stamp], tasks: int, killed: float, work_seconds: float) -> dict[str, float]:
+    """What a crash cost: time beyond the work that was left; tasks that ran to their end never, and more than once."""
+    ended = first_ends(stamps)
+    never = tasks - len(ended)
+    figures = {} if never else {"all ran, s beyond the work": max(ended.values()) - killed - work_seconds}
+    repeated = Counter(each.number for each in stamps if each.ended)
+    return {**figures, "never ran, tasks": never, "ran twice, tasks": sum(times > 1 for times in repeated.values())}
 
 
 def io(contestant: Contestant, most_tasks: int, concurrency: int, seconds: float) -> dict[str, float]:
@@ -102,6 +136,11 @@ SCENARIOS = {
         (latency,),
         {"tiny": Size(3, 1), "small": Size(50, 1), "full": Size(100, 3)},
         column="learns",
+    ),
+    "crash": Scenario(
+        f"tasks of {CRASH_SECONDS * 1000:.0f} ms, {CONCURRENCY} at once, the worker killed halfway",
+        (crash,),
+        {"tiny": Size(20, 1), "small": Size(200, 1), "full": Size(200, 3)},
     ),
     "io": Scenario(
         "tasks that wait, so many at once for so long",
