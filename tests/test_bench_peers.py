@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -17,7 +18,7 @@ import pytest
 
 from benchmarks.frame import SIZES, Size
 from benchmarks.peers import __main__ as program
-from benchmarks.peers import scenarios
+from benchmarks.peers import contestants, scenarios
 from benchmarks.peers.brokers import BROKERS
 from benchmarks.peers.contestants import Contestant, Ours, Theirs
 from benchmarks.peers.scenarios import DRAIN, SCENARIOS, Scenario
@@ -110,7 +111,8 @@ def test_make_bench_peers_installs_them_only_into_an_environment_of_their_own() 
 def test_crawlfleet_runs_each_scenario_and_its_figures_are_printed_and_written(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--scenario", name, "--size", "tiny", "--only", "crawlfleet", "--store", "sqlite"]
+    store = "postgresql" if SCENARIOS[name].needs_server else "sqlite"
+    arguments = ["--scenario", name, "--size", "tiny", "--only", "crawlfleet", "--store", store]
     assert program.main(arguments, folder=tmp_path) == 0
     assert "crawlfleet" in capsys.readouterr().out
     [path] = tmp_path.iterdir()
@@ -118,7 +120,7 @@ def test_crawlfleet_runs_each_scenario_and_its_figures_are_printed_and_written(
     assert found["scenario"] == name
     assert found["figures"]
     for each in found["figures"]:
-        assert (each["queue"], each["store"], each["keeps"]) == ("crawlfleet", "sqlite", "every run")
+        assert (each["queue"], each["store"], each["keeps"]) == ("crawlfleet", store, "every run")
         assert each["values"] == [each["median"]]
 
 
@@ -218,12 +220,26 @@ def test_stamps_tell_which_bodies_ran_and_when(tmp_path: Path) -> None:
     assert (count_stamps(path), read_stamps(path)) == (3, written)
 
 
-def test_a_rate_counts_the_tasks_that_ended_until_the_last_one_or_in_the_window() -> None:
-    stamps = [Stamp(100 + second, second, ended) for second in range(5) for ended in (False, True)]
-    assert scenarios.rate(stamps, 5) == 5 / 4
-    assert scenarios.rate(stamps, 50) == 5 / scenarios.WINDOW_SECONDS
-    late = Stamp(101 + scenarios.WINDOW_SECONDS, 5, True)
-    assert scenarios.rate([*stamps, late], 6) == 5 / scenarios.WINDOW_SECONDS
+def test_a_rate_counts_the_tasks_until_the_last_one_or_in_the_window() -> None:
+    moments = [100.0 + second for second in range(5)]
+    assert scenarios.rate(moments, 5) == 5 / 4
+    assert scenarios.rate(moments, 5, began=99) == 5 / 5
+    assert scenarios.rate(moments, 50) == 5 / scenarios.WINDOW_SECONDS
+    late = 101.0 + scenarios.WINDOW_SECONDS
+    assert scenarios.rate([*moments, late], 6) == 5 / scenarios.WINDOW_SECONDS
+
+
+def test_a_distant_store_has_the_same_url_but_for_its_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        near = f"amqp://guest:guest@127.0.0.1:{port}/%2F"
+        with contestants.distant(near, 0.001) as url:
+            (proxy_port,) = set(re.findall(r"\d{4,}", url))
+            assert url == near.replace(str(port), proxy_port) != near
+            with socket.create_connection(("127.0.0.1", int(proxy_port))):
+                server.accept()[0].close()
+        with contestants.distant(near, 0) as url:
+            assert url == near
 
 
 def test_a_recovery_tells_what_never_ran_what_ran_twice_and_how_long_it_took_beyond_the_work() -> None:

@@ -33,7 +33,7 @@ from tests.servers import SharedServer
 
 PEERS_VENV = FOLDER / "peers-venv"
 REQUIREMENTS = ROOT / "benchmarks/peers/requirements.txt"
-TABLE_WIDTH = 130  # also where the output is no terminal
+TABLE_WIDTH = 150  # also where the output is no terminal
 NAMES = [each.name for each in (CRAWLFLEET, *PEERS)]
 
 
@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = FOLDER) -> int:
         entries = [
             entry
             for store in args.store or STORES
+            if store != "sqlite" or not SCENARIOS[args.scenario].needs_server
             for entry in entries_on(store, queues, park, partial(fresh, args.scenario, folder, binaries))
         ]
         return run(args.scenario, args.size, entries, folder)

@@ -8,8 +8,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -20,6 +21,7 @@ from benchmarks.place import MB, Place
 from crawlfleet.model.task_spec import TaskSpec
 from tests.nodes import ROOT
 from tests.reaper import reaper
+from tests.tcp_proxy import TcpProxy
 from tests.waiting import wait_until
 
 PATIENCE_SECONDS = 600
@@ -104,8 +106,8 @@ class Contestant(ABC):
         """Queue tasks one at a time with uneven pauses; the moment at which each call began."""
 
     @abstractmethod
-    def worker(self, concurrency: int) -> AbstractContextManager[Worker]:
-        """A worker that starts now; killed with its `with` block."""
+    def worker(self, concurrency: int, round_trip_seconds: float = 0) -> AbstractContextManager[Worker]:
+        """A worker that starts now, so far from its store; killed with its `with` block."""
 
     @abstractmethod
     def drain_seconds(self) -> float:
@@ -130,11 +132,13 @@ class Ours(Contestant):
         return apart(lambda call: self.place.fleet.add_task("wait_stamped", task_data=call), tasks)
 
     @contextmanager
-    def worker(self, concurrency: int) -> Iterator[Worker]:
+    def worker(self, concurrency: int, round_trip_seconds: float = 0) -> Iterator[Worker]:
         """A node without its API, always the same device."""
         environ = {STAMPS_VARIABLE: str(self.stamps)}
-        with self.place.node("--concurrent-tasks", str(concurrency), environ=environ) as node:
-            yield Worker(node.process, lambda: node.log)
+        with distant(self.place.url, round_trip_seconds) as url:
+            place = replace(self.place, url=url)
+            with place.node("--concurrent-tasks", str(concurrency), environ=environ) as node:
+                yield Worker(node.process, lambda: node.log)
 
     def drain_seconds(self) -> float:
         """From the first claim to the end of the last run, as they are stored."""
@@ -166,7 +170,7 @@ class Theirs(Contestant):
             done = subprocess.run(
                 command,
                 cwd=self.folder,
-                env=self._environ(),
+                env=self._environ(self.url),
                 capture_output=True,
                 text=True,
                 timeout=PATIENCE_SECONDS,
@@ -179,38 +183,50 @@ class Theirs(Contestant):
         return [float(word) for word in done.stdout.splitlines()[-1].split()]
 
     @contextmanager
-    def worker(self, concurrency: int) -> Iterator[Worker]:
+    def worker(self, concurrency: int, round_trip_seconds: float = 0) -> Iterator[Worker]:
         """As its documentation starts one."""
         log_path = self.folder / "worker.log"
         words = [*self.peer.worker, *self.peer.besides.get(self.scenario, ())]
         program, *arguments = [word.format(concurrency=concurrency) for word in words]
-        with log_path.open("ab") as log:
+        with distant(self.url, round_trip_seconds) as url, log_path.open("ab") as log:
             process = subprocess.Popen(
                 [str(self.binaries / program), *arguments],
                 cwd=self.folder,
-                env=self._environ(),
+                env=self._environ(url),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        worker = Worker(process, lambda: log_path.read_text(errors="replace"))
-        reaper.watch(process.pid)
-        try:
-            yield worker
-        finally:
-            worker.kill()
-            reaper.forget(process.pid)
+            worker = Worker(process, lambda: log_path.read_text(errors="replace"))
+            reaper.watch(process.pid)
+            try:
+                yield worker
+            finally:
+                worker.kill()
+                reaper.forget(process.pid)
 
     def drain_seconds(self) -> float:
         """From the beginning of the first body to that of the last, which favours the peer."""
         moments = [each.moment for each in read_stamps(self.stamps)]
         return max(moments) - min(moments)
 
-    def _environ(self) -> dict[str, str]:
+    def _environ(self, url: str) -> dict[str, str]:
         return {
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            STORE_VARIABLE: self.url,
+            STORE_VARIABLE: url,
             STAMPS_VARIABLE: str(self.stamps),
         }
+
+
+@contextmanager
+def distant(url: str, round_trip_seconds: float) -> Iterator[str]:
+    """The URL of the same store at such a distance; with 0 its own."""
+    if not round_trip_seconds:
+        yield url
+        return
+    parts = urlsplit(url)
+    assert parts.port is not None
+    with TcpProxy("127.0.0.1", parts.port, round_trip_seconds / 2) as proxy:
+        yield parts._replace(netloc=parts.netloc.removesuffix(str(parts.port)) + str(proxy.port)).geturl()

@@ -23,6 +23,8 @@ CRASH_BOUND_SECONDS = 60  # who has not run by then is said never to run
 IO_CONCURRENCIES = (5, 50, 500)
 IO_SECONDS = (0.01, 0.1)
 IO_AT_BEST_SECONDS = 3  # what the tasks take at least, unless so many would be too many
+FAR_CONCURRENCIES = (5, 50)
+ROUND_TRIP_SECONDS = 0.1
 WINDOW_SECONDS = 10  # who is slower is measured no longer
 
 
@@ -95,26 +97,40 @@ def io(contestant: Contestant, most_tasks: int, concurrency: int, seconds: float
     contestant.enqueue(tasks, seconds)
     with contestant.worker(concurrency) as worker:
         worker.watch(contestant.stamps, 2 * tasks, WINDOW_SECONDS)
-    return {io_figure(concurrency, seconds): rate(read_stamps(contestant.stamps), tasks)}
+    stamps = read_stamps(contestant.stamps)
+    began = min(each.moment for each in stamps)
+    return {io_figure(concurrency, seconds): rate([each.moment for each in stamps if each.ended], tasks, began)}
 
 
 def io_figure(concurrency: int, seconds: float) -> str:
     return f"{concurrency} x {seconds * 1000:.0f} ms, tasks/s"
 
 
-def rate(stamps: Sequence[Stamp], tasks: int) -> float:
-    """How many of these tasks, which wait, ended in a second: until the last one, or in the window."""
-    began = min(each.moment for each in stamps)
-    ends = [each.moment for each in stamps if each.ended and each.moment - began <= WINDOW_SECONDS]
-    return len(ends) / (max(ends) - began if len(ends) == tasks else WINDOW_SECONDS)
+def rate(moments: Sequence[float], tasks: int, began: float | None = None) -> float:
+    """How many of these moments are in a second: until the last one of so many tasks, or in the window."""
+    first = min(moments) if began is None else began
+    within = [each for each in moments if each - first <= WINDOW_SECONDS]
+    return len(within) / (max(within) - first if len(within) == tasks else WINDOW_SECONDS)
+
+
+def far(contestant: Contestant, tasks: int, concurrency: int) -> dict[str, float]:
+    """Tasks that do nothing, queued from nearby, the worker far from its store: how many begin in a second."""
+    contestant.enqueue(tasks)
+    with contestant.worker(concurrency, ROUND_TRIP_SECONDS) as worker:
+        worker.watch(contestant.stamps, tasks, WINDOW_SECONDS)
+    return {far_figure(concurrency): rate([each.moment for each in read_stamps(contestant.stamps)], tasks)}
+
+
+def far_figure(concurrency: int) -> str:
+    return f"{concurrency} at once, tasks/s"
 
 
 @dataclass(frozen=True)
 class Scenario:
     """`cases` measure one after another, each on a fresh store, and give figures by name, the unit part of the name.
 
-    A size's count is tasks, in `io` the most of a case. Crawlfleet is `compared` with each peer by that figure,
-    if any; what the table tells of each peer is in that `column`.
+    A size's count is tasks, in `io` the most of a case. Crawlfleet is `compared` with each peer by that figure, if any;
+    what the table tells of each peer is in that `column`. One that `needs_server` measures nothing on a file.
     """
 
     title: str
@@ -122,6 +138,7 @@ class Scenario:
     sizes: Mapping[str, Size]
     compared: str | None = None
     column: Literal["keeps", "learns"] = "keeps"
+    needs_server: bool = False
 
 
 SCENARIOS = {
@@ -151,5 +168,12 @@ SCENARIOS = {
         ),
         {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(10_000, 3)},
         io_figure(IO_CONCURRENCIES[-1], IO_SECONDS[0]),
+    ),
+    "far": Scenario(
+        f"tasks that do nothing, the store {ROUND_TRIP_SECONDS * 1000:.0f} ms away",
+        tuple(partial(far, concurrency=concurrency) for concurrency in FAR_CONCURRENCIES),
+        {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(10_000, 3)},
+        far_figure(FAR_CONCURRENCIES[0]),
+        needs_server=True,
     ),
 }

@@ -66,7 +66,7 @@ PEERS = (
         ),
         {"redis": "result", "rabbitmq": "nothing"},
         {"redis": "is told", "rabbitmq": "is told"},
-        {"io": ("--pool", "threads")},
+        dict.fromkeys(("io", "far"), ("--pool", "threads")),
     ),
     Peer(
         "dramatiq",
