@@ -68,7 +68,7 @@ def test_each_scenario_has_every_size_and_a_place_in_the_documents() -> None:
     page = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
     for name, scenario in SCENARIOS.items():
         assert set(scenario.sizes) == set(SIZES)
-        assert f"| `{name}` |" in page
+        assert f"| `--scenario {name}` |" in page
 
 
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
