@@ -34,3 +34,9 @@ def tell_moment(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> dict[
 def stamp(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> dict[str, int]:
     """What the tasks of the peers do, too."""
     return {"ran": stamps.stamp()}
+
+
+@crawlfleet.task_executor("wait_stamped")
+async def wait_stamped(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> dict[str, int]:
+    """As do those of the peers that know asyncio."""
+    return {"ran": await stamps.wait_async(**task.task_data)}

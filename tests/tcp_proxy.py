@@ -197,7 +197,8 @@ class _Link:
             pass
         finally:
             for writer in self._writers:
-                if (connection := writer.get_extra_info("socket")) is not None:
+                connection = writer.get_extra_info("socket")
+                if connection is not None and connection.fileno() >= 0:  # it may be closed already
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
                 writer.transport.abort()
             if self._answer_cut is not None:

@@ -8,9 +8,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -19,19 +20,20 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.__main__ import FOLDER, machine, rounded, start_server
-from benchmarks.frame import SIZES, Size
-from benchmarks.peers import race
+from benchmarks.frame import SIZES
 from benchmarks.peers.brokers import BROKERS, ensure_installed
-from benchmarks.peers.table import CONCURRENCY, CRAWLFLEET, PEERS, STORES, Peer
+from benchmarks.peers.contestants import Contestant, Ours, Theirs
+from benchmarks.peers.scenarios import SCENARIOS, Scenario
+from benchmarks.peers.table import CRAWLFLEET, PEERS, STORES, Peer
 from benchmarks.place import fresh_database, fresh_place
 from crawlfleet import __version__
 from tests.nodes import ROOT
 from tests.server_park import ServerMissing, ServerPark
 from tests.servers import SharedServer
 
-PEERS_SIZES = {"tiny": Size(50, 1), "small": Size(5_000, 1), "full": Size(5_000, 3)}
 PEERS_VENV = FOLDER / "peers-venv"
 REQUIREMENTS = ROOT / "benchmarks/peers/requirements.txt"
+TABLE_WIDTH = 150  # also where the output is no terminal
 NAMES = [each.name for each in (CRAWLFLEET, *PEERS)]
 
 
@@ -41,8 +43,8 @@ class Entry:
 
     queue: Peer
     store: str
-    measure: Callable[[int], dict[str, float]]
-    values: dict[str, list[float]]
+    fresh: Callable[[], AbstractContextManager[Contestant]]
+    values: dict[str, list[float]] = field(default_factory=dict)
 
     def median(self, figure: str) -> float:
         return median(self.values[figure])
@@ -60,9 +62,12 @@ def main(arguments: Sequence[str] | None = None, folder: Path = FOLDER) -> int:
     park = ServerPark()
     try:
         entries = [
-            entry for store in args.store or STORES for entry in entries_on(store, queues, park, folder, binaries)
+            entry
+            for store in args.store or STORES
+            if store != "sqlite" or not SCENARIOS[args.scenario].needs_server
+            for entry in entries_on(store, queues, park, partial(fresh, args.scenario, folder, binaries))
         ]
-        return run(args.size, entries, folder)
+        return run(args.scenario, args.size, entries, folder)
     finally:
         park.close()
 
@@ -72,13 +77,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers", description="Measure crawlfleet beside other task queues on this machine."
     )
+    parser.add_argument("--scenario", choices=SCENARIOS, default="drain", help="what to measure (default: drain)")
     parser.add_argument("--size", choices=SIZES, default="small", help="how much work (default: small)")
     parser.add_argument("--only", action="append", choices=NAMES, help="this queue; may be repeated (default: all)")
     parser.add_argument("--store", action="append", choices=STORES, help="on this; may be repeated (default: all)")
     return parser
 
 
-def entries_on(store: str, queues: Sequence[Peer], park: ServerPark, folder: Path, binaries: Path) -> Iterator[Entry]:
+def entries_on(
+    store: str, queues: Sequence[Peer], park: ServerPark, fresh_on: Callable[..., AbstractContextManager[Contestant]]
+) -> Iterator[Entry]:
     """Who can be measured on this store; none, and one line that says so, when the store is missing."""
     able = [each for each in queues if store in each.keeps]
     if not able:
@@ -93,23 +101,20 @@ def entries_on(store: str, queues: Sequence[Peer], park: ServerPark, folder: Pat
         print(f"SKIPPED: no figures of {', '.join(each.name for each in able)} on {store}: {missing}", file=sys.stderr)
         return
     for queue in able:
-        yield Entry(queue, store, measurement(queue, store, server, folder, binaries), {})
+        yield Entry(queue, store, partial(fresh_on, queue, store, server))
 
 
-def measurement(
-    queue: Peer, store: str, server: SharedServer | None, folder: Path, binaries: Path
-) -> Callable[[int], dict[str, float]]:
-    """What measures this queue once, with so many tasks, on a fresh store."""
-
-    def measure(tasks: int) -> dict[str, float]:
-        if queue is CRAWLFLEET:
-            with fresh_place(folder, server) as place:
-                return race.crawlfleet(place, tasks)
-        fresh = fresh_broker(store, folder) if store in BROKERS else fresh_database(folder, server)
-        with fresh as (url, work):
-            return race.peer(queue, binaries, url, work, tasks)
-
-    return measure
+@contextmanager
+def fresh(
+    scenario: str, folder: Path, binaries: Path, queue: Peer, store: str, server: SharedServer | None
+) -> Iterator[Contestant]:
+    """This queue on a fresh store, which is thrown away with the `with` block."""
+    if queue is CRAWLFLEET:
+        with fresh_place(folder, server) as place:
+            yield Ours(place.folder, place)
+        return
+    with fresh_broker(store, folder) if store in BROKERS else fresh_database(folder, server) as (url, work):
+        yield Theirs(work, queue, scenario, url, binaries)
 
 
 @contextmanager
@@ -119,65 +124,75 @@ def fresh_broker(store: str, folder: Path) -> Iterator[tuple[str, Path]]:
         yield BROKERS[store].start(Path(work), stack), Path(work)
 
 
-def run(size: str, entries: Sequence[Entry], folder: Path) -> int:
+def run(name: str, size: str, entries: Sequence[Entry], folder: Path) -> int:
     """Measure round by round, so that all meet the same hours of the machine; print the table."""
     began_at = datetime.now(UTC)
-    path = folder / f"peers-{began_at:%Y-%m-%dT%H-%M-%S}.json"
-    chosen, load, failed = PEERS_SIZES[size], [os.getloadavg()[0]], 0
+    path = folder / f"peers-{name}-{began_at:%Y-%m-%dT%H-%M-%S}.json"
+    scenario = SCENARIOS[name]
+    chosen, load, failed = scenario.sizes[size], [os.getloadavg()[0]], 0
     for number in range(chosen.repetitions):
         for entry in entries:
             print(f"{number + 1}/{chosen.repetitions} {entry.queue.name} on {entry.store} ...", file=sys.stderr)
-            try:
-                figures = entry.measure(chosen.count)
-            except RuntimeError as error:
-                print(f"FAILED: {entry.queue.name} on {entry.store}: {error}", file=sys.stderr)
-                failed = 1
-                continue
-            for figure, value in figures.items():
-                entry.values.setdefault(figure, []).append(value)
+            for case in scenario.cases:
+                try:
+                    with entry.fresh() as contestant:
+                        figures = case(contestant, chosen.count)
+                except RuntimeError as error:
+                    print(f"FAILED: {entry.queue.name} on {entry.store}: {error}", file=sys.stderr)
+                    failed = 1
+                    continue
+                for figure, value in figures.items():
+                    entry.values.setdefault(figure, []).append(value)
             load.append(os.getloadavg()[0])
-            found = as_json(size, began_at, load, entries)
+            found = as_json(name, size, began_at, load, entries)
             path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    Console().print(as_table(chosen.count, entries))
+    Console(width=TABLE_WIDTH).print(as_table(scenario, chosen.count, entries))
     print(f"load of the machine: {min(load):.1f} to {max(load):.1f}; every value: {path}", file=sys.stderr)
     return failed
 
 
-def as_table(tasks: int, entries: Sequence[Entry]) -> Table:
-    """Medians, and how many times faster crawlfleet drained in the same run."""
-    table = Table(title=f"{tasks:,} tasks that do nothing, {CONCURRENCY} at once")
-    for name in ("store", "queue", "keeps"):
+def as_table(scenario: Scenario, tasks: int, entries: Sequence[Entry]) -> Table:
+    """Medians; an empty field is one that was not measured."""
+    figures = list(dict.fromkeys(figure for entry in entries for figure in entry.values))
+    table = Table(title=f"{tasks:,} {scenario.title}")
+    for name in ("store", "queue", scenario.column):
         table.add_column(name, no_wrap=True)
-    for name in ("enqueue\ntasks/s", "drain\ntasks/s", "crawlfleet\ndrains", "CPU, s of\n1,000 tasks"):
-        table.add_column(name, justify="right")
+    for name in figures:
+        table.add_column(name.replace(", ", "\n"), justify="right", no_wrap=True)
+    if scenario.compared:
+        table.add_column("crawlfleet in\n" + scenario.compared.replace(", tasks/s", ""), justify="right", no_wrap=True)
     for entry in entries:
         if entry.values:
-            ratio = times_faster(entry, entries)
+            times = scenario.compared and ratio(scenario.compared, entry, entries)
             table.add_row(
                 entry.store,
                 entry.queue.name,
-                entry.queue.keeps[entry.store],
-                rounded(entry.median(race.ENQUEUE)),
-                rounded(entry.median(race.DRAIN)),
-                "" if ratio is None else f"{ratio:.1f} x",
-                rounded(entry.median(race.CPU)),
+                getattr(entry.queue, scenario.column)[entry.store],
+                *(rounded(entry.median(figure)) if figure in entry.values else "" for figure in figures),
+                *([f"{times:.1f} x" if times else ""] if scenario.compared else []),
             )
     return table
 
 
-def times_faster(entry: Entry, entries: Sequence[Entry]) -> float | None:
-    """Crawlfleet's drain by this one: on the same database, for a broker on PostgreSQL; None when there is none."""
+def ratio(figure: str, entry: Entry, entries: Sequence[Entry]) -> float | None:
+    """Crawlfleet's figure by this one: on the same database, for a broker on PostgreSQL; None when there is none."""
     store = "postgresql" if entry.store in BROKERS else entry.store
-    ours = [each for each in entries if each.queue is CRAWLFLEET and each.store == store and each.values]
-    return ours[0].median(race.DRAIN) / entry.median(race.DRAIN) if ours and entry is not ours[0] else None
+    for ours in entries:
+        both = ours.queue is CRAWLFLEET and figure in ours.values and figure in entry.values
+        if both and ours.store == store and ours is not entry and entry.median(figure):
+            return ours.median(figure) / entry.median(figure)
+    return None
 
 
-def as_json(size: str, began_at: datetime, load: Sequence[float], entries: Sequence[Entry]) -> dict[str, object]:
+def as_json(
+    scenario: str, size: str, began_at: datetime, load: Sequence[float], entries: Sequence[Entry]
+) -> dict[str, object]:
     """Everything that was measured, of which versions, and on what."""
     return {
         "began_at": began_at.isoformat(timespec="seconds"),
         "crawlfleet": __version__,
         "peers": REQUIREMENTS.read_text(encoding="utf-8").splitlines()[1:],
+        "scenario": scenario,
         "size": size,
         "machine": {**machine(), "load_before_and_after_each_measurement": list(load)},
         "figures": [
@@ -185,10 +200,11 @@ def as_json(size: str, began_at: datetime, load: Sequence[float], entries: Seque
                 "queue": entry.queue.name,
                 "store": entry.store,
                 "keeps": entry.queue.keeps[entry.store],
+                "learns": entry.queue.learns[entry.store],
                 "figure": figure,
                 "median": entry.median(figure),
                 "values": values,
-                "crawlfleet_drains_times_faster": times_faster(entry, entries),
+                "crawlfleet_by_this": ratio(figure, entry, entries),
             }
             for entry in entries
             for figure, values in entry.values.items()

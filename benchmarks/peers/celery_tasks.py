@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from celery import Celery
 
-from benchmarks.peers.stamps import stamp
+from benchmarks.peers import stamps
+from benchmarks.peers.enqueue import Call, Enqueue
 from benchmarks.peers.table import STORE_VARIABLE
 
 URL = os.environ[STORE_VARIABLE]
@@ -19,16 +21,21 @@ app.conf.task_ignore_result = not URL.startswith("redis:")
 
 @app.task(name="noop")
 def noop() -> int:
-    return stamp()
+    return stamps.stamp()
+
+
+@app.task(name="wait")
+def wait(number: int, seconds: float) -> int:
+    return stamps.wait(number, seconds)
 
 
 @contextmanager
-def enqueuer() -> Iterator[Callable[[int], None]]:
+def enqueuer() -> Iterator[Enqueue]:
     """One each, over one producer."""
     with app.producer_pool.acquire(block=True) as producer:
 
-        def enqueue(count: int) -> None:
-            for _ in range(count):
-                noop.apply_async(producer=producer)
+        def enqueue(task: Any, calls: Sequence[Call]) -> None:
+            for call in calls:
+                task.apply_async(kwargs=call, producer=producer)
 
         yield enqueue

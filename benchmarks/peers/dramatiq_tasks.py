@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dramatiq
@@ -12,7 +12,8 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
-from benchmarks.peers.stamps import stamp
+from benchmarks.peers import stamps
+from benchmarks.peers.enqueue import Enqueue
 from benchmarks.peers.table import STORE_VARIABLE
 
 URL = os.environ[STORE_VARIABLE]
@@ -26,10 +27,15 @@ dramatiq.set_broker(broker)
 
 @dramatiq.actor
 def noop() -> int:
-    return stamp()
+    return stamps.stamp()
+
+
+@dramatiq.actor
+def wait(number: int, seconds: float) -> int:
+    return stamps.wait(number, seconds)
 
 
 @contextmanager
-def enqueuer() -> Iterator[Callable[[int], None]]:
+def enqueuer() -> Iterator[Enqueue]:
     """A group sends one each."""
-    yield lambda count: dramatiq.group(noop.message() for _ in range(count)).run()
+    yield lambda task, calls: dramatiq.group(task.message(**call) for call in calls).run()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from huey import PostgresHuey, RedisHuey, SqliteHuey
 
-from benchmarks.peers.stamps import stamp
+from benchmarks.peers import stamps
+from benchmarks.peers.enqueue import Call, Enqueue
 from benchmarks.peers.table import STORE_VARIABLE
 
 URL = os.environ[STORE_VARIABLE]
@@ -22,15 +24,20 @@ else:
 
 @huey.task()
 def noop() -> int:
-    return stamp()
+    return stamps.stamp()
+
+
+@huey.task()
+def wait(number: int, seconds: float) -> int:
+    return stamps.wait(number, seconds)
 
 
 @contextmanager
-def enqueuer() -> Iterator[Callable[[int], None]]:
+def enqueuer() -> Iterator[Enqueue]:
     """It has no call for many, so one each."""
 
-    def enqueue(count: int) -> None:
-        for _ in range(count):
-            noop()
+    def enqueue(task: Any, calls: Sequence[Call]) -> None:
+        for call in calls:
+            task(**call)
 
     yield enqueue

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from procrastinate import App, PsycopgConnector
 
-from benchmarks.peers.stamps import stamp
+from benchmarks.peers import stamps
+from benchmarks.peers.enqueue import Enqueue
 from benchmarks.peers.table import STORE_VARIABLE
 
 app = App(connector=PsycopgConnector(conninfo=os.environ[STORE_VARIABLE]))
@@ -16,12 +17,18 @@ app = App(connector=PsycopgConnector(conninfo=os.environ[STORE_VARIABLE]))
 
 @app.task(name="noop")
 async def noop() -> int:
-    return stamp()
+    return stamps.stamp()
+
+
+@app.task(name="wait")
+async def wait(number: int, seconds: float) -> int:
+    return await stamps.wait_async(number, seconds)
 
 
 @contextmanager
-def enqueuer() -> Iterator[Callable[[int], None]]:
+def enqueuer() -> Iterator[Enqueue]:
     """All in one statement."""
     with app.open():
-        app.schema_manager.apply_schema()
-        yield lambda count: noop.batch_defer(*({} for _ in range(count)))
+        if not app.check_connection():  # there are no tables yet
+            app.schema_manager.apply_schema()
+        yield lambda task, calls: task.batch_defer(*calls)

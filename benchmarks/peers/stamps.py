@@ -1,21 +1,45 @@
-"""The body of every task, crawlfleet's and the peers': it notes when it ran, so that all are measured alike."""
+"""The bodies of all tasks, crawlfleet's and the peers': they note when they ran, so that all are measured alike."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import struct
 import time
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 STAMPS_VARIABLE = "BENCH_STAMPS"
-STAMP = struct.Struct("d")
+STAMP = struct.Struct("=dq?")
 
 
-def stamp() -> int:
+class Stamp(NamedTuple):
+    """That a body began, or that it `ended`, in seconds since 1970. Tasks that do nothing are all number 0."""
+
+    moment: float
+    number: int
+    ended: bool
+
+
+def stamp(number: int = 0, ended: bool = False) -> int:
     """Append this moment to the file of the run, about 2 µs; the answer is there to be recorded."""
-    os.write(_file(), STAMP.pack(time.time()))
+    os.write(_file(), STAMP.pack(time.time(), number, ended))
     return 1
+
+
+def wait(number: int, seconds: float) -> int:
+    """A body that waits, as for an answer, and notes its beginning and its end."""
+    stamp(number)
+    time.sleep(seconds)
+    return stamp(number, ended=True)
+
+
+async def wait_async(number: int, seconds: float) -> int:
+    """The same without a thread."""
+    stamp(number)
+    await asyncio.sleep(seconds)
+    return stamp(number, ended=True)
 
 
 @cache
@@ -25,11 +49,10 @@ def _file() -> int:
 
 
 def count_stamps(path: Path) -> int:
-    """How many bodies have run."""
+    """How many there are so far."""
     return path.stat().st_size // STAMP.size if path.exists() else 0
 
 
-def seconds_between(path: Path) -> float:
-    """From the first body to the last."""
-    moments: list[float] = [moment for (moment,) in STAMP.iter_unpack(path.read_bytes())]
-    return max(moments) - min(moments)
+def read_stamps(path: Path) -> list[Stamp]:
+    """All of them, in the order in which they were written."""
+    return [Stamp(*fields) for fields in STAMP.iter_unpack(path.read_bytes())] if path.exists() else []
