@@ -83,7 +83,7 @@ def _make_helpers(db: Database, now: datetime, numbers: int, beats: int) -> None
     step = timedelta(days=7) / beats
     today = now.astimezone(UTC).date()
 
-    with db.connect() as connection:
+    with db.plain.begin() as connection:  # a quick one does not know the names that SQLAlchemy wants
         metadata.create_all(connection)
     moments = ((n, now - (beats - n) * step) for n in range(beats))
     days = ((n, today - timedelta(days=DAYS - n)) for n in range(DAYS))
