@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.dialects import registry
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from crawlfleet.core.database_url import CONNECT_SECONDS, read_url
-from crawlfleet.core.dialects import quick_url_scheme
 from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable, UsageError
 from crawlfleet.core.sql import Wording, utc
 from crawlfleet.core.transaction import AnyConnection, Transaction
@@ -57,6 +57,10 @@ AWAY: dict[str, set[object]] = {
 MALFORMED, NOT_A_DATABASE = 11, 26  # SQLite's codes
 UNKNOWN_DATABASE = 1049  # MySQL's
 
+# By name: a dialect comes with all its drivers, 2 MB, so only that of the database in use is imported.
+registry.register("mysql.quick", "crawlfleet.core.dialect_mysql", "QuickDialect")
+registry.register("postgresql.quick", "crawlfleet.core.dialect_postgresql", "QuickDialect")
+
 
 class Database:
     """A pool of connections to one database. Making one connects to nothing; `open` does."""
@@ -86,7 +90,7 @@ class Database:
         if quick:
             options["isolation_level"] = "AUTOCOMMIT"
             if self.family != "sqlite":
-                url = url.set(drivername=quick_url_scheme(self.family))
+                url = url.set(drivername=f"{self.family}+quick")
         elif self.family != "sqlite":
             options["isolation_level"] = "READ COMMITTED"
         try:

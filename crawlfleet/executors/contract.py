@@ -23,7 +23,7 @@ from crawlfleet.model.task_spec import Task, TaskSpec
 from crawlfleet.sources.base import Shape, Source, SourceSettings
 from crawlfleet.sources.proxies import Proxy
 
-_first_word = threading.Lock()
+_first_use = threading.Lock()  # of what a context makes late, by several threads at once
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class TaskContext:
         permit: Permit | None = None,
     ) -> None:
         self.task = task
-        self.cancelled = threading.Event()
+        self._cancelled: threading.Event | None = None
         self._account = account
         self._source = source
         self.permit = permit
@@ -85,10 +85,19 @@ class TaskContext:
         return TaskContext, (self.task, self._account, self._source)
 
     @property
+    def cancelled(self) -> threading.Event:
+        """Made when somebody first asks for it, since most never do: it is as large as all else of a run that waits."""
+        if self._cancelled is None:
+            with _first_use:
+                if self._cancelled is None:
+                    self._cancelled = threading.Event()
+        return self._cancelled
+
+    @property
     def log(self) -> RunLogger:
         """The logger of this run; made when a body first speaks, since most never do."""
         if self._log is None:
-            with _first_word:  # of several threads of a body
+            with _first_use:
                 if self._log is None:
                     name = f"crawlfleet.executors.{self.task.task_type}"
                     keep = None if self.keeper is None else self.keeper()
@@ -109,7 +118,7 @@ class TaskContext:
 
     def check(self) -> None:
         """Raise `Cancelled` when nobody waits for this run any more; long bodies call it now and then."""
-        if self.cancelled.is_set():
+        if self._cancelled is not None and self._cancelled.is_set():
             raise Cancelled
 
     def sleep(self, seconds: float) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+from crawlfleet.core.db import Database
+from crawlfleet.services.fleet import connect
 from tests.conftest import Backend
-from tests.nodes import NodeProcess
+from tests.fleets import add
+from tests.nodes import ROOT, NodeProcess
 
 MOMENT = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
 PRODUCTS = {"sqlite": "SQLite", "mariadb": "MariaDB", "postgresql": "PostgreSQL"}
@@ -45,3 +50,30 @@ def test_a_node_starts_with_the_lines_of_the_specification_in_their_order(backen
     assert [each for each in said if not each[0].startswith("model.migrations")][: len(expected(""))] == expected(
         PRODUCTS[backend.name]
     )
+
+
+def test_a_node_loads_the_dialect_of_its_own_database_alone(backend: Backend) -> None:
+    """Each dialect brings all of its drivers; what SQLAlchemy loads without being asked is not ours to avoid."""
+    fleet = connect(backend.url)
+    add(fleet.db, 1, "quick")
+    fleet.close()
+    loaded = modules_of_a_node(backend.url)
+    dialects = {name for name in ("sqlite", "mysql", "postgresql") if f"sqlalchemy.dialects.{name}" in loaded}
+    assert dialects == {Database(backend.url).family}
+    unused = {"alembic", "mako", "rich", "httpx2", "pydantic", "fastapi", "multiprocessing", "dask", "cryptography"}
+    assert not unused & loaded
+
+
+def modules_of_a_node(url: str) -> set[str]:
+    """All that a node without the API has imported when its queue is empty."""
+    argv = ["distribute", "standalone", "--device-id", "a", "--database", url, "--until-idle", "--no-api"]
+    program = (
+        "import sys; from crawlfleet.cli.main import main\n"
+        f"code = main({[*argv, '--executors', 'tests.services.bodies']!r})\n"
+        "print(code, *sys.modules)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    code, *names = done.stdout.split()
+    assert code == "0", done.stderr
+    return set(names)
