@@ -48,7 +48,7 @@ SUITE = (
     ),
     Benchmark("memory", memory, {"tiny": Size(100, 1), "small": Size(20_000, 1), "full": Size(100_000, 1)}),
     Benchmark("latency", latency, {"tiny": Size(3, 1), "small": Size(50, 1), "full": Size(100, 3)}),
-    Benchmark("backlog", backlog, {"tiny": Size(90, 1), "small": Size(30_000, 3), "full": Size(300_000, 3)}),
+    Benchmark("backlog", backlog, {"tiny": Size(1_000, 1), "small": Size(1_000_000, 1), "full": Size(10_000_000, 1)}),
     Benchmark("blocked", blocked, {"tiny": Size(300, 1), "small": Size(50_000, 1), "full": Size(1_000_000, 1)}),
     Benchmark("crash", crash, {"tiny": Size(20, 1), "small": Size(200, 3), "full": Size(200, 5)}),
     Benchmark("quota", quota, {"tiny": Size(1, 1), "small": Size(2, 3), "full": Size(60, 1)}),
