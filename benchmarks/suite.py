@@ -6,7 +6,8 @@ from benchmarks.api import api
 from benchmarks.backlog import backlog
 from benchmarks.blocked import blocked
 from benchmarks.crash import crash
-from benchmarks.drain import drain_5, drain_50, drain_async_500
+from benchmarks.drain import drain_5, drain_50
+from benchmarks.drain_io import drain_io
 from benchmarks.enqueue import enqueue
 from benchmarks.far import far_20, far_100, far_300
 from benchmarks.fleet import fleet
@@ -23,9 +24,7 @@ SUITE = (
     Benchmark("enqueue", enqueue, {"tiny": Size(100, 1), "small": Size(20_000, 3), "full": Size(100_000, 5)}),
     Benchmark("drain-5", drain_5, {"tiny": Size(50, 1), "small": Size(10_000, 3), "full": Size(30_000, 5)}),
     Benchmark("drain-50", drain_50, {"tiny": Size(100, 1), "small": Size(10_000, 3), "full": Size(30_000, 5)}),
-    Benchmark(
-        "drain-async-500", drain_async_500, {"tiny": Size(600, 1), "small": Size(10_000, 3), "full": Size(30_000, 5)}
-    ),
+    Benchmark("drain-io", drain_io, {"tiny": Size(100, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}),
     Benchmark(
         "far-20", far_20, {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}, needs_server=True
     ),
