@@ -35,7 +35,7 @@ SUITE = (
         "far-300", far_300, {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}, needs_server=True
     ),
     Benchmark(
-        "fleet", fleet, {"tiny": Size(100, 1), "small": Size(10_000, 3), "full": Size(30_000, 3)}, needs_server=True
+        "fleet", fleet, {"tiny": Size(50, 1), "small": Size(5_000, 3), "full": Size(10_000, 3)}, needs_server=True
     ),
     Benchmark("start", start, {"tiny": Size(1, 1), "small": Size(1, 5), "full": Size(1, 11)}),
     Benchmark("idle", idle, {"tiny": Size(1, 1), "small": Size(30, 1), "full": Size(60, 3)}),
