@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
+from benchmarks.bulk import insert_select, run, tidy
 from benchmarks.place import Place
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
@@ -50,18 +51,13 @@ def fill(place: Place, tasks: int) -> None:
     steps = (*_tasks(db, copies, beats), *_runs(db), *_feeds(db), *_lists(db))
     later = {"later": stamp(now + timedelta(days=1)), "now": stamp(now)}
     for statement in steps:
-        _run(db, statement, later)
+        run(db, statement, later)
     with db.read() as connection:
         ids = list(connection.execute(sa.text("SELECT id FROM cl_feed ORDER BY id")).scalars())
     for first in range(0, len(ids), FEEDS_AT_ONCE):
         chunk = ids[first : first + FEEDS_AT_ONCE]
-        _run(db, _FIGURES, {"first": chunk[0], "last": chunk[-1], "rows": rows_a_day})
-    _tidy(db)
-
-
-def _run(db: Database, statement: str, parameters: Mapping[str, object]) -> None:
-    used = {name: value for name, value in parameters.items() if f":{name}" in statement}
-    db.write(lambda connection: connection.execute(sa.text(statement), used).rowcount)
+        run(db, _FIGURES, {"first": chunk[0], "last": chunk[-1], "rows": rows_a_day})
+    tidy(db)
 
 
 def _make_helpers(db: Database, now: datetime, numbers: int, beats: int) -> None:
@@ -102,16 +98,6 @@ def _fill_helper(db: Database, table: sa.Table, column: str, kind: str, rows: It
     db.write(lambda transaction: transaction.execute(sa.text(statement), parameters).rowcount)
 
 
-def _insert(table: sa.Table, values: Mapping[str, str], source: str) -> str:
-    """INSERT ... SELECT of all columns but a running id: from `values`, or as the source `t` has them."""
-    names = [column.name for column in table.c if column.name != "id" or "id" in values]
-    return (
-        f"INSERT INTO {table.name} ({', '.join(names)}) SELECT "
-        + ", ".join(values.get(name, f"t.{name}") for name in names)
-        + f" FROM {source}"
-    )
-
-
 def _tasks(db: Database, copies: int, beats: int) -> list[str]:
     """The seeds, one for each feed, so many times; the states alternate, the moments are spread over the week."""
     part = "CAST(n.n % 20 AS " + ("SIGNED" if db.family == "mysql" else "INTEGER") + ")"
@@ -132,7 +118,7 @@ def _tasks(db: Database, copies: int, beats: int) -> list[str]:
         f"bench_number n JOIN bench_moment m ON m.n = (n.n * {beats // copies if copies <= beats else 1}) % {beats}"
         f" CROSS JOIN cl_crawl_task t WHERE n.n < {copies}"
     )
-    return [_insert(schema.crawl_task, values, source)]
+    return [insert_select(schema.crawl_task, values, source)]
 
 
 def _runs(db: Database) -> list[str]:
@@ -150,7 +136,7 @@ def _runs(db: Database) -> list[str]:
         "result_data": "NULL",
     }
     ended = f"cl_crawl_task t JOIN cl_device d ON d.epoch = 1 + t.id % {DEVICES}"
-    runs = _insert(table, values, f"{ended} WHERE t.status IN ('completed', 'failed')")
+    runs = insert_select(table, values, f"{ended} WHERE t.status IN ('completed', 'failed')")
     beat = {
         "device_id": "d.device_id",
         "device_epoch": "d.epoch",
@@ -166,7 +152,10 @@ def _runs(db: Database) -> list[str]:
         "status_info": "'{}'",
         "created_at": "m.at",
     }
-    return [runs, _insert(schema.device_heartbeat, beat, "bench_moment m CROSS JOIN cl_device d ORDER BY m.n, d.id")]
+    return [
+        runs,
+        insert_select(schema.device_heartbeat, beat, "bench_moment m CROSS JOIN cl_device d ORDER BY m.n, d.id"),
+    ]
 
 
 def _feeds(db: Database) -> list[str]:
@@ -192,9 +181,11 @@ def _feeds(db: Database) -> list[str]:
         "fetched_at": now,
     }
     return [
-        _insert(schema.feed, feed, f"{seeds} ORDER BY t.id"),
-        _insert(schema.user_app, app, f"{seeds} ORDER BY t.id"),
-        _insert(schema.coverage, covered, "cl_feed f CROSS JOIN bench_day d WHERE d.n % 10 <> 3 ORDER BY f.id, d.n"),
+        insert_select(schema.feed, feed, f"{seeds} ORDER BY t.id"),
+        insert_select(schema.user_app, app, f"{seeds} ORDER BY t.id"),
+        insert_select(
+            schema.coverage, covered, "cl_feed f CROSS JOIN bench_day d WHERE d.n % 10 <> 3 ORDER BY f.id, d.n"
+        ),
     ]
 
 
@@ -203,7 +194,7 @@ def _lists(db: Database) -> list[str]:
     cancelled = "cl_crawl_task t WHERE t.status = 'cancelled' ORDER BY t.id"
     event = {"task_id": "t.id", "event": "'cancelled'", "actor": "'token deploy'", "detail": "NULL"}
     entry = {"actor": "'token deploy'", "action": "'tasks.cancel'", "target": "NULL", "detail": "'{}'"}
-    return [_insert(schema.task_event, event, cancelled), _insert(schema.audit, entry, cancelled)]
+    return [insert_select(schema.task_event, event, cancelled), insert_select(schema.audit, entry, cancelled)]
 
 
 _FIGURES = (
@@ -212,15 +203,3 @@ _FIGURES = (
     " 'DE', 12000, 340, 25, 310, 8, 12.5, 33.25 FROM cl_feed f CROSS JOIN bench_day d CROSS JOIN bench_number n"
     " WHERE f.id BETWEEN :first AND :last AND n.n < :rows ORDER BY f.id, d.day, n.row_hash"
 )
-
-
-def _tidy(db: Database) -> None:
-    """What a database that has grown over a week has done by itself: statistics, and on PostgreSQL a vacuum."""
-    statements = {
-        "sqlite": ["PRAGMA wal_checkpoint(TRUNCATE)"],
-        "postgresql": ["VACUUM ANALYZE"],
-        "mysql": [f"ANALYZE TABLE {', '.join(schema.metadata.tables)}"],
-    }
-    with db.connect() as connection:
-        for statement in statements[db.family]:
-            connection.exec_driver_sql(statement)

@@ -38,7 +38,7 @@ def blocked(place: Place, tasks: int) -> dict[str, float]:
     queue, defaults = CrawlTaskDAO(db), TaskDefaults(cost_of=_cost)
     budgets = max(1, tasks // TASKS_PER_BUDGET)
     queue.add((_task(f"app{n}") for n in range(budgets)), defaults)
-    _use_up(db)
+    use_up(db)
     for first in range(0, budgets, CHUNK):
         apps = [f"app{n}" for n in range(first, min(first + CHUNK, budgets))]
         queue.add((_task(app) for app in apps for _ in range(TASKS_PER_BUDGET - 1)), defaults)
@@ -68,7 +68,7 @@ def _cost(spec: TaskSpec) -> Cost:
     return Cost((Charge("vendor", "window", calls, WINDOW_SECONDS, "someone", spec.app_id or ""),), 1)
 
 
-def _use_up(db: Database) -> None:
+def use_up(db: Database) -> None:
     """Book the one call of every budget that there is."""
     with db.read() as connection:
         lanes = list(connection.execute(sa.text("SELECT id FROM cl_lane ORDER BY id")).scalars())

@@ -19,6 +19,11 @@ async def wait_10ms(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> N
     await asyncio.sleep(0.01)
 
 
+@crawlfleet.task_executor("wait_100ms")
+async def wait_100ms(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> None:
+    await asyncio.sleep(0.1)
+
+
 @crawlfleet.task_executor("wait_50ms")
 def wait_50ms(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> None:
     context.sleep(0.05)

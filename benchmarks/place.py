@@ -41,7 +41,8 @@ class Place:
     ) -> NodeProcess:
         """A node that starts now, with the bodies of the benchmarks; killed with its `with` block."""
         options = ("--executors", "benchmarks.bodies", *options)
-        return NodeProcess(self.folder, self.url, *options, device_id=device_id, api=api, **environ or {})
+        environ = {"PYTHONDONTWRITEBYTECODE": "", **(environ or {})}  # only the first start ever compiles
+        return NodeProcess(self.folder, self.url, *options, device_id=device_id, api=api, **environ)
 
     def watch(self, node: NodeProcess, done: Callable[[], bool]) -> list[float]:
         """The node's resident memory in MB, every 0.1 s until `done`.

@@ -7,7 +7,8 @@ from benchmarks.backlog import backlog
 from benchmarks.blocked import blocked
 from benchmarks.crash import crash
 from benchmarks.disk import disk
-from benchmarks.drain import drain_5, drain_50, drain_async_500
+from benchmarks.drain import drain_5, drain_50
+from benchmarks.drain_io import drain_io
 from benchmarks.enqueue import enqueue
 from benchmarks.far import far_20, far_100, far_300, far_reports
 from benchmarks.fleet import fleet
@@ -26,9 +27,7 @@ SUITE = (
     Benchmark("enqueue", enqueue, {"tiny": Size(100, 1), "small": Size(20_000, 3), "full": Size(100_000, 5)}),
     Benchmark("drain-5", drain_5, {"tiny": Size(50, 1), "small": Size(10_000, 3), "full": Size(30_000, 5)}),
     Benchmark("drain-50", drain_50, {"tiny": Size(100, 1), "small": Size(10_000, 3), "full": Size(30_000, 5)}),
-    Benchmark(
-        "drain-async-500", drain_async_500, {"tiny": Size(600, 1), "small": Size(10_000, 3), "full": Size(30_000, 5)}
-    ),
+    Benchmark("drain-io", drain_io, {"tiny": Size(100, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}),
     Benchmark(
         "far-20", far_20, {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}, needs_server=True
     ),
@@ -45,7 +44,7 @@ SUITE = (
         needs_server=True,
     ),
     Benchmark(
-        "fleet", fleet, {"tiny": Size(100, 1), "small": Size(10_000, 3), "full": Size(30_000, 3)}, needs_server=True
+        "fleet", fleet, {"tiny": Size(50, 1), "small": Size(5_000, 3), "full": Size(10_000, 3)}, needs_server=True
     ),
     Benchmark("start", start, {"tiny": Size(1, 1), "small": Size(1, 5), "full": Size(1, 11)}),
     Benchmark("idle", idle, {"tiny": Size(1, 1), "small": Size(30, 1), "full": Size(60, 3)}),
@@ -57,7 +56,7 @@ SUITE = (
     ),
     Benchmark("memory", memory, {"tiny": Size(100, 1), "small": Size(20_000, 1), "full": Size(100_000, 1)}),
     Benchmark("latency", latency, {"tiny": Size(3, 1), "small": Size(50, 1), "full": Size(100, 3)}),
-    Benchmark("backlog", backlog, {"tiny": Size(90, 1), "small": Size(30_000, 3), "full": Size(300_000, 3)}),
+    Benchmark("backlog", backlog, {"tiny": Size(1_000, 1), "small": Size(1_000_000, 1), "full": Size(10_000_000, 1)}),
     Benchmark("blocked", blocked, {"tiny": Size(300, 1), "small": Size(50_000, 1), "full": Size(1_000_000, 1)}),
     Benchmark("crash", crash, {"tiny": Size(20, 1), "small": Size(200, 3), "full": Size(200, 5)}),
     Benchmark("quota", quota, {"tiny": Size(1, 1), "small": Size(2, 3), "full": Size(60, 1)}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -9,12 +10,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from benchmarks import __main__ as program
+from benchmarks.backlog import multiply, seed
 from benchmarks.frame import SIZES, Benchmark, Measured, Size, measure
 from benchmarks.place import Place, fresh_place
 from benchmarks.suite import SUITE
+from crawlfleet.model import lanes
+from crawlfleet.model.queue_depth import open_lanes
 from crawlfleet.model.task_spec import TaskSpec
+from crawlfleet.services.fleet import connect
+from tests.conftest import Backend
 from tests.nodes import ROOT
 from tests.server_park import ServerMissing
 
@@ -66,6 +73,35 @@ def test_a_task_that_failed_is_no_figure(tmp_path: Path) -> None:
         ids = place.fleet.add_tasks([TaskSpec("app_data", source="appsflyer", username="nobody")])
         with place.node() as node, pytest.raises(RuntimeError, match="failed"):
             place.watch(node, lambda: place.completed(ids))
+
+
+def test_the_crowd_of_the_backlog_is_as_the_program_would_have_made_it(backend: Backend, tmp_path: Path) -> None:
+    with contextlib.closing(connect(backend.url)) as fleet:
+        place = Place(fleet, backend.url, tmp_path)
+        seeds = seed(place)
+        multiply(place, seeds, 0, 3)
+        multiply(place, seeds, 3, 5)
+        with fleet.db.read() as connection:
+            lanes_now = connection.execute(sa.text("SELECT id, head_key, ready_key, wake_at FROM cl_lane")).all()
+            now = fleet.db.now(connection)
+            found = open_lanes(fleet.db, connection)
+            runs = connection.execute(
+                sa.text(
+                    "SELECT COUNT(DISTINCT r.task_id), COUNT(*) FROM cl_crawl_task t"
+                    " JOIN cl_task_assignment r ON r.task_id = t.id AND r.status = t.status"
+                )
+            ).one()
+        kind = len(seeds) // 4
+        assert (
+            fleet.tasks.stats() | {"pending": 15 * kind, "completed": 5 * kind, "total": 20 * kind}
+            == fleet.tasks.stats()
+        )
+        assert sorted((lane.due, lane.later) for lane in found) == [(0, 5 * kind)] + [(5, 0)] * (2 * kind)
+        assert tuple(runs) == (5 * kind, 5 * kind)
+        fleet.db.write(lambda connection: lanes.refresh(fleet.db, connection, [row[0] for row in lanes_now], now))
+        with fleet.db.read() as connection:
+            again = connection.execute(sa.text("SELECT id, head_key, ready_key, wake_at FROM cl_lane")).all()
+        assert [row for row in again if row not in lanes_now] == []
 
 
 def test_a_figure_that_only_servers_have_leaves_the_others_place_empty() -> None:

@@ -161,6 +161,7 @@ class Task(BaseModel):
     lane_id: int
     order_key: int
     ready_key: int | None
+    ready_lane_id: int | None
     wake_at: dt.datetime | None
     next_run_at: dt.datetime
     assignment_id: int | None

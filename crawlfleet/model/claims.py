@@ -127,8 +127,8 @@ def ask_heads(
     hint = " INDEXED BY ix_lane_account" if db.family == "sqlite" else ""
     statement = sa.text(
         # no source: nothing can close such a lane, and nobody keeps its head
-        "SELECT l.id, 0, (SELECT t.ready_key FROM cl_crawl_task t WHERE t.lane_id = l.id"
-        " AND t.ready_key IS NOT NULL ORDER BY t.ready_key LIMIT 1) AS head"
+        "SELECT l.id, 0, (SELECT t.ready_key FROM cl_crawl_task t WHERE t.ready_lane_id = l.id"
+        " ORDER BY t.ready_key LIMIT 1) AS head"
         f" FROM cl_lane l{hint} WHERE l.source IS NULL AND {known}"
         " UNION ALL SELECT * FROM (SELECT l.id, 1, l.ready_key FROM cl_lane l"
         f" WHERE l.ready_key IS NOT NULL AND {known} ORDER BY l.ready_key LIMIT {MAX_LANES}) AS open_lanes"
@@ -249,12 +249,12 @@ def _open_lanes(
 
 @cache
 def _candidates(family: str, lanes: int, skip_locked: bool) -> sa.TextClause:
-    """The first due tasks of each lane; the index (lane_id, ready_key, id) is the whole way there."""
+    """The first due tasks of each lane; the index (ready_lane_id, ready_key, id) is the whole way there."""
     # MariaDB and MySQL preferred the primary key once many rows had ended.
     hint = " FORCE INDEX (ix_crawl_task_claim)" if family == "mysql" else ""
     lock = " FOR UPDATE SKIP LOCKED" if skip_locked else ""
     parts = [
-        f"SELECT {TASK_COLUMNS} FROM cl_crawl_task t{hint} WHERE t.lane_id = :lane{i} AND t.ready_key IS NOT NULL"
+        f"SELECT {TASK_COLUMNS} FROM cl_crawl_task t{hint} WHERE t.ready_lane_id = :lane{i}"
         f" ORDER BY t.ready_key, t.id LIMIT :count{i}{lock}"
         for i in range(lanes)
     ]

@@ -177,8 +177,9 @@ class DeviceDAO:
             sa.text(
                 f"SELECT d.epoch, d.status, d.draining, {self.db.wording.now},"
                 " (SELECT p.value FROM cl_fleet_state p WHERE p.name = 'paused'),"
-                " (SELECT MIN(t.wake_at) FROM cl_crawl_task t WHERE t.wake_at IS NOT NULL),"
-                " (SELECT MIN(l.wake_at) FROM cl_lane l WHERE l.wake_at IS NOT NULL),"
+                # not MIN, for which MariaDB reads them all
+                " (SELECT t.wake_at FROM cl_crawl_task t WHERE t.wake_at IS NOT NULL ORDER BY t.wake_at LIMIT 1),"
+                " (SELECT l.wake_at FROM cl_lane l WHERE l.wake_at IS NOT NULL ORDER BY l.wake_at LIMIT 1),"
                 " (SELECT COUNT(*) FROM cl_device m WHERE m.device_type = 'master'"
                 f" AND m.status = '{DeviceStatus.ONLINE}' AND NOT m.draining)"
                 f" FROM cl_device d WHERE d.device_id = :device_id{lock}"

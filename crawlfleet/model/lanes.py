@@ -172,8 +172,8 @@ def refresh(
         connection.execute(sa.text(lock), {"rows": rows})
     # MAX over what must be waited for; a lane whose account is parked waits for a person
     state = (
-        "(SELECT l.id AS id, (SELECT k.ready_key FROM cl_crawl_task k WHERE k.lane_id = l.id"
-        " AND k.ready_key IS NOT NULL ORDER BY k.ready_key LIMIT 1) AS head,"
+        "(SELECT l.id AS id, (SELECT k.ready_key FROM cl_crawl_task k WHERE k.ready_lane_id = l.id"
+        " ORDER BY k.ready_key LIMIT 1) AS head,"
         " (SELECT MAX(b.open_at) FROM cl_lane_budget lb JOIN cl_budget b ON b.id = lb.budget_id"
         " WHERE lb.lane_id = l.id) AS budgets_open_at, v.not_before AS not_before,"
         " (SELECT a.status FROM cl_account a WHERE a.source = l.source AND a.username = l.username) AS account_status"

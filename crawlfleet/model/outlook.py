@@ -58,8 +58,8 @@ def open_requests(db: Database, connection: AnyConnection, source: str, username
     columns = "t.id, t.task_type, t.app_id, t.report, t.start_date, t.end_date, t.task_data"
     own = "(SELECT l.id FROM cl_lane l WHERE l.source = :source AND l.username = :username)"
     parts = [
-        f"SELECT {columns} FROM cl_lane l {_join_tasks(db)} ON t.lane_id = l.id"
-        " WHERE l.source = :source AND l.username = :username AND t.ready_key IS NOT NULL",
+        f"SELECT {columns} FROM cl_lane l {_join_tasks(db)} ON t.ready_lane_id = l.id"
+        " WHERE l.source = :source AND l.username = :username",
         f"SELECT {columns} FROM cl_crawl_task t WHERE t.wake_at IS NOT NULL AND t.lane_id IN {own}",
         f"SELECT {columns} FROM cl_crawl_task t"
         f" WHERE t.status IN ('{TaskStatus.ASSIGNED}', '{TaskStatus.RUNNING}') AND t.lane_id IN {own}",
@@ -100,8 +100,8 @@ def owed_calls(
     source = f"{db.wording.rows(id='int')} JOIN cl_lane_budget lb ON lb.budget_id = v.id"
     statement = sa.text(
         f"SELECT lb.budget_id, {db.wording.moment('now')} AS due, l.calls * COUNT(*) FROM {source}"
-        f" JOIN cl_lane l ON l.id = lb.lane_id {_join_tasks(db)} ON t.lane_id = l.id"
-        " WHERE t.ready_key IS NOT NULL GROUP BY lb.budget_id, l.id, l.calls"
+        f" JOIN cl_lane l ON l.id = lb.lane_id {_join_tasks(db)} ON t.ready_lane_id = l.id"
+        " GROUP BY lb.budget_id, l.id, l.calls"
         # counted before they are joined: their index is by moment, not by lane
         f" UNION ALL SELECT lb.budget_id, w.wake_at AS due, l.calls * w.tasks FROM {source}"
         " JOIN (SELECT t.lane_id, t.wake_at, COUNT(*) AS tasks FROM cl_crawl_task t WHERE t.wake_at IS NOT NULL"

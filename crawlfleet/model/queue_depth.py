@@ -26,7 +26,8 @@ def ahead_in_budget(db: Database, connection: AnyConnection, budget_id: int, rea
     return _ahead(
         db,
         connection,
-        f"cl_lane_budget l JOIN cl_crawl_task t{_claim_index(db)} ON t.lane_id = l.lane_id WHERE l.budget_id = :budget",
+        f"cl_lane_budget l JOIN cl_crawl_task t{_claim_index(db)} ON t.ready_lane_id = l.lane_id"
+        " WHERE l.budget_id = :budget",
         {"budget": budget_id, "key": ready_key, "id": task_id},
     )
 
@@ -47,7 +48,7 @@ def ahead_of_slots(
         db,
         connection,
         f"{db.wording.rows(task_type='text')} JOIN cl_lane l ON l.task_type = v.task_type"
-        f" JOIN cl_crawl_task t{_claim_index(db)} ON t.lane_id = l.id"
+        f" JOIN cl_crawl_task t{_claim_index(db)} ON t.ready_lane_id = l.id"
         f" WHERE (l.source IS NULL OR l.ready_key <= :key) AND {labels_fit(db)}",
         {
             "rows": json_rows([each] for each in sorted(types)),
@@ -60,7 +61,7 @@ def ahead_of_slots(
 
 def _ahead(db: Database, connection: AnyConnection, source: str, parameters: dict[str, object]) -> int:
     statement = sa.text(
-        f"SELECT COUNT(*) FROM (SELECT t.id FROM {source} AND t.ready_key IS NOT NULL AND t.ready_key <= :key"
+        f"SELECT COUNT(*) FROM (SELECT t.id FROM {source} AND t.ready_key <= :key"
         f" AND (t.ready_key < :key OR t.id < :id) LIMIT {COUNT_CAP}) AS ahead"
     )
     return int(connection.execute(statement, parameters).scalar_one())
@@ -76,7 +77,7 @@ def waiting_for(db: Database, connection: AnyConnection, budget_ids: Collection[
         return {}
     statement = sa.text(
         "SELECT w.budget_id, SUM(w.tasks) FROM (SELECT lb.budget_id, (SELECT COUNT(*) FROM cl_crawl_task t"
-        f"{_claim_index(db)} WHERE t.lane_id = lb.lane_id AND t.ready_key IS NOT NULL) AS tasks"
+        f"{_claim_index(db)} WHERE t.ready_lane_id = lb.lane_id) AS tasks"
         f" FROM {db.wording.rows(id='int')} JOIN cl_lane_budget lb ON lb.budget_id = v.id) AS w GROUP BY w.budget_id"
     )
     rows = connection.execute(statement, {"rows": json_rows([each] for each in sorted(budget_ids))})
@@ -142,7 +143,7 @@ def open_lanes(db: Database, connection: AnyConnection) -> list[OpenLane]:
         f" COUNT(CASE WHEN {lacks_token} THEN 1 END) AS without_token"
         " FROM cl_crawl_task WHERE wake_at IS NOT NULL GROUP BY lane_id"
         " UNION ALL SELECT l.id, (SELECT COUNT(*) FROM cl_crawl_task t"
-        f"{_claim_index(db)} WHERE t.lane_id = l.id AND t.ready_key IS NOT NULL), 0, 0, NULL, NULL, 0 FROM cl_lane l"
+        f"{_claim_index(db)} WHERE t.ready_lane_id = l.id), 0, 0, NULL, NULL, 0 FROM cl_lane l"
         f" UNION ALL SELECT lane_id, 0, 0, COUNT(*), NULL, NULL, 0 FROM cl_crawl_task WHERE status IN ({quoted(LIVE)})"
         " GROUP BY lane_id"
     )

@@ -210,7 +210,7 @@ def _reject_batch(db: Database, lane_id: int, task_type: str, now: datetime | No
         ids = (
             connection.execute(
                 sa.text(
-                    "SELECT id FROM cl_crawl_task WHERE lane_id = :lane AND ready_key IS NOT NULL"
+                    "SELECT id FROM cl_crawl_task WHERE ready_lane_id = :lane"
                     f" ORDER BY ready_key LIMIT {RESCUE_BATCH}{db.wording.for_update}"
                 ),
                 {"lane": lane_id},

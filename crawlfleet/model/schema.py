@@ -21,6 +21,7 @@ AMOUNT = sa.Numeric(24, 6).with_variant(sa.REAL(), "sqlite")
 HASH = sa.LargeBinary(16).with_variant(sa.BINARY(16), "mysql", "mariadb").with_variant(sa.Text(), "sqlite")
 NAME = sa.String(64)  # device, type, source, report
 LABEL = sa.String(190)  # account, app, unique key: 190 x 4 bytes fits every index
+READY_LANE = "CASE WHEN ready_key IS NULL THEN NULL ELSE lane_id END"
 
 metadata = sa.MetaData()
 
@@ -51,10 +52,12 @@ crawl_task = _table(
     sa.Column("end_date", DAY),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
-    # the claim walks (lane_id, ready_key, id): order_key while the task is pending and due, else null
+    # the claim walks (ready_lane_id, ready_key, id): lane and order_key while the task is pending and due, else null
     sa.Column("lane_id", sa.BigInteger, nullable=False),
     sa.Column("order_key", sa.BigInteger, nullable=False),
     sa.Column("ready_key", sa.BigInteger),
+    # MySQL and MariaDB must find those that are ready by equality: past an `IS NOT NULL` they read all that has ended
+    sa.Column("ready_lane_id", sa.BigInteger, sa.Computed(READY_LANE, persisted=True)),
     _moment("wake_at", nullable=True),  # pending but not due yet: when it becomes ready
     _moment("next_run_at"),
     sa.Column("assignment_id", sa.BigInteger),  # the live run: fence and mutex of every move
@@ -75,7 +78,7 @@ crawl_task = _table(
     _moment("updated_at"),
     _moment("completed_at", nullable=True),
     # with the id, or PostgreSQL would give equals in the order in which they were written last
-    sa.Index("ix_crawl_task_claim", "lane_id", "ready_key", "id", **_only("ready_key IS NOT NULL")),
+    sa.Index("ix_crawl_task_claim", "ready_lane_id", "ready_key", "id", **_only("ready_lane_id IS NOT NULL")),
     sa.Index("ix_crawl_task_wake", "wake_at", **_only("wake_at IS NOT NULL")),
     sa.Index("ix_crawl_task_status", "status", "id"),
     sa.Index("ix_crawl_task_username", "username", "id", **_only("username IS NOT NULL")),

@@ -105,7 +105,7 @@ def _oldest_due(db: Database, connection: Connection, now: datetime) -> dict[str
     """Since when the first task of a lane has been due: of lanes that can be claimed from, and of the others."""
     statement = sa.text(
         "SELECT CASE WHEN l.source IS NULL OR l.ready_key IS NOT NULL THEN 'open' ELSE 'closed' END,"
-        " (SELECT t.next_run_at FROM cl_crawl_task t WHERE t.lane_id = l.id AND t.ready_key IS NOT NULL"
+        " (SELECT t.next_run_at FROM cl_crawl_task t WHERE t.ready_lane_id = l.id"
         " ORDER BY t.ready_key LIMIT 1) FROM cl_lane l"
     )
     found: dict[str, float] = {}

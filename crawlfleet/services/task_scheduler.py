@@ -406,7 +406,10 @@ class TaskScheduler(Service):
         return max(0, free), max(0, self._reserve_target() + min(0, free))
 
     def _reserve_target(self) -> int:
-        """Slots x (time of a turn / time of a body): as many as the slots use up while a turn is away."""
+        """Slots x (time of two turns / time of a body): as many as the slots use up while a turn is away.
+
+        Half of the turns take longer than the median, and a body may end just after one has begun.
+        """
         if not self._body_seconds:
             return 0
         body = median(self._body_seconds)
@@ -414,7 +417,7 @@ class TaskScheduler(Service):
             here = time.monotonic()
             body = max(body, min(here - (run.began_at or here) for run in self._busy.values()))
         slots = self.options.concurrent_tasks
-        return min(MAX_RESERVE, int(slots * median(self._turn_seconds) / max(body, 1e-5)))
+        return min(MAX_RESERVE, round(slots * 2 * median(self._turn_seconds) / max(body, 1e-5)))
 
     def _turn(self) -> Turn | None:
         """One transaction, or None when a look without one showed that there is nothing to do."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +18,7 @@ from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import claims, lanes
 from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.results import replace_range
 from crawlfleet.model.task_spec import TaskSpec
 from tests.fleets import Device, ending
@@ -164,6 +165,51 @@ def test_the_state_of_lanes_is_computed_along_indexes(device: Device, db: Databa
     with recorded(db) as statements:
         db.write(refresh)
     assert_walks_indexes(db, statements)
+
+
+def rows_read(db: Database, work: Callable[[], object]) -> int:
+    """How many rows and entries of indexes MariaDB reads meanwhile, for the one connection that is in use."""
+    with db.read() as connection:
+        connection.exec_driver_sql("FLUSH STATUS")
+    work()
+    with db.read() as connection:
+        counts = connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Handler_read%%'").all()
+    return sum(int(count) for _, count in counts)
+
+
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
+def test_a_turn_reads_no_more_rows_however_many_have_ended_or_are_not_due(db: Database) -> None:
+    """MariaDB has no partial index: what has ended is in the claim's, too."""
+    device = Device(db)
+    device.register()
+    kinds = [TaskSpec("noop", run_at=NOON), TaskSpec("fetch", source="vendor", username="u", app_id="a", run_at=NOON)]
+    [_, fetching] = [CrawlTaskDAO(db).add([spec], DEFAULTS, NOON)[0] for spec in kinds]
+
+    def find_heads() -> None:
+        with db.read() as connection:
+            assert len(claims.open_heads(db, connection, ["fetch", "noop"])) == 2
+
+    def stand() -> None:
+        with db.read() as connection:
+            assert DeviceDAO(db).standing(connection, device.device_id, device.epoch).due_at == NOON + HOUR
+
+    def refresh(connection: Any) -> None:
+        lanes.refresh(db, connection, [lane_id], NOON)
+
+    lane_id = CrawlTaskDAO(db).get(fetching)["lane_id"]  # type: ignore[index]
+    works: list[Callable[[], object]] = [find_heads, stand, lambda: db.write(refresh)]
+    CrawlTaskDAO(db).add([TaskSpec("noop", run_at=NOON + HOUR)], DEFAULTS, NOON)
+    before = [rows_read(db, work) for work in works]
+    later = [TaskSpec("noop", run_at=NOON + HOUR + timedelta(seconds=n)) for n in range(500)]
+    CrawlTaskDAO(db).add(later, DEFAULTS, NOON)
+    CrawlTaskDAO(db).add(kinds * 500, DEFAULTS, NOON)
+    with db.plain.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE cl_crawl_task SET status = 'completed', ready_key = NULL"
+            f" WHERE id > {fetching} AND ready_key IS NOT NULL"
+        )
+        connection.exec_driver_sql("ANALYZE TABLE cl_crawl_task")
+    assert [rows_read(db, work) for work in works] == before
 
 
 def test_a_table_read_whole_is_noticed(device: Device, db: Database) -> None:

@@ -24,6 +24,7 @@ HASH = sa.LargeBinary(16).with_variant(mysql.BINARY(16), "mysql", "mariadb").wit
 LONG_TEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 NAME = sa.String(64)  # device, type, source, report
 LABEL = sa.String(190)  # account, app, unique key: 190 x 4 bytes fits every index
+READY_LANE = "CASE WHEN ready_key IS NULL THEN NULL ELSE lane_id END"
 
 OPTIONS: dict[str, Any] = {
     "mysql_engine": "InnoDB",
@@ -67,6 +68,7 @@ def upgrade() -> None:
         sa.Column("lane_id", sa.BigInteger, nullable=False),
         sa.Column("order_key", sa.BigInteger, nullable=False),
         sa.Column("ready_key", sa.BigInteger),
+        sa.Column("ready_lane_id", sa.BigInteger, sa.Computed(READY_LANE, persisted=True)),
         _moment("wake_at", nullable=True),
         _moment("next_run_at"),
         sa.Column("assignment_id", sa.BigInteger),
@@ -361,7 +363,10 @@ def upgrade() -> None:
         if_not_exists=True,
     )
     _create_index(
-        "ix_crawl_task_claim", "cl_crawl_task", ["lane_id", "ready_key", "id"], **_only("ready_key IS NOT NULL")
+        "ix_crawl_task_claim",
+        "cl_crawl_task",
+        ["ready_lane_id", "ready_key", "id"],
+        **_only("ready_lane_id IS NOT NULL"),
     )
     _create_index("ix_crawl_task_wake", "cl_crawl_task", ["wake_at"], **_only("wake_at IS NOT NULL"))
     _create_index("ix_crawl_task_status", "cl_crawl_task", ["status", "id"])
