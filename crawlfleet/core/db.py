@@ -151,11 +151,12 @@ class Database:
             return
         try:
             self.engine.dialect.do_ping(connection)
-        except self._driver_error:
+        except self.driver_error:
             raise DisconnectionError from None
 
     @property
-    def _driver_error(self) -> type[Exception]:
+    def driver_error(self) -> type[Exception]:
+        """What the driver raises when nothing stands between."""
         return self.engine.dialect.loaded_dbapi.Error
 
     def open(self, wait_seconds: float = 0) -> Database:
@@ -258,7 +259,7 @@ class Database:
         """A connection from the pool; whatever keeps us from getting one means that the database is away."""
         try:
             connection = engine.connect()
-        except (DBAPIError, PoolTimeout, UnicodeError, self._driver_error) as error:
+        except (DBAPIError, PoolTimeout, UnicodeError, self.driver_error) as error:
             raise self.unreachable(error) from None
         with connection:
             yield connection

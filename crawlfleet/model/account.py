@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any
 
@@ -204,19 +204,32 @@ def from_row(row: RowMapping) -> Account:
     )
 
 
-def accounts_of(
-    db: Database, connection: AnyConnection, keys: Collection[tuple[str, str]]
-) -> dict[tuple[str, str], tuple[Account, str]]:
-    """The accounts with these (source, username), each with its status; those that do not exist are missing."""
+Accounts = dict[tuple[str, str], tuple[Account, str]]  # by (source, username), each with its status
+
+
+def accounts_of(db: Database, connection: AnyConnection, keys: Collection[tuple[str, str]]) -> Accounts:
+    """The accounts with these (source, username); those that do not exist are missing."""
     if not keys:
         return {}
+    tables = f"{db.wording.rows(source='text', username='text')} JOIN cl_account a"
+    return _ask_accounts(connection, tables, "v", json_rows(sorted(keys)))()
+
+
+def ask_accounts_of_lanes(db: Database, connection: AnyConnection, lane_ids: Collection[int]) -> Callable[[], Accounts]:
+    """Ask for the accounts of these lanes, which are read by calling the result."""
+    if not lane_ids:
+        return dict
+    tables = f"{db.wording.rows(id='int')} JOIN cl_lane l ON l.id = v.id JOIN cl_account a"
+    return _ask_accounts(connection, tables, "l", json_rows([each] for each in sorted(lane_ids)))
+
+
+def _ask_accounts(connection: AnyConnection, tables: str, owner: str, rows: str) -> Callable[[], Accounts]:
     statement = sa.text(
-        f"SELECT a.source, a.username, a.status, {ACCOUNT_COLUMNS}"
-        f" FROM {db.wording.rows(source='text', username='text')}"
-        " JOIN cl_account a ON a.source = v.source AND a.username = v.username"
+        f"SELECT a.source, a.username, a.status, {ACCOUNT_COLUMNS} FROM {tables}"
+        f" ON a.source = {owner}.source AND a.username = {owner}.username"
     )
-    found = connection.execute(statement, {"rows": json_rows(sorted(keys))}).mappings()
-    return {(row["source"], row["username"]): (from_row(row), row["status"]) for row in found}
+    found = connection.execute(statement, {"rows": rows})
+    return lambda: {(row["source"], row["username"]): (from_row(row), row["status"]) for row in found.mappings()}
 
 
 def park(connection: Transaction, source: str | None, username: str | None, reason: str, now: datetime) -> bool | None:

@@ -25,14 +25,15 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, stamp
 from crawlfleet.core.transaction import AnyConnection, Transaction
-from crawlfleet.model.account import accounts_of
+from crawlfleet.model.account import ask_accounts_of_lanes
 from crawlfleet.model.budget import Window
 from crawlfleet.model.ledger import LaneBudgets, Ledger
 from crawlfleet.model.lifecycle import AccountStatus, AssignmentStatus, TaskStatus, task_guard
 from crawlfleet.model.task_spec import Task
 
 EPOCH_SHIFT = 31  # assignment id = epoch x 2^31 + counter: below 2^53 (exact in JSON) for 4 million registrations
-MAX_LANES = 16  # lanes of one claim; the next turn takes the others' heads
+MAX_LANES = 64  # lanes of one claim; the next turn takes the others' heads
+SPARE_LANES = 16  # looked at even for a single slot: others may be claiming from some
 TASK_COLUMNS = (
     "t.id, t.lane_id, t.ready_key, t.task_type, t.source, t.username, t.app_id, t.report, t.start_date, t.end_date,"
     " t.priority, t.task_data, t.execution_timeout, t.retry, t.label"
@@ -171,6 +172,7 @@ def claim(
     """
     if slots + reserve <= 0:
         return []
+    heads = heads[: max(SPARE_LANES, slots)]
     lanes, wanted = _open_lanes(heads, strategy, slots, reserve, ledger, ledger.now + timedelta(seconds=lead_seconds))
     if not wanted:  # only the reserve has room, and all that is due has a source
         return []
@@ -178,9 +180,9 @@ def claim(
     for i, (lane_id, count) in enumerate(wanted):
         parameters |= {f"lane{i}": lane_id, f"count{i}": count}
     query = _candidates(db.family, len(wanted), strategy is Strategy.SKIP_LOCKED)
-    found = sorted(connection.execute(query, parameters).mappings(), key=lambda row: (row["ready_key"], row["id"]))
-    owners = {(row["source"], row["username"]) for row in found if row["source"] and row["username"]}
-    accounts = accounts_of(db, connection, owners)
+    due = connection.execute(query, parameters)
+    accounts = ask_accounts_of_lanes(db, connection, lanes)()
+    found = sorted(due.mappings(), key=lambda row: (row["ready_key"], row["id"]))
     picked: list[tuple[RowMapping, Owner]] = []
     sourced = 0
     for row in found:

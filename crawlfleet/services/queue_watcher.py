@@ -8,7 +8,6 @@ The watcher only hastens; without it the scheduler's intervals find everything, 
 
 from __future__ import annotations
 
-import sqlite3
 import sys
 import time
 from collections import deque
@@ -68,7 +67,7 @@ class QueueWatcher(Service):
         self._wait = self.interval
         try:
             news = {"sqlite": self._watch_file, "postgresql": self._listen, "mysql": self._probe}[self.db.family]()
-        except (DBAPIError, sqlite3.Error) as error:
+        except (DBAPIError, self.db.driver_error) as error:  # the driver's own where it is asked past SQLAlchemy
             # The scheduler tells that the database is away; the watcher just comes back.
             self._close()
             if isinstance(error, DBAPIError) and not self.db.is_away(error):

@@ -426,6 +426,7 @@ class TaskScheduler(Service):
             run for run in self._started if (held := self._held.get(run.assignment_id)) and held.phase == "begun"
         ]
         sent = list(self._sent)
+        ending = {each.ending.assignment_id for each in batch}  # their endings book their calls
         slots, reserve = self._room()
         reconcile, epoch = self._reconcile, self.lease.epoch
         self._promote()
@@ -460,7 +461,12 @@ class TaskScheduler(Service):
             )
             endings = [decided.dated(now, standing.asked_at) for decided in batch]
             turn.ended = end_runs(self.db, connection, endings, ledger, self.options.retry, self.options.defaults, ends)
-            book_calls(self.db, connection, ledger, [each.dated(now, standing.asked_at) for each in sent])
+            book_calls(
+                self.db,
+                connection,
+                ledger,
+                [each.dated(now, standing.asked_at) for each in sent if each.assignment_id not in ending],
+            )
             if reconcile:
                 adopts = self.options.adopts and standing.may_claim
                 turn.strays, turn.lost = rescue.release_unheld(

@@ -23,7 +23,7 @@ from crawlfleet.model.results import replace_range
 from crawlfleet.model.task_spec import TaskSpec
 from tests.fleets import Device, ending
 
-LANES = 608  # 16 are claimed from at once
+LANES = 608  # 64 are looked at, 16 claimed from at once
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 Statement = tuple[str, Any]
@@ -112,10 +112,10 @@ def assert_unsorted(db: Database, statements: list[Statement], of: str) -> None:
 
 
 def test_open_lanes_are_found_along_an_index_and_without_sorting(device: Device, db: Database) -> None:
-    for state in ("few open", "all open"):
+    for state, expected in (("few open", 16), ("all open", claims.MAX_LANES)):
         with db.read() as connection, recorded(db) as statements:
             found = claims.open_heads(db, connection, ["fetch"], ["eu"])
-        assert len(found) == 16, state
+        assert len(found) == expected, state
         assert_walks_indexes(db, statements)
         assert_unsorted(db, statements, "open_lanes")
         claims.promote(db, now=NOON + 2 * HOUR)
