@@ -21,7 +21,6 @@ from typing import Any
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from crawlfleet.core.drivers import import_driver
 from crawlfleet.core.errors import UsageError
 
 DRIVERS = {  # what users write -> family, SQLAlchemy's name, module, extra that brings it
@@ -84,7 +83,7 @@ def read_url(text: str) -> Address:
         raise UsageError(f"database {scheme!r} is not supported: use sqlite, mysql, mariadb or postgresql")
     family, drivername, module, extra = DRIVERS[scheme]
     try:
-        import_driver(module)
+        __import__(module)
     except ImportError:
         raise UsageError(f"the driver for {scheme} is not installed: pip install 'crawlfleet[{extra}]'") from None
     url = url.set(drivername=drivername)

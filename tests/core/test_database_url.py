@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -187,29 +186,3 @@ def test_a_connection_goes_to_the_host_that_takes_writes(postgresql_server: Call
     hosts = ",".join(f"127.0.0.1:{server.port}" for server in (standby, primary))
     with Database(f"postgresql://postgres@{hosts}/{name}").open().read() as found:
         assert found.exec_driver_sql("SELECT inet_server_port()").scalar_one() == primary.port
-
-
-ENCRYPTING = """
-import sys
-from crawlfleet.core.database_url import read_url
-
-read_url("mysql://u@h/d")
-from pymysql import _auth
-
-loaded = "cryptography" in sys.modules
-
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
-
-key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-oaep = padding.OAEP(mgf=padding.MGF1(algorithm=hashes.SHA1()), algorithm=hashes.SHA1(), label=None)
-for _ in range(2):
-    sealed = _auth.sha2_rsa_encrypt(b"secret", bytes(20), public)
-    print(loaded, key.decrypt(sealed, oaep))
-"""
-
-
-def test_cryptography_is_loaded_when_a_mysql_server_wants_an_encrypted_password_and_not_before() -> None:
-    done = subprocess.run([sys.executable, "-c", ENCRYPTING], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout.splitlines() == ["False b'secret\\x00'"] * 2, done.stderr

@@ -60,7 +60,7 @@ def test_a_node_loads_the_dialect_of_its_own_database_alone(backend: Backend) ->
     loaded = modules_of_a_node(backend.url)
     dialects = {name for name in ("sqlite", "mysql", "postgresql") if f"sqlalchemy.dialects.{name}" in loaded}
     assert dialects == {Database(backend.url).family}
-    unused = {"alembic", "mako", "rich", "httpx2", "pydantic", "fastapi", "multiprocessing", "dask", "cryptography"}
+    unused = {"alembic", "mako", "rich", "httpx2", "pydantic", "fastapi", "multiprocessing", "dask"}
     assert not unused & loaded
 
 
