@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = FOLDER) -> int:
     """Run what was asked for; 1 when a database server is missing."""
     args = build_parser().parse_args(arguments)
     databases = DATABASES if args.database == "all" else (args.database,)
-    park = ServerPark()
+    park = ServerPark(durable=True)
     try:
         servers = {name: None if name == "sqlite" else start_server(park, name) for name in databases}
         folder.mkdir(exist_ok=True)

@@ -13,9 +13,8 @@ SINGLES = 100  # at most so many are queued one by one
 def enqueue(place: Place, tasks: int) -> dict[str, float]:
     """How fast tasks are queued: all in one call, and one call each.
 
-    Size: tasks. A call is a transaction, so the single ones measure a commit: of the disk on SQLite, and of a server
-    that does not flush in this suite (real servers that do are slower). The bulk includes making and checking the
-    specs.
+    Size: tasks. A call is a transaction, so the single ones measure a commit that waits for the disk. The bulk includes
+    making and checking the specs.
     """
     began = time.perf_counter()
     place.fleet.add_tasks(TaskSpec("noop", task_data={"n": n}) for n in range(tasks))

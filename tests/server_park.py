@@ -38,9 +38,13 @@ class ServerMissing(Exception):
 
 
 class ServerPark:
-    """Starts servers on demand, each once; answers workers. Thread-safe."""
+    """Starts servers on demand, each once; answers workers. Thread-safe.
 
-    def __init__(self) -> None:
+    Tests need no power-cut safety, so their commits do not wait for the disk, unless the servers are `durable`.
+    """
+
+    def __init__(self, durable: bool = False) -> None:
+        self._durable = durable
         self.directory = run_directory()
         self.missing: dict[str, str] = {}  # flavour's name: what to do about it
         self._servers: dict[str, Server] = {}
@@ -68,7 +72,7 @@ class ServerPark:
                     self.missing[name] = str(error)
                     raise
                 prepare_template(flavour, self.directory)
-                self._servers[name] = start_server(flavour, self.directory)
+                self._servers[name] = start_server(flavour, self.directory, self._durable)
             return self._servers[name].port
 
     def close(self) -> None:

@@ -53,6 +53,7 @@ class Flavour:
     connect: Callable[[int, str | None], Any]
     stop_signal: signal.Signals
     drop_database: str
+    durable: tuple[str, ...]  # options that make a commit wait for the disk
 
 
 def _mariadb_initialise(datadir: Path) -> list[str]:
@@ -145,6 +146,7 @@ MARIADB = Flavour(
     connect=_mariadb_connect,
     stop_signal=signal.SIGTERM,
     drop_database="DROP DATABASE {database}",
+    durable=("--innodb-flush-log-at-trx-commit=1",),
 )
 POSTGRESQL = Flavour(
     name="postgresql",
@@ -158,6 +160,7 @@ POSTGRESQL = Flavour(
     connect=_postgresql_connect,
     stop_signal=signal.SIGINT,  # "fast": sessions are ended, not waited for
     drop_database="DROP DATABASE {database} WITH (FORCE)",
+    durable=("--fsync=on", "--full_page_writes=on"),
 )
 FLAVOURS = {flavour.name: flavour for flavour in (MARIADB, POSTGRESQL)}
 
@@ -294,10 +297,15 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def start_server(flavour: Flavour, directory: Path) -> Server:
-    """A running server in `directory`; a port that somebody else took in between is given up for another one."""
+def start_server(flavour: Flavour, directory: Path, durable: bool = False) -> Server:
+    """A running server in `directory`; a port that somebody else took in between is given up for another one.
+
+    Commits of a `durable` one wait for the disk.
+    """
     for _ in range(3):
         server = Server(flavour, directory)
+        if durable:
+            server.extra_arguments += flavour.durable
         try:
             server.start()
         except RuntimeError as error:

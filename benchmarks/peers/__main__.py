@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = FOLDER) -> int:
         print(f"{binaries} is missing: `make bench-peers` makes it", file=sys.stderr)
         return 1
     folder.mkdir(exist_ok=True)
-    park = ServerPark()
+    park = ServerPark(durable=True)
     try:
         entries = [
             entry
