@@ -191,7 +191,7 @@ def test_a_peer_that_fails_is_no_figure_and_the_run_goes_on(
 
 
 def test_a_worker_that_ends_is_an_error_with_its_log_and_its_children_go_with_it(tmp_path: Path) -> None:
-    script = "import subprocess, sys, time; subprocess.Popen(['sleep', '600']); print('well'); time.sleep(600)"
+    script = "import subprocess, sys, time; print('well'); subprocess.Popen(['sleep', '600']); time.sleep(600)"
     peer = Peer("python", ("python", "-u", "-c", script), {}, {})
     contestant = Theirs(tmp_path, peer, "drain", "", Path(sys.executable).parent)
     with contestant.worker(1) as worker:

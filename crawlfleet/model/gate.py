@@ -483,8 +483,8 @@ def _runs_statement(db: Database) -> sa.TextClause:
             "cl_task_assignment",
             {
                 "status": "v.status",
-                "started_at": "COALESCE(v.started_at, t.started_at)",
-                "completed_at": "v.completed_at",
+                "started_at": f"COALESCE({_after_assignment('started_at')}, t.started_at)",
+                "completed_at": _after_assignment("completed_at"),
                 "error_kind": "v.error_kind",
                 "error_message": "v.error_message",
                 "result_data": json_cast,
@@ -548,6 +548,12 @@ def _tasks_statement(db: Database) -> sa.TextClause:
     )
 
 
+def _after_assignment(column: str) -> str:
+    """A moment of a run `t` given in `v`. Carried over from a node's clock it is early by as long as the database's
+    answer took, but no run begins or ends before it was assigned."""
+    return f"CASE WHEN v.{column} < t.assigned_at THEN t.assigned_at ELSE v.{column} END"
+
+
 def mark_started(
     db: Database, connection: Transaction, started: Sequence[tuple[int, int, datetime]], now: datetime
 ) -> None:
@@ -565,7 +571,11 @@ def mark_started(
     )
     runs = db.wording.update_from(
         "cl_task_assignment",
-        {"status": f"'{move.run_to}'", "started_at": "v.started_at", "updated_at": db.wording.moment("now")},
+        {
+            "status": f"'{move.run_to}'",
+            "started_at": _after_assignment("started_at"),
+            "updated_at": db.wording.moment("now"),
+        },
         source,
         f"t.id = v.id AND {run_guard('start', 't.status')}",
     )

@@ -140,6 +140,16 @@ def test_rows_follow_ups_and_end_commit_together(device: Device, db: Database) -
     assert len(CrawlTaskDAO(db).find(task_type="next")) == 1
 
 
+def test_no_run_begins_or_ends_before_it_was_assigned(device: Device, db: Database) -> None:
+    """Whatever moments a slow answer makes a node take them for."""
+    [task_id] = add(db)
+    [claim] = device.claim()
+    early = datetime.now(UTC) - timedelta(minutes=1)
+    device.end(ending(claim, started_at=early, completed_at=early))
+    [run] = runs(db, task_id)
+    assert run["started_at"] == run["completed_at"] == run["assigned_at"]
+
+
 def test_a_stale_run_stores_nothing(device: Device, db: Database) -> None:
     add(db)
     [claim] = device.claim()
