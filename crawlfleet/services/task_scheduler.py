@@ -606,6 +606,7 @@ class TaskScheduler(Service):
         elif not self._held:
             self.idle.set()
         self._look_first = not turn.claimed
+        self._wait = min(self._wait, self._longest_wait())  # of what was claimed, too: that it began is to be recorded
         self._note_wake(turn.standing)
         for ended in turn.ended:
             if ended.next_run_at is not None:

@@ -6,11 +6,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import event
 
+from crawlfleet.core.sql import stamp
 from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
+from crawlfleet.services import task_scheduler
 from tests.conftest import Backend
 from tests.fleets import runs
 from tests.services.conftest import Clock, MakePump
@@ -133,6 +136,22 @@ def test_a_full_node_asks_the_database_nothing(url: str, make_pump: MakePump, ga
     gate.touch()
 
 
+def test_that_a_body_began_is_recorded_soon_though_nothing_wakes_the_scheduler(
+    backend: Backend, make_pump: MakePump, gate: Path
+) -> None:
+    pump = make_pump(backend.url, slots=1, schedule_interval=1000, dispatch_interval=1000)
+    [task_id] = pump.add("held", task_data={"gate": str(gate)})
+    turn = pump.turn()
+    assert turn is not None
+    assert turn.claimed
+    assert pump.scheduler.next_wait() <= task_scheduler.RESERVE_PATIENCE_SECONDS
+    pump.wait_began(1)
+    pump.turn()
+    assert pump.status(task_id) == "running"
+    gate.touch()
+    pump.until_status("completed", task_id)
+
+
 def test_the_next_pass_comes_when_the_next_task_is_due(backend: Backend, make_pump: MakePump) -> None:
     pump = make_pump(backend.url)
     with pump.db.read() as connection:
@@ -181,6 +200,10 @@ def test_moments_are_those_at_which_a_body_began_and_ended(backend: Backend, mak
     pump.turn()
     pump.wait_ended(1)
     clock.advance(100)  # the database was away for so long
+    with pump.db.plain.begin() as connection:
+        [run] = runs(pump.db, task_id)
+        long_ago = {"at": stamp(run["assigned_at"] - timedelta(seconds=100))}  # type: ignore[operator]
+        connection.execute(sa.text("UPDATE cl_task_assignment SET assigned_at = :at"), long_ago)
     pump.turn()
     with pump.db.read() as connection:
         now = pump.db.now(connection)
