@@ -14,8 +14,8 @@ PAUSE_SECONDS = (0.05, 0.25)  # between two tasks, uneven so as not to keep step
 def latency(place: Place, tasks: int) -> dict[str, float]:
     """Milliseconds from calling `add_task` to the beginning of the body, on a node that waits for work.
 
-    Size: tasks, one at a time. Includes the commit of the adding transaction, and the node's noticing: SQLite looks
-    every 40 ms, PostgreSQL is told, MariaDB looks every 150 ms. Both clocks are this machine's.
+    Size: tasks, one at a time. Includes the commit of the adding transaction, and the node's noticing: on SQLite Linux
+    tells it of writes to the file, PostgreSQL notifies, MariaDB is asked every 150 ms. Both clocks are this machine's.
     """
     dice = random.Random(1)
     with place.node() as node:

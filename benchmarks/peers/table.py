@@ -33,7 +33,7 @@ CRAWLFLEET = Peer(
     "crawlfleet",
     (),
     dict.fromkeys(("sqlite", "postgresql", "mariadb"), "every run"),
-    {"sqlite": "looks every 40 ms", "postgresql": "is told", "mariadb": "looks every 150 ms"},
+    {"sqlite": "is told", "postgresql": "is told", "mariadb": "looks every 150 ms"},
 )
 PEERS = (
     Peer(
