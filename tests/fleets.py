@@ -15,7 +15,8 @@ from crawlfleet.model.budget import LimitOf, as_stored
 from crawlfleet.model.claims import AssignmentIds, Claim, Owner, Strategy
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.device import DeviceDAO, DeviceInfo
-from crawlfleet.model.gate import Ended, Ending, RetryPolicy, RunCalls, book_calls, end_runs, mark_started
+from crawlfleet.model.ending import Ending
+from crawlfleet.model.gate import Ended, RetryPolicy, RunCalls, book_calls, end_runs, mark_started
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
 from crawlfleet.model.task_spec import TaskSpec

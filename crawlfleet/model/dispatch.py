@@ -20,7 +20,8 @@ from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.model import audit, signals
 from crawlfleet.model.account import accounts_of
 from crawlfleet.model.claims import TASK_COLUMNS, Claim, Owner, task_of
-from crawlfleet.model.gate import Ending, end_runs
+from crawlfleet.model.ending import Ending
+from crawlfleet.model.gate import end_runs
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import LIVE_RUN, AssignmentStatus, DeviceStatus, quoted
 

@@ -7,41 +7,34 @@ nothing of it is written.
 
 from __future__ import annotations
 
-import json
-import logging
 import random
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import RowMapping
 
 from crawlfleet.core.backoff import retry_delay
 from crawlfleet.core.db import Database
-from crawlfleet.core.figures import Scope
 from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
 from crawlfleet.core.transaction import Transaction
-from crawlfleet.model import feed, results
+from crawlfleet.model import results
 from crawlfleet.model.account import park
 from crawlfleet.model.budget import MAX_CALLS
-from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults, order_key
-from crawlfleet.model.feed import FeedKey
+from crawlfleet.model.crawl_task import TaskDefaults, order_key
+from crawlfleet.model.ending import Ending
 from crawlfleet.model.lanes import ask_ids, lane_of
 from crawlfleet.model.ledger import LaneBudgets, Ledger
 from crawlfleet.model.lifecycle import MOVES, run_guard, task_guard
+from crawlfleet.model.storing import MAX_MESSAGE, Tasks, store_all
 from crawlfleet.model.task_spec import TaskSpec
-
-log = logging.getLogger(__name__)
 
 CRASH_CAP = 20  # runs of one task that may die under it before it is buried: it kills its runner
 CRASH_DELAY_CAP_SECONDS = 60.0
 QUOTA_PAUSE_SECONDS = 60.0  # when the vendor does not say how long
-MAX_MESSAGE = 2000  # characters of an error that are kept
-LockedTasks = dict[int, Any]  # by task id, what the gate needs to know of a task
-AskedEnds = tuple[Callable[[], LockedTasks], results.Targets]
+AskedEnds = tuple[Callable[[], Tasks], results.Targets]
 
 
 class Verdict(StrEnum):
@@ -50,40 +43,6 @@ class Verdict(StrEnum):
     WRITTEN = "written"
     ALREADY = "already"  # written before: the reply to that COMMIT was lost
     STALE = "stale"  # the run was lost to someone else; nothing was written
-
-
-@dataclass
-class Ending:
-    """One run that ended. `kind`: that of an `Outcome`, or crashed, released, expired.
-
-    Moments are the database's clock; `retry_after` seconds is the earliest retry that the vendor named. `calls` are the
-    moments by which the vendor saw the run's calls, None when nobody can tell. `quota_scope` names the limit that was
-    hit, `quota_daily` says that it holds until the UTC day ends. An unpaid run lacked calls: its task needs
-    `calls_wanted` (None: as many as before, but later) and moves to the lane `lane_id`. `denied` is the
-    (app id, report) that the vendor says the account may not have.
-    """
-
-    assignment_id: int
-    task_id: int
-    kind: str
-    started_at: datetime | None = None
-    completed_at: datetime | None = None
-    message: str | None = None
-    retry_after: float | None = None
-    summary: str | None = None
-    rows: Any = ()
-    replaces: Scope | None = None
-    follow_ups: Sequence[TaskSpec] = field(default_factory=tuple)
-    calls: Sequence[datetime] | None = ()
-    quota_scope: str | None = None
-    quota_daily: bool = False
-    calls_wanted: int | None = None
-    lane_id: int | None = None
-    denied: tuple[str, str] | None = None
-
-    @property
-    def writes_data(self) -> bool:
-        return self.replaces is not None or bool(self.follow_ups)
 
 
 @dataclass(frozen=True)
@@ -131,15 +90,8 @@ def end_runs(
     }
     lost = [e for e in endings if e.assignment_id not in live]
     settled = {e.assignment_id: Ended(e, verdict) for e, verdict in _judge_lost(db, connection, lost)}
-    # transactions that touch several feeds write them in one order
-    ordered = sorted((e for e in endings if e.assignment_id in live), key=lambda e: _feed_of(e, tasks[e.task_id]))
-    for each in ordered:
-        if each.denied is not None and (denied := _feed_of(each, tasks[each.task_id])):
-            feed.deny(db, connection, FeedKey(*denied), (each.message or "not permitted")[:MAX_MESSAGE], ledger.now)
-    stored = [
-        *_store(db, connection, [e for e in ordered if e.writes_data], tasks, targets, defaults, ledger),
-        *(e for e in ordered if not e.writes_data),
-    ]
+    ending_now = [e for e in endings if e.assignment_id in live]
+    stored = store_all(db, connection, ending_now, tasks, targets, defaults, ledger)
     lanes = ledger.load({tasks[e.task_id]["lane_id"] for e in stored if tasks[e.task_id]["source"] is not None})
     moves = []
     for each in stored:
@@ -255,7 +207,7 @@ def ask_ends(db: Database, connection: Transaction, endings: Sequence[Ending]) -
     return locked, results.Targets(db, connection, [each.replaces for each in endings if each.replaces is not None])
 
 
-def _lock_tasks(db: Database, connection: Transaction, ids: Collection[int]) -> Callable[[], LockedTasks]:
+def _lock_tasks(db: Database, connection: Transaction, ids: Collection[int]) -> Callable[[], Tasks]:
     """Lock those of these tasks that a run may end; they are read by calling the result."""
     guard = task_guard("finish", "COALESCE(t.status, '')")  # COALESCE: by primary key, not by the index on status
     statement = sa.text(
@@ -297,97 +249,6 @@ _OWN_END = {
     "proxy": (MOVES["release"].run_to,),
     "released": (MOVES["release"].run_to,),
 }
-
-
-def _feed_of(ending: Ending, task: RowMapping) -> FeedKey | tuple[()]:
-    """The feed that an ending writes or denies, () when there is none."""
-    if ending.replaces is not None:
-        return results.lock_key(ending.replaces)
-    if ending.denied is None:
-        return ()
-    return _whole_feed(task["source"], task["username"], *ending.denied) or ()
-
-
-def _whole_feed(source: str | None, username: str | None, app_id: str | None, report: str | None) -> FeedKey | None:
-    """The feed of these four; None when one of them is open."""
-    if source is None or username is None or app_id is None or report is None:
-        return None
-    return FeedKey(source, username, app_id, report)
-
-
-def _without_denied(db: Database, connection: Transaction, ending: Ending, task: RowMapping, now: datetime) -> Ending:
-    """The ending without follow-ups for feeds that the vendor denies the account; its summary tells how many.
-
-    Parts of the task's own app stay: that the vendor lets the account have it has just been seen.
-    """
-    asked = [
-        None if spec.app_id == task["app_id"] else _whole_feed(spec.source, spec.username, spec.app_id, spec.report)
-        for spec in ending.follow_ups
-    ]
-    denied = feed.denied_among(db, connection, {key for key in asked if key is not None}, now)
-    wanted = [spec for spec, key in zip(ending.follow_ups, asked, strict=True) if key not in denied]
-    if skipped := len(ending.follow_ups) - len(wanted):
-        log.info("left out tasks of denied feeds: task=%d count=%d", ending.task_id, skipped)
-        summary = json.dumps({**json.loads(ending.summary or "{}"), "denied_skipped": skipped}, ensure_ascii=False)
-        return replace(ending, follow_ups=wanted, summary=summary)
-    return ending
-
-
-def _with_label(specs: Sequence[TaskSpec], label: str | None) -> Sequence[TaskSpec]:
-    """Follow-ups have the label of their parent unless they name one."""
-    if label is None:
-        return specs
-    return [spec if spec.label is not None else replace(spec, label=label) for spec in specs]
-
-
-def _store(
-    db: Database,
-    connection: Transaction,
-    endings: Sequence[Ending],
-    tasks: LockedTasks,
-    targets: results.Targets,
-    defaults: TaskDefaults,
-    ledger: Ledger,
-) -> list[Ending]:
-    """Write rows and follow-ups; what the database refuses makes an ending a failure.
-
-    All within one savepoint, since that takes one round trip; when the database refuses something, each within its own.
-    """
-    if not endings:
-        return []
-    try:
-        with connection.savepoint():
-            return [_write_data(db, connection, e, tasks[e.task_id], targets, defaults, ledger) for e in endings]
-    except (sa.exc.DataError, sa.exc.IntegrityError, ValueError) as error:  # ValueError: text that is no UTF-8, too
-        if len(endings) > 1:
-            alone: list[Ending] = []
-            for each in endings:
-                own = results.Targets(db, connection, [each.replaces] if each.replaces is not None else [])
-                alone += _store(db, connection, [each], tasks, own, defaults, ledger)
-            return alone
-        [ending] = endings
-        log.warning("result refused by the database: task=%d assignment=%d", ending.task_id, ending.assignment_id)
-        message = f"the database refused the result: {' '.join(str(getattr(error, 'orig', error)).split())[:300]}"
-        return [replace(ending, kind="permanent", message=message, summary=None, rows=(), replaces=None, follow_ups=())]
-
-
-def _write_data(
-    db: Database,
-    connection: Transaction,
-    ending: Ending,
-    task: RowMapping,
-    targets: results.Targets,
-    defaults: TaskDefaults,
-    ledger: Ledger,
-) -> Ending:
-    if ending.replaces is not None:
-        fetched_at = ending.started_at or ledger.now
-        results.replace_range(db, connection, ending.replaces, ending.rows, fetched_at, targets)
-    if ending.follow_ups:
-        ending = _without_denied(db, connection, ending, task, ledger.now)
-        specs = _with_label(ending.follow_ups, task["label"])
-        CrawlTaskDAO(db).add_in(connection, specs, defaults, ledger, parent_id=ending.task_id)
-    return ending
 
 
 @dataclass(frozen=True)

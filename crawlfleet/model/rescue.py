@@ -17,7 +17,8 @@ from crawlfleet.core.sql import json_rows, stamp, utc
 from crawlfleet.core.transaction import Answer, Transaction
 from crawlfleet.model import audit, signals
 from crawlfleet.model.crawl_task import order_key
-from crawlfleet.model.gate import Ending, RunCalls, book_calls, end_runs
+from crawlfleet.model.ending import Ending
+from crawlfleet.model.gate import RunCalls, book_calls, end_runs
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import LIVE_RUN, MOVES, quoted, run_guard, task_guard
 

@@ -11,7 +11,8 @@ from typing import Any
 from crawlfleet.engines.contract import Run
 from crawlfleet.executors.outcome import Outcome
 from crawlfleet.executors.permit import RunPermit
-from crawlfleet.model.gate import Ending, RunCalls
+from crawlfleet.model.ending import Ending
+from crawlfleet.model.gate import RunCalls
 
 
 @dataclass

@@ -14,7 +14,8 @@ from crawlfleet.core.service import Service
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model.budget import LimitOf
 from crawlfleet.model.crawl_task import TaskDefaults
-from crawlfleet.model.gate import Ended, Ending, RetryPolicy, end_runs
+from crawlfleet.model.ending import Ending
+from crawlfleet.model.gate import Ended, RetryPolicy, end_runs
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.services.decided import Decided
 

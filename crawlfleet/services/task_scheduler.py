@@ -34,9 +34,9 @@ from crawlfleet.model.budget import LimitOf, as_stored
 from crawlfleet.model.claims import AssignmentIds, Claim, Owner, Strategy
 from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.device import DeviceDAO, Standing
+from crawlfleet.model.ending import Ending
 from crawlfleet.model.gate import (
     Ended,
-    Ending,
     RetryPolicy,
     Verdict,
     ask_ends,
