@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from crawlfleet.cli.arguments import add_json_option, whole_number
@@ -11,18 +10,17 @@ from crawlfleet.cli.database import actor, ready_fleet
 from crawlfleet.cli.output import print_json, progress, say
 from crawlfleet.cli.task_lines import parse_json, read_task_lines
 from crawlfleet.core.errors import UsageError
-from crawlfleet.model.task_spec import DEFAULT_REPORT, MAX_PRIORITY, TaskSpec
+from crawlfleet.model.task_spec import DEFAULT_REPORT, MAX_PRIORITY, SPEC_KEYS, TaskSpec
 
 if TYPE_CHECKING:
     from crawlfleet.services.fleet import Fleet
 
-SPEC_FIELDS = tuple(item.name for item in fields(TaskSpec))
 MANY = 10_000  # tasks, from which on adding them takes seconds
 
 
 def run_add(args: argparse.Namespace) -> int:
     """Queue tasks and print their ids."""
-    given = {name: getattr(args, name) for name in SPEC_FIELDS if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in SPEC_KEYS if getattr(args, name) is not None}
     if args.from_file is not None:
         ids = _add_lines(args, given)
     else:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy.engine import RowMapping
 
@@ -46,8 +47,7 @@ class Charge:
         return digest(self.source, self.limit_name, self.username, self.app_id, self.report)
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(NamedTuple):
     """What a task needs before it can be claimed: so many calls, each against all of these budgets, narrowest first.
 
     With 0 calls a task may not call its source at all.

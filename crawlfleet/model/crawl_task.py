@@ -16,10 +16,9 @@ from crawlfleet.core.sql import bindable, day, json_rows, json_value, stamp, utc
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import audit, lanes, schema, signals
 from crawlfleet.model.budget import CostOf, no_cost
-from crawlfleet.model.lanes import Lane
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import TaskStatus
-from crawlfleet.model.task_spec import TaskSpec, data_text
+from crawlfleet.model.task_spec import TaskSpec
 
 log = logging.getLogger(__name__)
 
@@ -132,23 +131,22 @@ class CrawlTaskDAO:
 
         def add(ledger: Ledger, parent_id: int | None) -> list[int]:
             held = open_keys()
-            fresh: list[tuple[TaskSpec, Lane]] = []
-            for spec, lane in zip(specs, placed, strict=True):
-                if spec.unique_key is None:
-                    fresh.append((spec, lane))
-                elif spec.unique_key not in held:
-                    held[spec.unique_key] = -1
-                    fresh.append((spec, lane))
             lane_ids = lane_ids_at(ledger.now)
+            fresh, fresh_lanes = [], []  # not pairs: so many small objects would set the garbage collector to work
+            for spec, lane in zip(specs, placed, strict=True):
+                if spec.unique_key is not None:
+                    if spec.unique_key in held:
+                        continue
+                    held[spec.unique_key] = -1
+                fresh.append(spec)
+                fresh_lanes.append(lane_ids[lane])
             ledger.touch(lane_ids[lane] for lane in lane_ids if lane.source is not None)
             # MySQL returns no ids of a bulk insert, and only the id of a single row is certain.
             step = 1 if self.db.product == "MySQL" else ADD_BATCH
             ids: list[int] = []
             for first in range(0, len(fresh), step):
-                batch = fresh[first : first + step]
-                columns = _columns(
-                    [spec for spec, _ in batch], [lane_ids[lane] for _, lane in batch], defaults, ledger.now, parent_id
-                )
+                batch = slice(first, first + step)
+                columns = _columns(fresh[batch], fresh_lanes[batch], defaults, ledger.now, parent_id)
                 ids += self._insert(connection, columns, ledger.now)
             new_ids = iter(ids)
             result = []
@@ -280,7 +278,7 @@ def _columns(
         "next_run_at": due,
         "execution_timeout": [defaults.execution_timeout if given is None else given for given in timeouts],
         "max_retry_count": [defaults.max_retry_count if given is None else given for given in retries],
-        "task_data": [None if spec.task_data is None else data_text(spec.task_data) for spec in specs],
+        "task_data": [spec.task_data_text for spec in specs],
         "parent_id": [parent_id] * len(specs),
     }
 

@@ -197,7 +197,7 @@ def _ask_for_more(
         message = f"the task needs more than {held} calls at once, which is all that the quota of {spec.source} allows"
     if message is not None:
         return replace(ending, kind="permanent", message=message)
-    wider = replace(lane_of(spec, defaults.cost_of), cost=replace(cost, calls=max(wanted, cost.calls)))
+    wider = lane_of(spec, defaults.cost_of)._replace(cost=cost._replace(calls=max(wanted, cost.calls)))
     return replace(ending, lane_id=ask_ids(db, connection, {wider})(ledger.now)[wider])
 
 

@@ -12,8 +12,9 @@ queue, the account and the budgets whenever one of them changed; it is the last 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -28,8 +29,7 @@ NO_COST = Cost()
 LONG_AGO = "2000-01-01 00:00:00.000000"
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(NamedTuple):
     """What tasks of one lane have in common; tasks without a source share one lane for each type and label."""
 
     task_type: str
@@ -44,10 +44,15 @@ class Lane:
         return digest(self.task_type, self.source, self.username, self.label, self.cost.calls, *charges)
 
 
+@lru_cache(maxsize=1024)
+def _open_lane(task_type: str, label: str | None) -> Lane:
+    return Lane(task_type, label=label)
+
+
 def lane_of(spec: TaskSpec, cost_of: CostOf) -> Lane:
     """The lane of a task to be added."""
     if spec.source is None:
-        return Lane(spec.task_type, label=spec.label)
+        return _open_lane(spec.task_type, spec.label)
     return Lane(spec.task_type, spec.source, spec.username, cost_of(spec), spec.label)
 
 

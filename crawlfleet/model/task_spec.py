@@ -19,7 +19,7 @@ MAX_PRIORITY = 1000  # x 600 s of head start is a week; more would be a separate
 MAX_TASK_DATA_BYTES = 256 * 1024
 MAX_TEXT = 190  # characters: what fits every database's index
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-data_text = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # `json.dumps` would make it each time
+_data_text = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # `json.dumps` would make it each time
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class TaskSpec:
     execution_timeout: int | None = None
     max_retry_count: int | None = None
     label: str | None = None
+    task_data_text: str | None = field(default=None, init=False, repr=False, compare=False)  # its JSON, as checked
 
     def __post_init__(self) -> None:
         # Straight rather than in loops: a fleet adds a hundred thousand of these at once.
@@ -84,7 +85,7 @@ class TaskSpec:
         if not isinstance(self.task_data, Mapping):
             raise UsageError(f"task_data must be a JSON object (got {type(self.task_data).__name__})")
         try:
-            text = data_text(self.task_data)
+            text = _data_text(self.task_data)
             size = len(text.encode())
         except UnicodeEncodeError:
             raise UsageError("task_data must not hold half of a surrogate pair: no database can store it") from None
@@ -94,19 +95,22 @@ class TaskSpec:
             raise UsageError("task_data must not hold the character NUL: PostgreSQL cannot store it")
         if size > MAX_TASK_DATA_BYTES:
             raise UsageError(f"task_data must be at most {MAX_TASK_DATA_BYTES} bytes of JSON (got {size})")
+        object.__setattr__(self, "task_data_text", text)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> TaskSpec:
         """A spec from JSON; raises UsageError that names an unknown key or a wrong value."""
         if not isinstance(values, Mapping):
             raise UsageError(f"a task must be a JSON object (got {type(values).__name__})")
-        known = {item.name for item in fields(cls)}
-        unknown = sorted(set(values) - known)
+        unknown = sorted(set(values) - set(SPEC_KEYS))
         if unknown:
-            raise UsageError(f"unknown key {unknown[0]!r:.80} in a task: allowed are {', '.join(sorted(known))}")
+            raise UsageError(f"unknown key {unknown[0]!r:.80} in a task: allowed are {', '.join(sorted(SPEC_KEYS))}")
         if "task_type" not in values:
             raise UsageError("a task needs the key 'task_type'")
         return cls(**values)
+
+
+SPEC_KEYS = tuple(item.name for item in fields(TaskSpec) if item.init)  # what can be said of a task
 
 
 @dataclass(frozen=True, slots=True)

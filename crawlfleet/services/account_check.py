@@ -6,7 +6,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from crawlfleet.core.account import Account
@@ -41,7 +40,7 @@ def count_apps(db: Database, tariff: Tariff, account: Account, when: Callable[[d
             wanted = error.calls_wanted or 0
             if not lane.cost.calls < wanted <= MAX_CALLS:
                 raise
-            lane = replace(lane, cost=replace(lane.cost, calls=wanted))
+            lane = lane._replace(cost=lane.cost._replace(calls=wanted))
 
 
 class _Check:

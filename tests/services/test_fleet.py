@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -71,6 +72,14 @@ def test_tasks_added_together_are_what_they_would_be_alone(backend: Backend) -> 
     assert (waiting["ready_key"], waiting["wake_at"], waiting["next_run_at"]) == (None, later, later)
     assert waiting["order_key"] == round(later.timestamp() * 1000)
     fleet.close()
+
+
+def test_what_was_checked_is_what_is_queued(fleet: Fleet) -> None:
+    given: dict[str, object] = {"n": 1}
+    spec = TaskSpec("quick", task_data=given)
+    given["n"] = object()  # could never be stored
+    assert task(fleet.db, fleet.add_tasks([spec])[0])["task_data"] == {"n": 1}
+    assert fleet.completed([replace(spec, task_type="slow", task_data={"n": 2})])[0].task_data_text == '{"n": 2}'
 
 
 def test_names_of_older_documents_mean_the_same_types(fleet: Fleet) -> None:
