@@ -88,21 +88,21 @@ class CrawlTaskDAO:
         """
         batch = list(specs)
 
-        def work(connection: Transaction) -> list[int]:
+        def work(connection: Transaction) -> Callable[[], list[int]]:
             moment = self.db.ask_now(connection)
             added = self._ask(connection, batch, defaults or TaskDefaults())
             ledger = Ledger(self.db, connection, now or moment())
             ids = added(ledger, None)
             ledger.close()
-            if ids:
-                span = {"first_id": min(ids), "last_id": max(ids)}
-                audit.record(self.db, connection, actor, "tasks.add", tasks=len(ids), **span)
+            if batch and actor is not None:
+                span = {"first_id": min(ids()), "last_id": max(ids())}
+                audit.record(self.db, connection, actor, "tasks.add", tasks=len(batch), **span)
             signals.tasks_changed(self.db, connection)
             return ids
 
         for _ in range(3):
             try:
-                return self.db.write(work)
+                return self.db.write(work, commit_at_once=True)()
             except sa.exc.IntegrityError as error:  # another writer opened one of the keys after we looked
                 raced = error
         raise raced
@@ -114,22 +114,23 @@ class CrawlTaskDAO:
         defaults: TaskDefaults,
         ledger: Ledger,
         parent_id: int | None = None,
-    ) -> list[int]:
+    ) -> None:
         """Like `add`, in the transaction of this ledger and without waking anybody.
 
-        Raises IntegrityError when another transaction opens one of the unique keys meanwhile.
+        When it is sent it raises IntegrityError if another transaction opened one of the unique keys meanwhile.
         """
-        return self._ask(connection, specs, defaults)(ledger, parent_id)
+        self._ask(connection, specs, defaults)(ledger, parent_id)
 
     def _ask(
         self, connection: Transaction, specs: Sequence[TaskSpec], defaults: TaskDefaults
-    ) -> Callable[[Ledger, int | None], list[int]]:
-        """Ask for what must be known to add these tasks, all at once; calling the result adds them."""
+    ) -> Callable[[Ledger, int | None], Callable[[], list[int]]]:
+        """Ask for what must be known to add these tasks, all at once; calling the result adds them, and calling what
+        that gives reads their ids."""
         open_keys = self._ask_open_keys(connection, [spec.unique_key for spec in specs if spec.unique_key])
         placed = [lanes.lane_of(spec, defaults.cost_of) for spec in specs]
         lane_ids_at = lanes.ask_ids(self.db, connection, set(placed))
 
-        def add(ledger: Ledger, parent_id: int | None) -> list[int]:
+        def add(ledger: Ledger, parent_id: int | None) -> Callable[[], list[int]]:
             held = open_keys()
             lane_ids = lane_ids_at(ledger.now)
             fresh, fresh_lanes = [], []  # not pairs: so many small objects would set the garbage collector to work
@@ -143,21 +144,26 @@ class CrawlTaskDAO:
             ledger.touch(lane_ids[lane] for lane in lane_ids if lane.source is not None)
             # MySQL returns no ids of a bulk insert, and only the id of a single row is certain.
             step = 1 if self.db.product == "MySQL" else ADD_BATCH
-            ids: list[int] = []
+            inserted = []
             for first in range(0, len(fresh), step):
                 batch = slice(first, first + step)
                 columns = _columns(fresh[batch], fresh_lanes[batch], defaults, ledger.now, parent_id)
-                ids += self._insert(connection, columns, ledger.now)
-            new_ids = iter(ids)
-            result = []
-            for spec in specs:
-                if spec.unique_key is None:
-                    result.append(next(new_ids))
-                else:
-                    if held[spec.unique_key] == -1:
-                        held[spec.unique_key] = next(new_ids)
-                    result.append(held[spec.unique_key])
-            return result
+                inserted.append(self._insert(connection, columns, ledger.now))
+
+            def read() -> list[int]:
+                new_ids = (task_id for ids in inserted for task_id in ids())
+                id_of = dict(held)
+                result = []
+                for spec in specs:
+                    if spec.unique_key is None:
+                        result.append(next(new_ids))
+                    else:
+                        if id_of[spec.unique_key] == -1:
+                            id_of[spec.unique_key] = next(new_ids)
+                        result.append(id_of[spec.unique_key])
+                return result
+
+            return read
 
         return add
 
@@ -173,9 +179,9 @@ class CrawlTaskDAO:
         )
         return lambda: dict(found.all())
 
-    def _insert(self, connection: Transaction, columns: dict[str, list[Any]], now: datetime) -> list[int]:
-        """Rows given by column; their ids. What all rows have in common is bound once, which more than halves the time
-        of a typical batch."""
+    def _insert(self, connection: Transaction, columns: dict[str, list[Any]], now: datetime) -> Callable[[], list[int]]:
+        """Insert rows given by column; their ids are read by calling it. What all rows have in common is bound once,
+        which more than halves the time of a typical batch."""
         wording = self.db.wording
         own = {
             name: cells for name, cells in columns.items() if name == "order_key" or cells.count(cells[0]) < len(cells)
@@ -196,7 +202,7 @@ class CrawlTaskDAO:
         )
         rows = json_rows(zip(*own.values(), strict=True))
         answer = connection.execute(statement, {**common, "rows": rows, "now": stamp(now)})
-        return sorted(answer.scalars()) if returning else [answer.lastrowid]
+        return lambda: sorted(answer.scalars()) if returning else [answer.lastrowid]
 
     def get(self, task_id: int) -> dict[str, Any] | None:
         """One task as a dict of its columns, or None."""
