@@ -56,7 +56,7 @@ MAX_RESERVE = 1000  # tasks held ready beyond the slots, so that a far database 
 MAX_WRITING = 4  # large results on their way to the database before claiming stops
 RESERVE_PATIENCE_SECONDS = 1.0  # how long more than the reserve may wait for a slot before it goes back
 TIMEOUT_CHECK_SECONDS = 0.25
-LOOK_AGAIN_SECONDS = 0.01  # after a turn that claimed nothing
+LOOK_AGAIN_SECONDS = 0.01  # after a turn that claimed less than there was room for
 FLUSH_SECONDS = 5.0  # how long a stopping node tries to write what is left
 QUIET_LINES = 20  # more endings than this in one turn are told in one line
 
@@ -611,10 +611,11 @@ class TaskScheduler(Service):
         for ended in turn.ended:
             if ended.next_run_at is not None:
                 self._wait = min(self._wait, max(0.0, (ended.next_run_at - turn.standing.now).total_seconds()))
-        if self._decided or (turn.claimed and sum(self._room()) > 0):
+        if self._decided:
             self._wait = 0.0
-        elif not turn.claimed and self._claiming:
-            # What this turn itself opened or closed, and what others had locked, only the next look can see.
+        elif self._claiming and (not turn.claimed or sum(self._room()) > 0):
+            # What this turn left, itself opened or closed, and what others had locked, only the next look can see.
+            # What was claimed begins before it: the bodies' threads need the interpreter, too.
             self._wait = min(self._wait, LOOK_AGAIN_SECONDS)
 
     def _permit(self, claim: Claim, standing: Standing) -> RunPermit | None:

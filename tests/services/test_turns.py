@@ -152,6 +152,15 @@ def test_that_a_body_began_is_recorded_soon_though_nothing_wakes_the_scheduler(
     pump.until_status("completed", task_id)
 
 
+def test_what_was_claimed_begins_before_the_next_look_for_more(backend: Backend, make_pump: MakePump) -> None:
+    pump = make_pump(backend.url, slots=2)
+    pump.add("quick")
+    turn = pump.turn()
+    assert turn is not None
+    assert turn.claimed
+    assert 0 < pump.scheduler.next_wait() <= task_scheduler.LOOK_AGAIN_SECONDS
+
+
 def test_the_next_pass_comes_when_the_next_task_is_due(backend: Backend, make_pump: MakePump) -> None:
     pump = make_pump(backend.url)
     with pump.db.read() as connection:
