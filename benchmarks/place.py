@@ -20,7 +20,7 @@ from tests.servers import SharedServer
 
 SAMPLE_SECONDS = 0.1  # asking more often would itself take a share of the machine
 PATIENCE_SECONDS = 1800  # a benchmark that takes longer has failed
-LAST_TASKS = 1000  # a node holds at most so many beyond its slots: when these have ended, all have
+LAST_TASKS = 2000  # a node holds at most so many beyond its slots: when these have ended, all have
 MB = 1_000_000
 
 

@@ -52,7 +52,7 @@ from crawlfleet.services.result_writer import ResultWriter
 log = logging.getLogger(__name__)
 
 MAX_LEAD_SECONDS = 2.0  # a task is claimed at most so long before its budget reopens, and fills a slot meanwhile
-MAX_RESERVE = 1000  # tasks held ready beyond the slots, so that a far database does not starve them
+MAX_RESERVE = 2000  # tasks held ready beyond the slots, so that a far database does not starve them
 MAX_WRITING = 4  # large results on their way to the database before claiming stops
 RESERVE_PATIENCE_SECONDS = 1.0  # how long more than the reserve may wait for a slot before it goes back
 TIMEOUT_CHECK_SECONDS = 0.25
