@@ -11,7 +11,8 @@ from crawlfleet.model.task_spec import TaskSpec
 def drain_5(place: Place, tasks: int) -> dict[str, float]:
     """How fast one node drains tasks that do nothing, 5 at once in threads: what the queue itself costs.
 
-    Size: tasks, added in one transaction to a node that waits. From the first claim to the end of the last body. CPU is
+    Size: tasks, added in one transaction to a node that waits. From the first claim to the turn that
+    records the last end. CPU is
     the node's own, of all its threads; it tells more than the rate when the machine is busy with something else.
     """
     return drain(place, tasks, "noop", 5)

@@ -16,7 +16,7 @@ def fleet(place: Place, tasks: int) -> dict[str, float]:
     """How the drain grows with the number of nodes: 1, 2, 4 and 8 on one database, 5 tasks at once each.
 
     Size: tasks for each node, which do nothing, added in one transaction to nodes that wait; fewer would be shared out
-    in a few claims of up to 1,000. All nodes and the server share this machine, so the growth ends at its cores: the
+    in a few claims of up to 2,000. All nodes and the server share this machine, so the growth ends at its cores: the
     CPU of all nodes and of the server for each task tells what nodes cost each other.
     """
     figures: dict[str, float] = {}

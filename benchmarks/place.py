@@ -72,12 +72,12 @@ class Place:
         return states == {"completed"}
 
     def drain_seconds(self, tasks: int, first_task: int = 0) -> float:
-        """From the first claim to the end of the last body, by the database's clock; all must have completed once.
+        """From the first claim to the turn that recorded the last end, by the database's clock; all completed once.
 
         Tasks with ids below `first_task` are left out.
         """
         query = (
-            "SELECT MIN(assigned_at), MAX(completed_at), COUNT(*), COUNT(DISTINCT task_id) FROM cl_task_assignment"
+            "SELECT MIN(assigned_at), MAX(updated_at), COUNT(*), COUNT(DISTINCT task_id) FROM cl_task_assignment"
             f" WHERE status = 'completed' AND task_id >= {first_task}"
         )
         with self.fleet.db.read() as connection:

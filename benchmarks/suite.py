@@ -25,17 +25,17 @@ from benchmarks.store import store
 SUITE = (
     Benchmark("limit", limit, {"tiny": Size(300, 1), "small": Size(300_000, 1), "full": Size(300_000, 3)}),
     Benchmark("enqueue", enqueue, {"tiny": Size(100, 1), "small": Size(20_000, 3), "full": Size(100_000, 5)}),
-    Benchmark("drain-5", drain_5, {"tiny": Size(50, 1), "small": Size(10_000, 3), "full": Size(30_000, 5)}),
-    Benchmark("drain-50", drain_50, {"tiny": Size(100, 1), "small": Size(10_000, 3), "full": Size(30_000, 5)}),
+    Benchmark("drain-5", drain_5, {"tiny": Size(50, 1), "small": Size(20_000, 3), "full": Size(30_000, 5)}),
+    Benchmark("drain-50", drain_50, {"tiny": Size(100, 1), "small": Size(20_000, 3), "full": Size(30_000, 5)}),
     Benchmark("drain-io", drain_io, {"tiny": Size(100, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}),
     Benchmark(
-        "far-20", far_20, {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}, needs_server=True
+        "far-20", far_20, {"tiny": Size(50, 1), "small": Size(20_000, 1), "full": Size(30_000, 3)}, needs_server=True
     ),
     Benchmark(
-        "far-100", far_100, {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}, needs_server=True
+        "far-100", far_100, {"tiny": Size(50, 1), "small": Size(20_000, 1), "full": Size(30_000, 3)}, needs_server=True
     ),
     Benchmark(
-        "far-300", far_300, {"tiny": Size(50, 1), "small": Size(10_000, 1), "full": Size(30_000, 3)}, needs_server=True
+        "far-300", far_300, {"tiny": Size(50, 1), "small": Size(20_000, 1), "full": Size(30_000, 3)}, needs_server=True
     ),
     Benchmark(
         "far-reports",
@@ -44,7 +44,7 @@ SUITE = (
         needs_server=True,
     ),
     Benchmark(
-        "fleet", fleet, {"tiny": Size(50, 1), "small": Size(5_000, 3), "full": Size(10_000, 3)}, needs_server=True
+        "fleet", fleet, {"tiny": Size(50, 1), "small": Size(10_000, 3), "full": Size(10_000, 3)}, needs_server=True
     ),
     Benchmark("start", start, {"tiny": Size(1, 1), "small": Size(1, 5), "full": Size(1, 11)}),
     Benchmark("idle", idle, {"tiny": Size(1, 1), "small": Size(30, 1), "full": Size(60, 3)}),
