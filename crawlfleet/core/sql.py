@@ -13,6 +13,9 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
+# More than a subquery ever gives. MariaDB keeps the order of a subquery, in which rows are locked, only with a LIMIT.
+MANY_ROWS = 1_000_000
+
 # kind of a column -> its type in the two databases that need one
 _POSTGRESQL_TYPES = {
     "int": "bigint",

@@ -24,7 +24,7 @@ from sqlalchemy.engine import RowMapping
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, stamp
-from crawlfleet.core.transaction import AnyConnection, Transaction
+from crawlfleet.core.transaction import Answer, AnyConnection, Transaction
 from crawlfleet.model.account import ask_accounts_of_lanes
 from crawlfleet.model.budget import Window
 from crawlfleet.model.ledger import LaneBudgets, Ledger
@@ -159,30 +159,32 @@ def claim(
     reserve: int,
     ledger: Ledger,
     lead_seconds: float = 0.0,
+    free: Free | None = None,
 ) -> list[Claim]:
     """Assign due tasks of these lanes, the most urgent first: up to `slots`, and `reserve` more.
 
     `place` says whom a task goes to, or None to leave it. The ids are those of the device that claims.
 
     Tasks of a source hold the calls that they need; those whose budget reopens within `lead_seconds` are claimed
-    ahead of it. The reserve holds tasks without a source only. The caller holds the locks of the devices' rows, has
-    seen that their leases hold, and closes the ledger.
+    ahead of it. The reserve holds tasks without a source only. `free` is what `ask_free` gave for `slots` and
+    `reserve` together, or more, for a caller who asked along with the heads. The caller holds the locks of the
+    devices' rows, has seen that their leases hold, and closes the ledger.
     Two callers never receive the same task. Within one claim of several lanes the most urgent task is always
     taken; a less urgent one may come before an equal of another lane.
     """
     if slots + reserve <= 0:
         return []
     heads = heads[: max(SPARE_LANES, slots)]
-    lanes, wanted = _open_lanes(heads, strategy, slots, reserve, ledger, ledger.now + timedelta(seconds=lead_seconds))
-    if not wanted:  # only the reserve has room, and all that is due has a source
-        return []
-    parameters: dict[str, Any] = {}
-    for i, (lane_id, count) in enumerate(wanted):
-        parameters |= {f"lane{i}": lane_id, f"count{i}": count}
-    query = _candidates(db.family, len(wanted), strategy is Strategy.SKIP_LOCKED)
-    due = connection.execute(query, parameters)
+    horizon = ledger.now + timedelta(seconds=lead_seconds)
+    lanes, wanted = _open_lanes(heads, strategy, slots, reserve, ledger, horizon)
+    rows: list[RowMapping] = []
+    if free is not None:
+        wanted = [each for each in wanted if each[0] not in free.lanes]
+        rows += free.due.mappings()
+    due = _ask_candidates(db, connection, strategy, wanted) if wanted else None
     accounts = ask_accounts_of_lanes(db, connection, lanes)()
-    found = sorted(due.mappings(), key=lambda row: (row["ready_key"], row["id"]))
+    rows += due.mappings() if due is not None else ()
+    found = sorted(rows, key=lambda row: (row["ready_key"], row["id"]))
     picked: list[tuple[RowMapping, Owner]] = []
     sourced = 0
     for row in found:
@@ -247,6 +249,32 @@ def _open_lanes(
             lanes[lane_id] = lane
             wanted.append((lane_id, room))
     return lanes, wanted
+
+
+class Free(NamedTuple):
+    """Tasks of these lanes without a source, asked for."""
+
+    lanes: Collection[int]
+    due: Answer
+
+
+def ask_free(
+    db: Database, connection: Transaction, strategy: Strategy, lanes: Collection[int], count: int
+) -> Free | None:
+    """Ask for so many due tasks of each of these lanes, which have no source, before their heads are known."""
+    if not lanes:
+        return None
+    return Free(lanes, _ask_candidates(db, connection, strategy, [(each, count) for each in lanes]))
+
+
+def _ask_candidates(
+    db: Database, connection: Transaction, strategy: Strategy, wanted: Sequence[tuple[int, int]]
+) -> Answer:
+    """Ask for so many due tasks of each of these lanes."""
+    parameters: dict[str, Any] = {}
+    for i, (lane_id, count) in enumerate(wanted):
+        parameters |= {f"lane{i}": lane_id, f"count{i}": count}
+    return connection.execute(_candidates(db.family, len(wanted), strategy is Strategy.SKIP_LOCKED), parameters)
 
 
 @cache

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import json_rows, stamp
+from crawlfleet.core.sql import MANY_ROWS, json_rows, stamp
 from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.model.budget import NEVER, Charge, Cost, CostOf, digest
 from crawlfleet.model.lifecycle import AccountStatus
@@ -161,16 +161,28 @@ def refresh(
     lane_ids: Collection[int],
     now: datetime,
     postponed: Mapping[int, datetime] | None = None,
+    budgets: Mapping[int, int] | None = None,
 ) -> None:
     """Compute the state of lanes anew; those `postponed` open no earlier than that.
+
+    Also of those lanes of `budgets` whose tasks need more calls than is said there for the budget.
 
     The lock comes first, in a statement of its own: what another transaction added to the lane is either committed
     and seen by the second statement, or that transaction waits for the lock and then sees ours.
     """
-    if not lane_ids:
+    if not lane_ids and not budgets:
         return
-    rows = json_rows((each, (postponed or {}).get(each, LONG_AGO)) for each in sorted(lane_ids))
-    source = db.wording.rows(id="int", not_before="moment")
+    named = [(each, None, None, (postponed or {}).get(each, LONG_AGO)) for each in sorted(lane_ids)]
+    found = [(None, budget_id, calls, LONG_AGO) for budget_id, calls in sorted((budgets or {}).items())]
+    rows = json_rows([*named, *found])
+    given = db.wording.rows(id="int", budget_id="int", calls="int", not_before="moment")
+    source = (
+        "(SELECT u.id, MAX(u.not_before) AS not_before FROM"
+        f" (SELECT v.id, v.not_before FROM {given} WHERE v.id IS NOT NULL UNION ALL"
+        f" SELECT l.id, v.not_before FROM {given} JOIN cl_lane_budget lb ON lb.budget_id = v.budget_id"
+        " JOIN cl_lane l ON l.id = lb.lane_id WHERE l.calls > v.calls) AS u"
+        f" GROUP BY u.id ORDER BY u.id LIMIT {MANY_ROWS}) AS v"
+    )
     if db.family != "sqlite":
         join = f"{db.wording.by_key(source, 'cl_lane')} ON t.id = v.id"
         lock = f"SELECT t.id FROM {join} ORDER BY t.id{db.wording.for_update_of_t}"

@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.engine import CursorResult
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import json_rows, stamp, utc
-from crawlfleet.core.transaction import AnyConnection
+from crawlfleet.core.sql import MANY_ROWS, json_rows, stamp, utc
+from crawlfleet.core.transaction import Answer, AnyConnection, Transaction
 from crawlfleet.model import lanes
 from crawlfleet.model.budget import BUDGET_COLUMNS, Budget, Call, LimitOf, Window, as_stored, budget_from
+
+Result = Answer | CursorResult[Any]
 
 
 @dataclass
@@ -79,6 +82,7 @@ class Ledger:
         self._connection = connection
         self._limit_of = limit_of
         self._locks = locks
+        self._lanes: dict[int, LaneBudgets] = {}
         self._budgets: dict[int, Budget] = {}
         self._before: dict[int, tuple[Any, ...]] = {}
         self._changed: dict[tuple[int, int, int], tuple[int, Call]] = {}
@@ -104,54 +108,44 @@ class Ledger:
 
     def load(self, lane_ids: Collection[int], skip_locked: bool = False) -> dict[int, LaneBudgets]:
         """These lanes with their budgets, locked; `skip_locked` leaves out lanes of which another holds a budget."""
-        if not lane_ids:
-            return {}
-        statement = sa.text(
-            "SELECT l.id, l.calls, l.budget_count, lb.budget_id, lb.position FROM"
-            f" {self.db.wording.rows(id='int')} JOIN cl_lane l ON l.id = v.id"
-            " LEFT JOIN cl_lane_budget lb ON lb.lane_id = l.id ORDER BY l.id, lb.position"
-        )
-        found = self._connection.execute(statement, {"rows": json_rows([each] for each in sorted(lane_ids))}).all()
-        self._load_budgets({row[3] for row in found if row[3] is not None}, skip_locked)
+        if missing := set(lane_ids) - set(self._lanes):
+            lock = _lock(self.db, skip_locked) if self._locks else ""
+            self.take(_ask(self.db, self._connection, self.db.wording.rows(id="int"), missing, lock))
+        return {each: self._lanes[each] for each in lane_ids if each in self._lanes}
+
+    def take(self, asked: Asked) -> None:
+        """Load the lanes that were asked for, but none of which another holds a budget."""
+        self._take_budgets(asked.budgets, asked.calls)
         loaded: dict[int, LaneBudgets] = {}
         counts: dict[int, int] = {}
-        for lane_id, calls, count, budget_id, _ in found:
+        for lane_id, calls, count, budget_id in asked.lanes:
             lane = loaded.setdefault(lane_id, LaneBudgets(lane_id, calls))
             counts[lane_id] = count
             if budget_id in self._budgets:
                 lane.budgets.append(self._budgets[budget_id])
-        return {key: lane for key, lane in loaded.items() if len(lane.budgets) == counts[key]}
+        self._lanes |= {key: lane for key, lane in loaded.items() if len(lane.budgets) == counts[key]}
 
     def budgets(self, ids: Collection[int]) -> list[Budget]:
         """These budgets by themselves, in the order of their ids."""
-        self._load_budgets(set(ids), skip_locked=False)
+        rows = json_rows([each] for each in sorted(ids))
+        lock = _lock(self.db) if self._locks else ""
+        self._take_budgets(*_ask_budgets(self.db, self._connection, self.db.wording.rows(id="int"), rows, lock))
         return [self._budgets[each] for each in sorted(ids) if each in self._budgets]
 
-    def _load_budgets(self, ids: set[int], skip_locked: bool) -> None:
-        missing = sorted(ids - set(self._budgets))
-        if not missing:
-            return
-        wording = self.db.wording
-        lock = wording.for_update_of_t + (wording.skip_locked if skip_locked else "") if self._locks else ""
-        rows = json_rows([each] for each in missing)
-        source = self.db.wording.rows(id="int")
-        join = f"{wording.by_key(source, 'cl_budget')} ON t.id = v.id"
-        budgets = sa.text(f"SELECT {BUDGET_COLUMNS} FROM {join} ORDER BY t.id{lock}")
-        found = self._connection.execute(budgets, {"rows": rows})
-        # A statement of its own: it sees what was committed before the lock was ours.
-        calls = sa.text(
-            "SELECT t.budget_id, t.assignment_id, t.number, t.called_at, t.free_at"
-            f" FROM {source} JOIN cl_budget_call t ON t.budget_id = v.id"
-        )
-        busy = self._connection.execute(calls, {"rows": rows})
-        for row in found.mappings():
+    def _take_budgets(self, budgets: Result, calls: Result) -> None:
+        """Those that are here already may have changed since they were read: they stay as they are."""
+        new: set[int] = set()
+        for row in budgets.mappings():
+            if row["id"] in self._budgets:
+                continue
+            new.add(row["id"])
             budget = self._budgets[row["id"]] = budget_from(row)
             self._before[row["id"]] = tuple(getattr(budget, name) for name in _BUDGET_COLUMNS)
             limit = self._limit_of(budget.source, budget.limit_name)
             if limit is not None:
                 budget.calls, budget.seconds = limit
-        for budget_id, assignment_id, number, called_at, free_at in busy:
-            if budget_id not in self._budgets:
+        for budget_id, assignment_id, number, called_at, free_at in calls:
+            if budget_id not in new:
                 continue
             call = Call(assignment_id, number, utc(called_at), utc(free_at))
             if call.busy_until > self.now:
@@ -232,15 +226,7 @@ class Ledger:
         self._write_calls()
         # A booked call of a budget that was open, and is, only matters to lanes whose tasks need several at once.
         concerned = {**dict.fromkeys(self._booked, 1), **dict.fromkeys(moved, -1)}
-        if concerned:
-            statement = sa.text(
-                f"SELECT DISTINCT l.id FROM {self.db.wording.rows(id='int', calls='int')}"
-                " JOIN cl_lane_budget lb ON lb.budget_id = v.id JOIN cl_lane l ON l.id = lb.lane_id"
-                " WHERE l.calls > v.calls"
-            )
-            rows = json_rows(sorted(concerned.items()))
-            self._touched.update(self._connection.execute(statement, {"rows": rows}).scalars())
-        lanes.refresh(self.db, self._connection, self._touched, self.now, self._postponed)
+        lanes.refresh(self.db, self._connection, self._touched, self.now, self._postponed, concerned)
 
     def _write_budgets(self) -> set[int]:
         """Store changed budgets; the ids of those that opened, closed, or open at another moment than before."""
@@ -283,6 +269,47 @@ class Ledger:
             match = " AND ".join(f"t.{name} = v.{name}" for name in key)
             statement = self.db.wording.delete_from("cl_budget_call", self.db.wording.rows(**key), match)
             self._connection.execute(sa.text(statement), {"rows": json_rows(sorted(self._gone))})
+
+
+class Asked(NamedTuple):
+    """The answers to a question for lanes and all their budgets, for `Ledger.take`."""
+
+    lanes: Result
+    budgets: Result
+    calls: Result
+
+
+def ask_lanes_of_tasks(db: Database, connection: Transaction, task_ids: Collection[int]) -> Asked:
+    """Ask for the lanes of these tasks, as far as they have a source, and lock their budgets."""
+    tasks = f"{db.wording.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id WHERE t.source IS NOT NULL"
+    return _ask(db, connection, f"(SELECT DISTINCT t.lane_id AS id FROM {tasks}) AS v", task_ids, _lock(db))
+
+
+def _ask(db: Database, connection: AnyConnection, wanted: str, ids: Collection[int], lock: str) -> Asked:
+    """Ask for lanes; `wanted` is a table expression `v` of their ids that is made from these ids."""
+    rows = json_rows([each] for each in sorted(ids))
+    links = f"{wanted} JOIN cl_lane l ON l.id = v.id LEFT JOIN cl_lane_budget lb ON lb.lane_id = l.id"
+    columns = "l.id, l.calls, l.budget_count, lb.budget_id"
+    lanes_of = sa.text(f"SELECT {columns} FROM {links} ORDER BY l.id, lb.position")
+    found = connection.execute(lanes_of, {"rows": rows})
+    # in one order everywhere, which MariaDB only keeps with a LIMIT: two transactions must not lock crosswise
+    order = f"ORDER BY lb.budget_id LIMIT {MANY_ROWS}"
+    ids_of = f"SELECT DISTINCT lb.budget_id AS id FROM {wanted} JOIN cl_lane_budget lb ON lb.lane_id = v.id {order}"
+    return Asked(found, *_ask_budgets(db, connection, f"({ids_of}) AS v", rows, lock))
+
+
+def _ask_budgets(db: Database, connection: AnyConnection, wanted: str, rows: str, lock: str) -> tuple[Result, Result]:
+    """Ask for budgets and their calls; `wanted` is a table expression `v` of their ids, in order, made from `rows`."""
+    join = f"{db.wording.by_key(wanted, 'cl_budget')} ON t.id = v.id"
+    budgets = connection.execute(sa.text(f"SELECT {BUDGET_COLUMNS} FROM {join} ORDER BY t.id{lock}"), {"rows": rows})
+    # A statement of its own: it sees what was committed before the lock was ours.
+    columns = "t.budget_id, t.assignment_id, t.number, t.called_at, t.free_at"
+    calls = sa.text(f"SELECT {columns} FROM {wanted} JOIN cl_budget_call t ON t.budget_id = v.id")
+    return budgets, connection.execute(calls, {"rows": rows})
+
+
+def _lock(db: Database, skip_locked: bool = False) -> str:
+    return db.wording.for_update_of_t + (db.wording.skip_locked if skip_locked else "")
 
 
 _BUDGET_COLUMNS = {

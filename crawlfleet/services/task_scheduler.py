@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -31,7 +31,7 @@ from crawlfleet.executors.outcome import SPOOL_ROWS, Outcome
 from crawlfleet.executors.permit import RunPermit, Slot
 from crawlfleet.model import claims, dispatch, fleet_state, rescue
 from crawlfleet.model.budget import LimitOf, as_stored
-from crawlfleet.model.claims import AssignmentIds, Claim, Owner, Strategy
+from crawlfleet.model.claims import SPARE_LANES, AssignmentIds, Claim, Head, Owner, Strategy
 from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.device import DeviceDAO, Standing
 from crawlfleet.model.ending import Ending
@@ -44,7 +44,7 @@ from crawlfleet.model.gate import (
     end_runs,
     mark_started,
 )
-from crawlfleet.model.ledger import Ledger
+from crawlfleet.model.ledger import Ledger, ask_lanes_of_tasks
 from crawlfleet.services.decided import Decided, Sent, close_rows, ending_of, final_calls, moment
 from crawlfleet.services.durations import Durations
 from crawlfleet.services.result_writer import ResultWriter
@@ -175,6 +175,7 @@ class TaskScheduler(Service):
         self._reconcile = False
         self._one_by_one = False
         self._look_first = False  # the last turn claimed nothing: look without a transaction before the next
+        self._free_lanes: tuple[int, ...] = ()  # lanes without a source that had tasks, those of late first
         self._told = False  # of work, since the last pass
         self._master_alive = False  # as far as is known
         self._promote_at: float | None = None  # monotonic; when tasks come due or lanes open, as far as is known
@@ -427,6 +428,7 @@ class TaskScheduler(Service):
         ]
         sent = list(self._sent)
         ending = {each.ending.assignment_id for each in batch}  # their endings book their calls
+        sourced = self._sourced(batch, sent)
         slots, reserve = self._room()
         reconcile, epoch = self._reconcile, self.lease.epoch
         self._promote()
@@ -443,15 +445,21 @@ class TaskScheduler(Service):
             # asked together, so that a far database is asked once
             held = self._devices.hold(connection, device_id, epoch)
             ends = ask_ends(self.db, connection, [each.ending for each in batch]) if batch else None
+            calling = ask_lanes_of_tasks(self.db, connection, sourced) if sourced else None
             assigned = self._ask_assigned(connection, me, slots)
             types, labels = self.executors.keys(), self.options.labels
             heads = claims.ask_heads(self.db, connection, types, labels) if slots + reserve > 0 else None
+            free = None
+            if heads is not None and not (self.options.adopts and self._master_alive):
+                free = claims.ask_free(self.db, connection, strategy, self._free_lanes, slots + reserve)
             standing = held()
             here, now, ledger = (
                 time.monotonic(),
                 standing.now,
                 Ledger(self.db, connection, standing.now, self.options.limit_of),
             )
+            if calling is not None:
+                ledger.take(calling)
             turn = Turn(standing)
             mark_started(
                 self.db,
@@ -475,17 +483,20 @@ class TaskScheduler(Service):
             if assigned is not None and standing.may_claim:
                 turn.claimed = dispatch.adopt(self.db, connection, assigned(), ledger)
             if heads is not None and self._claims_itself(standing):
+                found = heads()
+                self._remember_free(found)
                 turn.claimed += claims.claim(
                     self.db,
                     connection,
                     strategy,
                     lambda _task: me,
                     ids,
-                    heads(),
+                    found,
                     slots - len(turn.claimed),
                     reserve,
                     ledger,
                     self._lead_seconds,
+                    free,
                 )
             ledger.close()
             return turn
@@ -504,6 +515,17 @@ class TaskScheduler(Service):
             self._reconcile = False
         self._after(turn, batch)
         return turn
+
+    def _sourced(self, batch: Sequence[Decided], sent: Sequence[Sent]) -> set[int]:
+        """The tasks of these runs that have a source, and so budgets in which their calls are booked."""
+        keys = [each.ending.assignment_id for each in batch] + [each.assignment_id for each in sent]
+        tasks = (self._held[key].run.task for key in keys if key in self._held)
+        return {task.id for task in tasks if task.source is not None}
+
+    def _remember_free(self, heads: Sequence[Head]) -> None:
+        """Lanes without a source are asked for tasks along with the next question for heads, which saves an answer."""
+        free = [head.lane_id for head in heads if not head.sourced]
+        self._free_lanes = tuple(dict.fromkeys((*free, *self._free_lanes)))[:SPARE_LANES]
 
     def _claims_itself(self, standing: Standing) -> bool:
         """Whether this device takes tasks by itself now: a worker leaves that to a master while there is one."""

@@ -12,12 +12,15 @@ import sqlalchemy as sa
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
-from crawlfleet.model import lanes, rescue
+from crawlfleet.core.errors import DatabaseUnreachable
+from crawlfleet.core.transaction import Transaction
+from crawlfleet.model import rescue
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import DAY_MARGIN_SECONDS, MARGIN_SHARE, Charge, Cost
 from crawlfleet.model.claims import Strategy
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.device import DeviceDAO
+from crawlfleet.model.ledger import Ledger, ask_lanes_of_tasks
 from crawlfleet.model.task_spec import TaskSpec
 from tests.fleets import Device, ending, task
 
@@ -386,18 +389,46 @@ def test_a_type_without_a_cost_may_not_call_its_source(device: Device, db: Datab
 
 
 def test_a_call_that_neither_opens_nor_closes_its_budget_leaves_the_other_lanes_alone(
-    device: Device, db: Database, monkeypatch: pytest.MonkeyPatch
+    device: Device, db: Database
 ) -> None:
     for app in range(20):
-        add(db, 2, app_id=f"app{app}", account=[100, DAY])
+        add(db, 2, app_id=f"app{app}", app=[9, DAY], account=[100, DAY])
     [claim] = device.claim(slots=1, now=NOON)
-    refreshed: list[int] = []
-    refresh = lanes.refresh
-
-    def note(db: Database, connection: object, lane_ids: set[int], *more: object) -> None:
-        refreshed.append(len(lane_ids))
-        refresh(db, connection, lane_ids, *more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(lanes, "refresh", note)
+    marked = sa.text("UPDATE cl_lane SET head_key = -1")
+    db.write(lambda connection: connection.execute(marked).rowcount)
     device.end(ending(claim, calls=[NOON]), now=NOON)
-    assert refreshed == [0]  # its task was the head no longer
+    with db.read() as connection:
+        heads = connection.execute(sa.text("SELECT head_key FROM cl_lane")).scalars().all()
+    assert heads == [-1] * 20  # its task was the head no longer
+
+
+def test_a_call_that_closes_its_budget_closes_all_its_lanes(device: Device, db: Database) -> None:
+    for app in range(20):
+        add(db, 2, app_id=f"app{app}", app=[9, DAY], account=[1, DAY])
+    device.claim(slots=1, now=NOON)
+    with db.read() as connection:
+        assert set(connection.execute(sa.text("SELECT ready_key FROM cl_lane")).scalars()) == {None}
+
+
+def test_loading_budgets_locks_them_and_waits_for_nothing_else(device: Device, db: Database) -> None:
+    if db.family == "sqlite":
+        pytest.skip("SQLite has no row locks")
+    [task_id, _] = add(db, 2, app=[2, DAY])
+    device.claim(slots=1, now=NOON)
+    lane_id = task(db, task_id)["lane_id"]
+    give_up = {"mysql": "SET innodb_lock_wait_timeout = 1", "postgresql": "SET LOCAL lock_timeout = '1s'"}
+
+    def load(connection: Transaction) -> list[int]:
+        connection.execute(sa.text(give_up[db.family]))
+        by_task, by_lane = (Ledger(db, connection, NOON) for _ in range(2))
+        by_task.take(ask_lanes_of_tasks(db, connection, [task_id]))
+        return [len(ledger.load([lane_id])[lane_id].budgets[0].busy) for ledger in (by_task, by_lane)]  # type: ignore[list-item,index]
+
+    with db.plain.connect() as other:
+        for table in ("cl_lane", "cl_lane_budget", "cl_budget_call"):
+            other.exec_driver_sql(f"SELECT * FROM {table} FOR UPDATE")
+        assert db.write(load) == [1, 1]
+        other.exec_driver_sql("SELECT * FROM cl_budget FOR UPDATE")
+        with pytest.raises(DatabaseUnreachable, match="lock"):
+            db.write(load)
+        other.rollback()

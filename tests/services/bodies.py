@@ -114,6 +114,14 @@ def dying(task: Task, context: TaskContext) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@task_executor("fetch_paid")
+def fetch_paid(task: Task, context: TaskContext) -> TaskResult:
+    """The same, with a call."""
+    context.before_call()
+    context.after_answer()
+    return fetch(task, context)
+
+
 @task_executor("fetch")
 def fetch(task: Task, context: TaskContext) -> TaskResult:
     """`rows` rows of `app`; with `poison` the last one's campaign is called so."""
