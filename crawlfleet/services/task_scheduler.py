@@ -57,6 +57,8 @@ MAX_WRITING = 4  # large results on their way to the database before claiming st
 RESERVE_PATIENCE_SECONDS = 1.0  # how long more than the reserve may wait for a slot before it goes back
 TIMEOUT_CHECK_SECONDS = 0.25
 LOOK_AGAIN_SECONDS = 0.01  # after a turn that claimed less than there was room for
+LINGER_SHARE = 0.5  # of a turn's time: so long one may wait for bodies that just began, to end them with the others
+LINGER_SECONDS = (0.02, 1.0)  # at least, or it is not worth it: a database nearby is asked at once; and at most
 FLUSH_SECONDS = 5.0  # how long a stopping node tries to write what is left
 QUIET_LINES = 20  # more endings than this in one turn are told in one line
 
@@ -177,6 +179,7 @@ class TaskScheduler(Service):
         self._look_first = False  # the last turn claimed nothing: look without a transaction before the next
         self._free_lanes: tuple[int, ...] = ()  # lanes without a source that had tasks, those of late first
         self._told = False  # of work, since the last pass
+        self._lingering_since: float | None = None  # monotonic; since when a turn waits for more to end
         self._master_alive = False  # as far as is known
         self._promote_at: float | None = None  # monotonic; when tasks come due or lanes open, as far as is known
         self._away_since: float | None = None
@@ -297,6 +300,8 @@ class TaskScheduler(Service):
         else:
             self._take_back()
         self._wait = self._longest_wait()
+        if self._lingers():
+            return None
         began = time.monotonic()
         turn: Turn | None = None
         try:
@@ -515,6 +520,29 @@ class TaskScheduler(Service):
             self._reconcile = False
         self._after(turn, batch)
         return turn
+
+    def _lingers(self) -> bool:
+        """Whether to wait a little for bodies that began just now, since one turn can end them with those that ended.
+
+        Else the slots of a node whose database is far away fall into two groups, each of which ends and claims with a
+        turn of its own while the other's bodies have long ended: half as many tasks in the same time.
+        """
+        here, since = time.monotonic(), self._lingering_since
+        self._lingering_since = None
+        longest = min(LINGER_SHARE * median(self._turn_seconds), LINGER_SECONDS[1])
+        if longest < LINGER_SECONDS[0] or not self._body_seconds or median(self._body_seconds) > longest:
+            return False
+        has_reserve = len(self._waiting) > self.options.concurrent_tasks - len(self._busy)  # it fills the slots
+        urgent = self._reconcile or not self._claiming or (self._told and sum(self._room()) > 0)
+        if not (self._decided or self._sent) or has_reserve or urgent:
+            return False
+        left = longest if since is None else since + longest - here
+        runs = (held.run for held in self._held.values() if held.phase != "ended")
+        if left <= 0 or not any(here - (run.began_at or here) < longest for run in runs):
+            return False
+        self._lingering_since = here if since is None else since
+        self._wait = min(self._wait, left)
+        return True
 
     def _sourced(self, batch: Sequence[Decided], sent: Sequence[Sent]) -> set[int]:
         """The tasks of these runs that have a source, and so budgets in which their calls are booked."""

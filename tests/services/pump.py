@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -117,8 +118,11 @@ class Pump:
         return self.fleet.add_tasks([TaskSpec(task_type, **more)] * count)
 
     def turn(self) -> Turn | None:
-        """One pass."""
+        """One pass, and further ones while that waits for bodies to end."""
         turn = self.scheduler.run_once()
+        while self.scheduler._lingering_since is not None:
+            time.sleep(self.scheduler.next_wait())
+            turn = self.scheduler.run_once()
         self.claimed += len(turn.claimed) if turn is not None else 0
         return turn
 

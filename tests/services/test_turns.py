@@ -113,6 +113,55 @@ def test_a_turn_of_reports_at_a_far_database_takes_few_round_trips(
     assert proxy.round_trips - before == round_trips
 
 
+def test_a_turn_at_a_far_database_waits_a_little_for_bodies_that_just_began(
+    url: str, make_pump: MakePump, gate: Path, clock: Clock
+) -> None:
+    """It ends them, too: else the slots fall into two groups with turns of their own."""
+    pump = make_pump(url, slots=4)
+    scheduler = pump.scheduler
+    pump.until_status("completed", *pump.add("quick", 4))
+    clock.freeze()
+    scheduler._turn_seconds.extend([0.4] * 16)
+    begun = len(pump.began)
+    pump.add("quick", 2)
+    pump.add("held", 2, task_data={"gate": str(gate)})
+    scheduler.run_once()
+    pump.wait_began(begun + 4)
+    pump.wait_ended(begun + 2)
+    assert scheduler.run_once() is None
+    assert 0 < scheduler.next_wait() <= 0.2
+    gate.touch()
+    pump.wait_ended(begun + 4)
+    turn = scheduler.run_once()
+    assert turn is not None
+    assert len(turn.ended) == 4
+
+
+@pytest.mark.parametrize("began_before", [0.0, 0.3])
+def test_a_turn_waits_neither_long_nor_for_bodies_that_run_for_long(
+    url: str, make_pump: MakePump, gate: Path, clock: Clock, began_before: float
+) -> None:
+    pump = make_pump(url, slots=2)
+    scheduler = pump.scheduler
+    pump.until_status("completed", *pump.add("quick", 4))
+    clock.freeze()
+    begun = len(pump.began)
+    pump.add("held", task_data={"gate": str(gate)})
+    pump.add("quick")
+    scheduler.run_once()
+    pump.wait_began(begun + 2)
+    pump.wait_ended(begun + 1)
+    scheduler._turn_seconds.extend([0.4] * 16)
+    clock.advance(began_before)
+    if not began_before:
+        assert scheduler.run_once() is None
+        clock.advance(0.21)
+    turn = scheduler.run_once()
+    assert turn is not None
+    assert len(turn.ended) == 1
+    gate.touch()
+
+
 @pytest.mark.parametrize("backend", ["mariadb", "postgresql"], indirect=True)
 def test_adding_tasks_to_a_far_database_takes_few_round_trips(
     backend: Backend, make_pump: MakePump, proxy: TcpProxy
