@@ -114,7 +114,7 @@ def test_waits({private_server.flavour.name}_server):
     server = servers.SharedServer(private_server.flavour, int(port))
     assert server.is_ready()
     run.send_signal(how)
-    run.wait(30)
+    run.wait(servers.START_SECONDS)  # one that is interrupted shuts its server down in good order
     wait_until(lambda: not server.is_ready(), what=f"the end of the server {pid}")
     wait_until(lambda: not Path(directory).exists(), what=f"the end of {directory}")
 

@@ -18,7 +18,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.sql import json_rows, json_value, stamp
 from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.model import audit, signals
-from crawlfleet.model.account import accounts_of
+from crawlfleet.model.account import ask_accounts_of_lanes
 from crawlfleet.model.claims import TASK_COLUMNS, Claim, Owner, task_of
 from crawlfleet.model.ending import Ending
 from crawlfleet.model.gate import end_runs
@@ -185,9 +185,10 @@ def ask_assigned(connection: AnyConnection, owner: Owner, held: Collection[int],
 
 def adopt(db: Database, transaction: Transaction, rows: Sequence[Any], ledger: Ledger) -> list[Claim]:
     """Take over runs that were assigned to this device, whose row is locked; their calls are held anew from now on."""
-    owners = {(row["source"], row["username"]) for row in rows if row["source"] and row["username"]}
-    accounts = accounts_of(db, transaction, owners)
-    lanes = ledger.load({row["lane_id"] for row in rows if row["source"] is not None})
+    lane_ids = {row["lane_id"] for row in rows if row["source"] is not None}
+    asked = ask_accounts_of_lanes(db, transaction, lane_ids)
+    lanes = ledger.load(lane_ids)
+    accounts = asked()
     adopted, ids = [], []
     for row in rows:
         calls: tuple[Any, ...] | None = ()

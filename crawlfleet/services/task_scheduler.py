@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from statistics import median
 from typing import Any, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -47,18 +46,15 @@ from crawlfleet.model.gate import (
 from crawlfleet.model.ledger import Ledger, ask_lanes_of_tasks
 from crawlfleet.services.decided import Decided, Sent, close_rows, ending_of, final_calls, moment
 from crawlfleet.services.durations import Durations
+from crawlfleet.services.pace import Pace
 from crawlfleet.services.result_writer import ResultWriter
 
 log = logging.getLogger(__name__)
 
-MAX_LEAD_SECONDS = 2.0  # a task is claimed at most so long before its budget reopens, and fills a slot meanwhile
-MAX_RESERVE = 2000  # tasks held ready beyond the slots, so that a far database does not starve them
 MAX_WRITING = 4  # large results on their way to the database before claiming stops
 RESERVE_PATIENCE_SECONDS = 1.0  # how long more than the reserve may wait for a slot before it goes back
 TIMEOUT_CHECK_SECONDS = 0.25
 LOOK_AGAIN_SECONDS = 0.01  # after a turn that claimed less than there was room for
-LINGER_SHARE = 0.5  # of a turn's time: so long one may wait for bodies that just began, to end them with the others
-LINGER_SECONDS = (0.02, 1.0)  # at least, or it is not worth it: a database nearby is asked at once; and at most
 FLUSH_SECONDS = 5.0  # how long a stopping node tries to write what is left
 QUIET_LINES = 20  # more endings than this in one turn are told in one line
 
@@ -185,8 +181,7 @@ class TaskScheduler(Service):
         self._away_since: float | None = None
         self._wait = 0.0
         self._times_checked_at = 0.0
-        self._turn_seconds: deque[float] = deque([0.01], maxlen=16)
-        self._body_seconds: deque[float] = deque(maxlen=64)
+        self._pace = Pace()
         self._passed = threading.Event()
         log.info("TaskScheduler initialized in %s mode", options.mode)
 
@@ -225,10 +220,10 @@ class TaskScheduler(Service):
         """How the work goes: usual times of late, success rate and errors since the start; for a node that monitors."""
         counted = dict(self.counters)
         ended = sum(counted.get(move, 0) for move in ("finish", "fail", "bury"))
-        bodies = list(self._body_seconds)
+        body = self._pace.body
         return {
-            "turn_seconds": round(median(list(self._turn_seconds)), 4),
-            "body_seconds": round(median(bodies), 4) if bodies else None,
+            "turn_seconds": round(self._pace.turn, 4),
+            "body_seconds": None if body is None else round(body, 4),
             "success_rate": round(counted.get("finish", 0) / ended, 4) if ended else None,
             "errors_by_kind": dict(self.errors),
         }
@@ -319,8 +314,9 @@ class TaskScheduler(Service):
                 log.info("database back after %.1f s", time.monotonic() - self._away_since)
                 self._away_since = None
             if turn is not None:
-                self._turn_seconds.append(time.monotonic() - began)
-                self.turn_durations.observe(self._turn_seconds[-1])
+                seconds = time.monotonic() - began
+                self._pace.note_turn(seconds)
+                self.turn_durations.observe(seconds)
         self._passed.set()
         return turn
 
@@ -339,8 +335,9 @@ class TaskScheduler(Service):
             self._busy.pop(key, None)
             self._stuck.discard(key)
             if run.began_at is not None and run.ended_at is not None:
-                self._body_seconds.append(run.ended_at - run.began_at)
-                self.body_durations[run.task.task_type].observe(self._body_seconds[-1])
+                seconds = run.ended_at - run.began_at
+                self._pace.note_body(seconds)
+                self.body_durations[run.task.task_type].observe(seconds)
             if held is None or held.phase == "ended":
                 # Timed out, handed back, cancelled or lost: that is decided, and this result comes too late.
                 if outcome.kind != "cancelled":
@@ -412,18 +409,10 @@ class TaskScheduler(Service):
         return max(0, free), max(0, self._reserve_target() + min(0, free))
 
     def _reserve_target(self) -> int:
-        """Slots x (time of two turns / time of a body): as many as the slots use up while a turn is away.
-
-        Half of the turns take longer than the median, and a body may end just after one has begun.
-        """
-        if not self._body_seconds:
-            return 0
-        body = median(self._body_seconds)
-        if self._busy:  # bodies that run now may be slower than those that ended
-            here = time.monotonic()
-            body = max(body, min(here - (run.began_at or here) for run in self._busy.values()))
-        slots = self.options.concurrent_tasks
-        return min(MAX_RESERVE, round(slots * 2 * median(self._turn_seconds) / max(body, 1e-5)))
+        """How many tasks to hold ready beyond the slots."""
+        here = time.monotonic()
+        running = min((here - (run.began_at or here) for run in self._busy.values()), default=0.0)
+        return self._pace.reserve(self.options.concurrent_tasks, running)
 
     def _turn(self) -> Turn | None:
         """One transaction, or None when a look without one showed that there is nothing to do."""
@@ -500,7 +489,7 @@ class TaskScheduler(Service):
                     slots - len(turn.claimed),
                     reserve,
                     ledger,
-                    self._lead_seconds,
+                    self._pace.lead,
                     free,
                 )
             ledger.close()
@@ -522,20 +511,14 @@ class TaskScheduler(Service):
         return turn
 
     def _lingers(self) -> bool:
-        """Whether to wait a little for bodies that began just now, since one turn can end them with those that ended.
-
-        Else the slots of a node whose database is far away fall into two groups, each of which ends and claims with a
-        turn of its own while the other's bodies have long ended: half as many tasks in the same time.
-        """
-        here, since = time.monotonic(), self._lingering_since
-        self._lingering_since = None
-        longest = min(LINGER_SHARE * median(self._turn_seconds), LINGER_SECONDS[1])
-        if longest < LINGER_SECONDS[0] or not self._body_seconds or median(self._body_seconds) > longest:
-            return False
+        """Whether the next turn waits a little for bodies that just began, to end them with those that have ended."""
+        since, self._lingering_since = self._lingering_since, None
+        longest = self._pace.linger
         has_reserve = len(self._waiting) > self.options.concurrent_tasks - len(self._busy)  # it fills the slots
         urgent = self._reconcile or not self._claiming or (self._told and sum(self._room()) > 0)
-        if not (self._decided or self._sent) or has_reserve or urgent:
+        if not longest or not (self._decided or self._sent) or has_reserve or urgent:
             return False
+        here = time.monotonic()
         left = longest if since is None else since + longest - here
         runs = (held.run for held in self._held.values() if held.phase != "ended")
         if left <= 0 or not any(here - (run.began_at or here) < longest for run in runs):
@@ -579,16 +562,11 @@ class TaskScheduler(Service):
             self._probing = self._probe_strategy()
         return self._probing.result()
 
-    @property
-    def _lead_seconds(self) -> float:
-        """How long before its budget reopens a task is claimed: as long as that may take; its permit waits the rest."""
-        return min(MAX_LEAD_SECONDS, 0.05 + 3 * median(self._turn_seconds))
-
     def _promote(self) -> None:
         """Let tasks come due and lanes open whose time has come."""
         if self._promote_at is not None and self._promote_at <= time.monotonic() and self._claiming:
             self._promote_at = None
-            if claims.promote(self.db, self._lead_seconds):
+            if claims.promote(self.db, self._pace.lead):
                 self._look_first = False
 
     def _may_claim(self, slots: int, reserve: int, epoch: int) -> bool:
@@ -618,7 +596,7 @@ class TaskScheduler(Service):
         if standing.due_at is not None:
             waits.append((standing.due_at - standing.now).total_seconds())
         if standing.opens_at is not None:
-            waits.append((standing.opens_at - standing.now).total_seconds() - self._lead_seconds)
+            waits.append((standing.opens_at - standing.now).total_seconds() - self._pace.lead)
         if waits:
             self._promote_at = standing.answered_at + max(0.0, min(waits))
             self._wait = min(self._wait, max(0.0, self._promote_at - time.monotonic()))

@@ -14,6 +14,7 @@ from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.services import task_scheduler
+from crawlfleet.services.pace import TURNS
 from tests.conftest import Backend
 from tests.fleets import runs
 from tests.services.conftest import Clock, MakePump
@@ -121,7 +122,8 @@ def test_a_turn_at_a_far_database_waits_a_little_for_bodies_that_just_began(
     scheduler = pump.scheduler
     pump.until_status("completed", *pump.add("quick", 4))
     clock.freeze()
-    scheduler._turn_seconds.extend([0.4] * 16)
+    for _ in range(TURNS):
+        scheduler._pace.note_turn(0.4)
     begun = len(pump.began)
     pump.add("quick", 2)
     pump.add("held", 2, task_data={"gate": str(gate)})
@@ -151,7 +153,8 @@ def test_a_turn_waits_neither_long_nor_for_bodies_that_run_for_long(
     scheduler.run_once()
     pump.wait_began(begun + 2)
     pump.wait_ended(begun + 1)
-    scheduler._turn_seconds.extend([0.4] * 16)
+    for _ in range(TURNS):
+        scheduler._pace.note_turn(0.4)
     clock.advance(began_before)
     if not began_before:
         assert scheduler.run_once() is None
