@@ -104,8 +104,11 @@ def test_waits({private_server.flavour.name}_server):
     threading.Event().wait()
 """
     )
+    # what a shell has started in the background ignores SIGINT, and so would everything below it
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    pytest_main = f"{listen}; import pytest, sys; sys.exit(pytest.main(sys.argv[1:]))"
     run = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "--rootdir", ROOT, inner],
+        [sys.executable, "-c", pytest_main, "-p", "tests.conftest", "-p", "no:cacheprovider", "--rootdir", ROOT, inner],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
     )
@@ -114,7 +117,7 @@ def test_waits({private_server.flavour.name}_server):
     server = servers.SharedServer(private_server.flavour, int(port))
     assert server.is_ready()
     run.send_signal(how)
-    run.wait(servers.START_SECONDS)  # one that is interrupted shuts its server down in good order
+    run.wait(30)
     wait_until(lambda: not server.is_ready(), what=f"the end of the server {pid}")
     wait_until(lambda: not Path(directory).exists(), what=f"the end of {directory}")
 
