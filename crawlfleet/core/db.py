@@ -25,7 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from crawlfleet.core.database_url import CONNECT_SECONDS, read_url
 from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable, UsageError
-from crawlfleet.core.sql import Wording, utc
+from crawlfleet.core.sql import Wording, sql, utc
 from crawlfleet.core.transaction import AnyConnection, Transaction
 
 log = logging.getLogger(__name__)
@@ -275,7 +275,7 @@ class Database:
 
     def ask_now(self, connection: AnyConnection) -> Callable[[], datetime]:
         """Ask for the database's clock, which is read by calling the result."""
-        answer = connection.execute(sa.text(f"SELECT {self.wording.now}"))
+        answer = connection.execute(sql(f"SELECT {self.wording.now}"))
 
         def read() -> datetime:
             moment = utc(answer.scalar_one())

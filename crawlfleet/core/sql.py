@@ -11,7 +11,10 @@ import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
+
+import sqlalchemy as sa
 
 # More than a subquery ever gives. MariaDB keeps the order of a subquery, in which rows are locked, only with a LIMIT.
 MANY_ROWS = 1_000_000
@@ -37,6 +40,12 @@ _MYSQL_TYPES = {
     "decimal": "DECIMAL(24,6)",
     "bytes": "CHAR(64)",
 }
+
+
+@lru_cache(maxsize=1024)
+def sql(statement: str) -> sa.TextClause:
+    """A statement; made once, since finding its parameters takes as long as a short question to the database."""
+    return sa.text(statement)
 
 
 class Wording:

@@ -105,16 +105,15 @@ class Answer:
         return self._lastrowid
 
 
-class Transaction:
-    """One open transaction; made by `Database.write`, which also commits it, of a connection in autocommit mode."""
+class Statements:
+    """What is asked of a connection in autocommit mode: several together, and past SQLAlchemy, which for a short
+    question takes as much time as its driver."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._family = connection.dialect.name
         self._queue: list[Answer] = []
         self._queued_bytes = 0
-        self.execute(BEGIN[self._family])
-        self.committing = False  # from here on nobody can tell whether a statement without an answer was executed
 
     def execute(self, statement: sa.TextClause, parameters: Mapping[str, Any] | None = None) -> Answer:
         """Queue a statement; parameters are text, numbers or None."""
@@ -127,19 +126,6 @@ class Transaction:
         self._queue.append(answer)
         return answer
 
-    @contextmanager
-    def savepoint(self) -> Iterator[None]:
-        """What the block queues is sent with its end; an error of its values undoes the block and is raised."""
-        mark = self.execute(SAVEPOINT)
-        try:
-            yield
-            self.execute(RELEASE)
-            self.send()
-        except (sa.exc.DataError, sa.exc.IntegrityError, ValueError):
-            del self._queue[self._queue.index(mark) + 1 if mark in self._queue else 0 :]
-            self.execute(ROLLBACK_TO)
-            raise
-
     def send(self) -> None:
         """Send what is queued; raises DBAPIError for the first statement that fails, and none after it is executed."""
         queue, self._queue, self._queued_bytes = self._queue, [], 0
@@ -151,14 +137,6 @@ class Transaction:
             self._guarded(queue, _send_pipeline)
         else:
             self._guarded(queue, _send_packet)
-
-    def commit(self, at_once: bool) -> None:
-        """Send what is queued, then COMMIT; `at_once` together."""
-        if not at_once:
-            self.send()
-        self.committing = True
-        self.execute(COMMIT)
-        self.send()
 
     def _guarded(self, queue: list[Answer], send: Callable[[Any, list[Answer]], None]) -> None:
         """Errors of the driver become those that SQLAlchemy would raise."""
@@ -177,7 +155,37 @@ class Transaction:
             ) from error
 
 
-AnyConnection = Connection | Transaction  # for statements that are of use in a transaction and for a look
+class Transaction(Statements):
+    """One open transaction; made by `Database.write`, which also commits it."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self.execute(BEGIN[self._family])
+        self.committing = False  # from here on nobody can tell whether a statement without an answer was executed
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """What the block queues is sent with its end; an error of its values undoes the block and is raised."""
+        mark = self.execute(SAVEPOINT)
+        try:
+            yield
+            self.execute(RELEASE)
+            self.send()
+        except (sa.exc.DataError, sa.exc.IntegrityError, ValueError):
+            del self._queue[self._queue.index(mark) + 1 if mark in self._queue else 0 :]
+            self.execute(ROLLBACK_TO)
+            raise
+
+    def commit(self, at_once: bool) -> None:
+        """Send what is queued, then COMMIT; `at_once` together."""
+        if not at_once:
+            self.send()
+        self.committing = True
+        self.execute(COMMIT)
+        self.send()
+
+
+AnyConnection = Connection | Statements  # for statements that are of use in a transaction and for a look
 
 
 def _send_singly(raw: Any, queue: list[Answer]) -> None:
@@ -190,13 +198,13 @@ def _send_packet(raw: Any, queue: list[Answer]) -> None:
     """PyMySQL: all statements in one packet, which the server leaves at the first that fails."""
     with raw.cursor() as cursor:
         packet = [cursor.mogrify(_text("mysql", each.statement.text), dict(each.parameters)) for each in queue]
-        raw.in_transaction = True
+        raw.in_transaction |= queue[0].statement is BEGIN["mysql"]
         cursor.execute(";\n".join(packet))
         for number, answer in enumerate(queue):
             if number:
                 cursor.nextset()
             answer.take(cursor)
-    raw.in_transaction = queue[-1].statement is not COMMIT
+    raw.in_transaction &= queue[-1].statement is not COMMIT
 
 
 def _send_pipeline(raw: Any, queue: list[Answer]) -> None:

@@ -14,7 +14,7 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, UsageError
 from crawlfleet.core.secrets import Keyring
-from crawlfleet.core.sql import json_rows, json_value, stamp, utc
+from crawlfleet.core.sql import json_rows, json_value, sql, stamp, utc
 from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.model import audit, schema, signals
 from crawlfleet.model.ledger import Ledger
@@ -46,7 +46,7 @@ class AccountDAO:
                 "now": now,
             }
             changed = connection.execute(
-                sa.text(
+                sql(
                     "UPDATE cl_account SET kind = :kind, token_env = :token_env, token_file = :token_file,"
                     " token_sealed = :token_sealed, proxy = :proxy, app_ids = :app_ids, status = :status,"
                     " status_reason = NULL, status_since = :now, updated_at = :now"
@@ -56,7 +56,7 @@ class AccountDAO:
             ).rowcount
             if not changed:
                 connection.execute(
-                    sa.text(
+                    sql(
                         "INSERT INTO cl_account (source, username, kind, token_env, token_file, token_sealed, proxy,"
                         " app_ids, status, status_since, created_at, updated_at) VALUES (:source, :username, :kind,"
                         " :token_env, :token_file, :token_sealed, :proxy, :app_ids, :status, :now, :now, :now)"
@@ -96,7 +96,7 @@ class AccountDAO:
         """
 
         def work(connection: Transaction) -> int:
-            query = sa.text(
+            query = sql(
                 "SELECT t.id, t.source, t.username, t.token_sealed FROM cl_account t WHERE t.token_sealed IS NOT NULL"
                 f" ORDER BY t.id{self.db.wording.for_update_of_t}"
             )
@@ -113,7 +113,7 @@ class AccountDAO:
                 "t.id = v.id",
             )
             now = stamp(self.db.now(connection))
-            connection.execute(sa.text(statement), {"rows": json_rows(rows), "now": now})
+            connection.execute(sql(statement), {"rows": json_rows(rows), "now": now})
             audit.record(self.db, connection, actor, "accounts.reseal", accounts=len(rows))
             return len(rows)
 
@@ -168,7 +168,7 @@ class AccountDAO:
         def work(connection: Transaction) -> bool:
             key = {"source": source, "username": username}
             open_tasks = connection.execute(
-                sa.text(
+                sql(
                     "SELECT COUNT(*) FROM cl_crawl_task t JOIN cl_lane l ON l.id = t.lane_id WHERE l.source = :source"
                     " AND l.username = :username AND t.status IN ('pending', 'assigned', 'running')"
                 ),
@@ -177,7 +177,7 @@ class AccountDAO:
             if open_tasks:
                 raise CrawlfleetError(f"account {username} at {source} has {open_tasks} open tasks: cancel them first")
             gone = connection.execute(
-                sa.text("DELETE FROM cl_account WHERE source = :source AND username = :username"), key
+                sql("DELETE FROM cl_account WHERE source = :source AND username = :username"), key
             )
             if gone.rowcount:
                 audit.record(self.db, connection, actor, "accounts.remove", _name(source, username))
@@ -224,7 +224,7 @@ def ask_accounts_of_lanes(db: Database, connection: AnyConnection, lane_ids: Col
 
 
 def _ask_accounts(connection: AnyConnection, tables: str, owner: str, rows: str) -> Callable[[], Accounts]:
-    statement = sa.text(
+    statement = sql(
         f"SELECT a.source, a.username, a.status, {ACCOUNT_COLUMNS} FROM {tables}"
         f" ON a.source = {owner}.source AND a.username = {owner}.username"
     )
@@ -239,7 +239,7 @@ def park(connection: Transaction, source: str | None, username: str | None, reas
     """
     if source is None or username is None:
         return None
-    known = sa.text("SELECT status FROM cl_account WHERE source = :source AND username = :username")
+    known = sql("SELECT status FROM cl_account WHERE source = :source AND username = :username")
     status = connection.execute(known, {"source": source, "username": username}).scalar()
     if status is None:
         return None
@@ -251,7 +251,7 @@ def park(connection: Transaction, source: str | None, username: str | None, reas
 def _set_status(
     connection: Transaction, source: str, username: str, status: AccountStatus, reason: str | None, now: datetime
 ) -> bool:
-    statement = sa.text(
+    statement = sql(
         "UPDATE cl_account SET status = :status, status_reason = :reason, status_since = :now, updated_at = :now"
         " WHERE source = :source AND username = :username AND status <> :status"
     )

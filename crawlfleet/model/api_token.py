@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, UsageError
-from crawlfleet.core.sql import stamp, utc
+from crawlfleet.core.sql import sql, stamp, utc
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import audit, schema
 
@@ -77,7 +77,7 @@ class ApiTokenDAO:
                 "created_at": stamp(self.db.now(connection)),
             }
             connection.execute(
-                sa.text(
+                sql(
                     "INSERT INTO cl_api_token (name, role, token_hash, created_by, created_at)"
                     " VALUES (:name, :role, :token_hash, :created_by, :created_at)"
                 ),
@@ -107,7 +107,7 @@ class ApiTokenDAO:
         """Forget the token; False when there is none of this name."""
 
         def work(connection: Transaction) -> bool:
-            gone = connection.execute(sa.text("DELETE FROM cl_api_token WHERE name = :name"), {"name": name}).rowcount
+            gone = connection.execute(sql("DELETE FROM cl_api_token WHERE name = :name"), {"name": name}).rowcount
             if gone:
                 audit.record(self.db, connection, actor, "tokens.revoke", name)
             return bool(gone)

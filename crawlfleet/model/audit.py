@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import sqlalchemy as sa
-
 from crawlfleet.core.db import Database
+from crawlfleet.core.sql import sql
 from crawlfleet.core.transaction import Transaction
 
 MAX_NAME = 190  # characters of an actor and of a target, as in the table
@@ -22,7 +21,7 @@ def record(
     """
     if actor is None:
         return
-    statement = sa.text(
+    statement = sql(
         "INSERT INTO cl_audit (actor, action, target, detail, created_at)"
         f" VALUES (:actor, :action, :target, :detail, {db.wording.now})"
     )

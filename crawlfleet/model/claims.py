@@ -23,7 +23,7 @@ from sqlalchemy.engine import RowMapping
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import day, json_rows, json_value, stamp
+from crawlfleet.core.sql import day, json_rows, json_value, sql, stamp
 from crawlfleet.core.transaction import Answer, AnyConnection, Transaction
 from crawlfleet.model.account import ask_accounts_of_lanes
 from crawlfleet.model.budget import Window
@@ -95,10 +95,10 @@ def probe_strategy(db: Database) -> Strategy:
             galera = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").first()
         if galera is not None and galera[1].upper() == "ON":
             return Strategy.COMPARE_AND_SET
-    look = sa.text("SELECT name FROM cl_fleet_state WHERE name = 'paused' FOR UPDATE SKIP LOCKED")
+    look = sql("SELECT name FROM cl_fleet_state WHERE name = 'paused' FOR UPDATE SKIP LOCKED")
 
     def probe(transaction: Transaction) -> Strategy:
-        transaction.execute(sa.text("SELECT name FROM cl_fleet_state WHERE name = 'paused' FOR UPDATE")).first()
+        transaction.execute(sql("SELECT name FROM cl_fleet_state WHERE name = 'paused' FOR UPDATE")).first()
         try:
             with db.engine.connect() as other:
                 seen = other.execute(look).first()
@@ -126,7 +126,7 @@ def ask_heads(
     known = f"{db.wording.is_among('l.task_type', 'types')} AND {labels_fit(db)}"
     # SQLite read all lanes once its statistics said that most have the same source.
     hint = " INDEXED BY ix_lane_account" if db.family == "sqlite" else ""
-    statement = sa.text(
+    statement = sql(
         # no source: nothing can close such a lane, and nobody keeps its head
         "SELECT l.id, 0, (SELECT t.ready_key FROM cl_crawl_task t WHERE t.ready_lane_id = l.id"
         " ORDER BY t.ready_key LIMIT 1) AS head"
@@ -289,8 +289,8 @@ def _candidates(family: str, lanes: int, skip_locked: bool) -> sa.TextClause:
         for i in range(lanes)
     ]
     if lanes == 1:
-        return sa.text(parts[0])
-    return sa.text(" UNION ALL ".join(f"SELECT * FROM ({part}) AS lane{i}" for i, part in enumerate(parts)))
+        return sql(parts[0])
+    return sql(" UNION ALL ".join(f"SELECT * FROM ({part}) AS lane{i}" for i, part in enumerate(parts)))
 
 
 _Assigned = Sequence[tuple[RowMapping, Owner, int]]  # the task, whom it goes to, the id of the run
@@ -314,11 +314,11 @@ def _take(db: Database, connection: Transaction, assigned: _Assigned, now: datet
     )
     # in one order everywhere: two claims must not lock crosswise
     rows = sorted((row["id"], row["ready_key"], number, owner.device_id) for row, owner, number in assigned)
-    connection.execute(sa.text(statement), {"rows": json_rows(rows), "now": stamp(now)})
+    connection.execute(sql(statement), {"rows": json_rows(rows), "now": stamp(now)})
 
 
 def _won(db: Database, connection: Transaction, assigned: _Assigned) -> set[int]:
-    statement = sa.text(
+    statement = sql(
         f"SELECT t.id FROM {db.wording.rows(id='int', assignment_id='int')} JOIN cl_crawl_task t ON t.id = v.id"
         " WHERE t.assignment_id = v.assignment_id"
     )
@@ -331,7 +331,7 @@ def _open_runs(db: Database, connection: Transaction, assigned: _Assigned, now: 
         return
     at = db.wording.moment("now")
     columns = {"id": "int", "task_id": "int", "device_id": "text", "epoch": "int", "retry": "int", "taken_at": "moment"}
-    statement = sa.text(
+    statement = sql(
         "INSERT INTO cl_task_assignment"
         " (id, task_id, device_id, device_epoch, status, retry_count, taken_at, assigned_at, created_at, updated_at)"
         f" SELECT id, task_id, device_id, epoch, '{AssignmentStatus.ASSIGNED}', retry, taken_at, {at}, {at}, {at}"
@@ -376,7 +376,7 @@ def promote(db: Database, lead_seconds: float = 0.0, now: datetime | None = None
             statement = db.wording.update_from(
                 "cl_crawl_task", {"ready_key": "t.order_key", "wake_at": "NULL"}, source, "t.id = v.id"
             )
-            connection.execute(sa.text(statement), {"rows": json_rows([task_id] for task_id, _, _ in found)})
+            connection.execute(sql(statement), {"rows": json_rows([task_id] for task_id, _, _ in found)})
             ledger.touch(lane_id for _, lane_id, of_source in found if of_source is not None)
             ledger.close()
         return len(found)
@@ -388,16 +388,16 @@ def promote(db: Database, lead_seconds: float = 0.0, now: datetime | None = None
             statement = db.wording.update_from(
                 "cl_lane", {"ready_key": "t.head_key", "wake_at": "NULL"}, source, "t.id = v.id"
             )
-            connection.execute(sa.text(statement), {"rows": json_rows([lane_id] for lane_id in found)})
+            connection.execute(sql(statement), {"rows": json_rows([lane_id] for lane_id in found)})
         return len(found)
 
     lock = db.wording.for_update + db.wording.skip_locked
     source = db.wording.rows(id="int")
-    due = sa.text(
+    due = sql(
         f"SELECT id, lane_id, source FROM cl_crawl_task WHERE wake_at <= {db.wording.moment('now')}"
         f" ORDER BY wake_at LIMIT {PROMOTE_BATCH}{lock}"
     )
-    opening = sa.text(
+    opening = sql(
         f"SELECT id FROM cl_lane WHERE wake_at <= {db.wording.moment('horizon')}"
         f" ORDER BY wake_at LIMIT {PROMOTE_BATCH}{lock}"
     )

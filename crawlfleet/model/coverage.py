@@ -13,11 +13,9 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
-import sqlalchemy as sa
-
 from crawlfleet.core.db import Database
 from crawlfleet.core.figures import Figures
-from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
+from crawlfleet.core.sql import day, json_rows, json_value, sql, stamp, utc
 from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.model.feed import FeedKey
 
@@ -82,7 +80,7 @@ def ask_days(
         return dict
     columns = {**dict.fromkeys(FeedKey._fields, "text"), "first": "day", "last": "day"}
     match = " AND ".join(f"f.{name} = v.{name}" for name in FeedKey._fields)
-    statement = sa.text(
+    statement = sql(
         f"SELECT {_COVERED} FROM {db.wording.rows(**columns)} JOIN cl_feed f ON {match}"
         " JOIN cl_coverage c ON c.feed_id = f.id AND c.day BETWEEN v.first AND v.last"
     )
@@ -94,7 +92,7 @@ def of_feeds(
     db: Database, connection: AnyConnection, feed_ids: Iterable[int], start: date, end: date
 ) -> dict[int, dict[date, Covered]]:
     """What is known of these days of feeds; feeds and days that were never fetched are missing."""
-    statement = sa.text(
+    statement = sql(
         f"SELECT {_COVERED} FROM {db.wording.rows(id='int')} JOIN cl_coverage c ON c.feed_id = v.id"
         f" WHERE c.day BETWEEN {db.wording.day('first')} AND {db.wording.day('last')}"
     )
@@ -154,7 +152,7 @@ def write(
         ["row_count", "checksum", "totals", "settled_fetches", "fetched_at"],
     )
     parameters = {"feed": feed_id, "at": stamp(fetched_at)}
-    connection.execute(sa.text(statement), {**parameters, "rows": json_rows(rows)})
+    connection.execute(sql(statement), {**parameters, "rows": json_rows(rows)})
     if changes:
         columns = {
             "day": "day",
@@ -169,4 +167,4 @@ def write(
             f"INSERT INTO cl_restatement (feed_id, {names}, fetched_at) SELECT {feed}, {names}, {at}"
             f" FROM {db.wording.rows(**columns)}"
         )
-        connection.execute(sa.text(statement), {**parameters, "rows": json_rows(changes)})
+        connection.execute(sql(statement), {**parameters, "rows": json_rows(changes)})

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import RowMapping
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import bindable, day, json_rows, json_value, stamp, utc
+from crawlfleet.core.sql import bindable, day, json_rows, json_value, sql, stamp, utc
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import audit, lanes, schema, signals
 from crawlfleet.model.budget import CostOf, no_cost
@@ -171,7 +171,7 @@ class CrawlTaskDAO:
         if not keys:
             return dict
         found = connection.execute(
-            sa.text(
+            sql(
                 "SELECT t.open_key, t.id FROM cl_crawl_task t"
                 f" JOIN {self.db.wording.rows(k='text')} ON t.open_key = v.k"
             ),
@@ -197,7 +197,7 @@ class CrawlTaskDAO:
         picks |= dict.fromkeys(("created_at", "updated_at"), wording.moment("now"))
         # SQLite numbers the rows of a statement one after the other; to return them takes it a third of the INSERT.
         returning = "" if self.db.product in {"SQLite", "MySQL"} else " RETURNING id"
-        statement = sa.text(
+        statement = sql(
             f"INSERT INTO cl_crawl_task ({', '.join(picks)}) SELECT {', '.join(picks.values())}"
             f" FROM {wording.rows(**{name: _COLUMNS[name] for name in own})}{returning}"
         )
@@ -240,9 +240,7 @@ class CrawlTaskDAO:
 
     def states(self, task_ids: Iterable[int]) -> dict[int, str]:
         """The state of each of these tasks; ids of no task are missing."""
-        query = sa.text(
-            f"SELECT t.id, t.status FROM cl_crawl_task t JOIN {self.db.wording.rows(k='int')} ON t.id = v.k"
-        )
+        query = sql(f"SELECT t.id, t.status FROM cl_crawl_task t JOIN {self.db.wording.rows(k='int')} ON t.id = v.k")
         with self.db.read() as connection:
             found = connection.execute(query, {"rows": json_rows([task_id] for task_id in task_ids)})
             return dict(found.all())
@@ -269,7 +267,7 @@ class CrawlTaskDAO:
         """How many tasks are in each state, and `total`."""
         with self.db.read() as connection:
             found: dict[str, int] = dict(
-                connection.execute(sa.text("SELECT status, COUNT(*) FROM cl_crawl_task GROUP BY status")).all()
+                connection.execute(sql("SELECT status, COUNT(*) FROM cl_crawl_task GROUP BY status")).all()
             )
         counts = {str(state): found.get(state.value, 0) for state in TaskStatus}
         return {**counts, "total": sum(counts.values())}

@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.engine import RowMapping
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DeviceRefused, LeaseLost
 from crawlfleet.core.process import ProcessIdentity, is_gone
-from crawlfleet.core.sql import json_value, stamp, utc
+from crawlfleet.core.sql import json_value, sql, stamp, utc
 from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.model import audit, fleet_state, rescue, schema
 from crawlfleet.model.lifecycle import LIVE_RUN, DeviceStatus, quoted
@@ -96,7 +95,7 @@ class DeviceDAO:
             next_epoch = fleet_state.next_epoch(self.db, connection)
             clock = self.db.ask_now(connection)
             answer = connection.execute(
-                sa.text(f"SELECT * FROM cl_device WHERE device_id = :device_id{self.db.wording.for_update}"),
+                sql(f"SELECT * FROM cl_device WHERE device_id = :device_id{self.db.wording.for_update}"),
                 {"device_id": info.device_id},
             )
             epoch, moment, former = next_epoch(), now or clock(), answer.mappings().first()
@@ -152,11 +151,11 @@ class DeviceDAO:
             values["created_at"] = stamp(now)
             names = ", ".join(values)
             binds = ", ".join(f":{name}" for name in values)
-            connection.execute(sa.text(f"INSERT INTO cl_device ({names}, draining) VALUES ({binds}, {_FALSE})"), values)
+            connection.execute(sql(f"INSERT INTO cl_device ({names}, draining) VALUES ({binds}, {_FALSE})"), values)
         else:
             pairs = ", ".join(f"{name} = :{name}" for name in values if name != "device_id")
             connection.execute(
-                sa.text(f"UPDATE cl_device SET {pairs}, draining = {_FALSE} WHERE device_id = :device_id"), values
+                sql(f"UPDATE cl_device SET {pairs}, draining = {_FALSE} WHERE device_id = :device_id"), values
             )
 
     def hold(self, connection: Transaction, device_id: str, epoch: int) -> Callable[[], Standing]:
@@ -174,7 +173,7 @@ class DeviceDAO:
     def _ask_standing(self, connection: AnyConnection, device_id: str, epoch: int, lock: str) -> Callable[[], Standing]:
         asked_at = time.monotonic()
         answer = connection.execute(
-            sa.text(
+            sql(
                 f"SELECT d.epoch, d.status, d.draining, {self.db.wording.now},"
                 " (SELECT p.value FROM cl_fleet_state p WHERE p.name = 'paused'),"
                 # not MIN, for which MariaDB reads them all
@@ -204,7 +203,7 @@ class DeviceDAO:
         def work(connection: Transaction) -> None:
             now = self.db.now(connection)
             changed = connection.execute(
-                sa.text(
+                sql(
                     f"UPDATE cl_device SET status = '{DeviceStatus.OFFLINE}', updated_at = :now"
                     " WHERE device_id = :device_id AND epoch = :epoch"
                 ),
@@ -221,7 +220,7 @@ class DeviceDAO:
             moment = now or self.db.now(connection)
             silent = (
                 connection.execute(
-                    sa.text(
+                    sql(
                         f"SELECT device_id FROM cl_device WHERE status = '{DeviceStatus.ONLINE}'"
                         " AND last_heartbeat <= :limit"
                     ),
@@ -237,7 +236,7 @@ class DeviceDAO:
         def work(connection: Transaction) -> int | None:
             moment = now or self.db.now(connection)
             changed = connection.execute(
-                sa.text(
+                sql(
                     f"UPDATE cl_device SET status = '{DeviceStatus.OFFLINE}', updated_at = :now"
                     f" WHERE device_id = :device_id AND status = '{DeviceStatus.ONLINE}' AND last_heartbeat <= :limit"
                 ),
@@ -260,7 +259,7 @@ class DeviceDAO:
             moment = now or self.db.now(connection)
             rows = (
                 connection.execute(
-                    sa.text(
+                    sql(
                         "SELECT capabilities FROM cl_device WHERE last_heartbeat > :limit"
                         f" OR status = '{DeviceStatus.ONLINE}'"
                     ),
@@ -276,7 +275,7 @@ class DeviceDAO:
 
         def work(connection: Transaction) -> bool:
             changed = connection.execute(
-                sa.text(
+                sql(
                     f"UPDATE cl_device SET draining = {_TRUE if draining else _FALSE}, updated_at = :now"
                     " WHERE device_id = :device_id"
                 ),
@@ -298,7 +297,7 @@ class DeviceDAO:
 
         def work(connection: Transaction) -> int | None:
             device = connection.execute(
-                sa.text(
+                sql(
                     "SELECT status, last_heartbeat FROM cl_device WHERE device_id = :device_id"
                     + self.db.wording.for_update
                 ),
@@ -317,7 +316,7 @@ class DeviceDAO:
                 assert last_heartbeat is not None
                 lease_ends_at = max(now, last_heartbeat + timedelta(seconds=offline_timeout))
             released = rescue.expire_device(self.db, connection, device_id, now, lease_ends_at)
-            connection.execute(sa.text("DELETE FROM cl_device WHERE device_id = :device_id"), {"device_id": device_id})
+            connection.execute(sql("DELETE FROM cl_device WHERE device_id = :device_id"), {"device_id": device_id})
             audit.record(self.db, connection, actor, "devices.remove", device_id)
             return released
 
@@ -328,7 +327,7 @@ class DeviceDAO:
         with self.db.read() as connection:
             rows = (
                 connection.execute(
-                    sa.text(
+                    sql(
                         "SELECT d.*, (SELECT COUNT(*) FROM cl_task_assignment a WHERE a.device_id = d.device_id"
                         f" AND a.status IN ({quoted(LIVE_RUN)})) AS current_tasks FROM cl_device d ORDER BY d.device_id"
                     )

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import LeaseLost
-from crawlfleet.core.sql import json_rows, json_value, stamp, utc
+from crawlfleet.core.sql import json_rows, json_value, sql, stamp, utc
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import schema
 from crawlfleet.model.lifecycle import DeviceStatus
@@ -57,14 +57,14 @@ class DeviceHeartbeatDAO:
             if now is not None:
                 parameters["now"] = stamp(now)
             renewed = connection.execute(
-                sa.text(
+                sql(
                     f"UPDATE cl_device SET last_heartbeat = {at}, updated_at = {at}"
                     f" WHERE device_id = :device_id AND epoch = :epoch AND status = '{DeviceStatus.ONLINE}'"
                 ),
                 parameters,
             )
             connection.execute(
-                sa.text(
+                sql(
                     "INSERT INTO cl_device_heartbeat (device_id, device_epoch, heartbeat_time, cpu_usage, memory_usage,"
                     " disk_usage, network_status, running_tasks, system_load, error_count, delay_seconds, status_info,"
                     f" created_at) VALUES (:device_id, :epoch, {at}, :cpu, :memory, :disk, :network, :running, :load,"
@@ -125,7 +125,7 @@ def sweep(
             limit = stamp((now or db.now(connection)) - timedelta(days=older_than_days))
             ids = (
                 connection.execute(
-                    sa.text(f"SELECT id FROM {table} WHERE {column} < :limit ORDER BY {column} LIMIT {SWEEP_BATCH}"),
+                    sql(f"SELECT id FROM {table} WHERE {column} < :limit ORDER BY {column} LIMIT {SWEEP_BATCH}"),
                     {"limit": limit},
                 )
                 .scalars()
@@ -133,7 +133,7 @@ def sweep(
             )
             if ids:
                 statement = db.wording.delete_from(table, db.wording.rows(id="int"), "t.id = v.id")
-                connection.execute(sa.text(statement), {"rows": json_rows([each] for each in ids)})
+                connection.execute(sql(statement), {"rows": json_rows([each] for each in ids)})
             return len(ids)
 
         count = db.write(work)

@@ -12,10 +12,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import sqlalchemy as sa
-
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import json_rows, json_value, stamp
+from crawlfleet.core.sql import json_rows, json_value, sql, stamp
 from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.model import audit, signals
 from crawlfleet.model.account import ask_accounts_of_lanes
@@ -78,7 +76,7 @@ def candidates(db: Database, connection: AnyConnection, lock: bool) -> list[Cand
     if lock:
         suffix = " FOR UPDATE OF d" if db.family == "postgresql" else db.wording.for_update
     newest = "SELECT MAX(h.id) FROM cl_device_heartbeat h WHERE h.device_id = d.device_id"
-    statement = sa.text(
+    statement = sql(
         "SELECT d.device_id, d.epoch, d.capabilities, d.max_concurrent_tasks,"
         " (SELECT COUNT(*) FROM cl_task_assignment a WHERE a.device_id = d.device_id"
         f" AND a.status IN ({quoted(LIVE_RUN)})),"
@@ -112,7 +110,7 @@ def take_back(
 
     The newest go first.
     """
-    statement = sa.text(
+    statement = sql(
         "SELECT a.id, a.task_id FROM cl_task_assignment a JOIN cl_crawl_task t ON t.id = a.task_id"
         " WHERE a.device_id = :device_id AND a.device_epoch = :epoch"
         f" AND a.status = '{AssignmentStatus.ASSIGNED}' AND a.taken_at IS NULL"
@@ -172,7 +170,7 @@ def rebalance(db: Database, actor: str | None = None) -> int:
 
 def ask_assigned(connection: AnyConnection, owner: Owner, held: Collection[int], count: int) -> Callable[[], list[Any]]:
     """Ask for up to `count` runs that were assigned to this device and that it does not hold; read by calling it."""
-    statement = sa.text(
+    statement = sql(
         f"SELECT a.id AS assignment_id, {TASK_COLUMNS} FROM cl_task_assignment a JOIN cl_crawl_task t"
         " ON t.id = a.task_id AND t.assignment_id = a.id WHERE a.device_id = :device_id AND a.device_epoch = :epoch"
         f" AND a.status = '{AssignmentStatus.ASSIGNED}' ORDER BY a.assigned_at, a.id LIMIT :count"
@@ -201,5 +199,5 @@ def adopt(db: Database, transaction: Transaction, rows: Sequence[Any], ledger: L
     if ids:
         taken = {"taken_at": db.wording.moment("now"), "updated_at": db.wording.moment("now")}
         statement = db.wording.update_from("cl_task_assignment", taken, db.wording.rows(id="int"), "t.id = v.id")
-        transaction.execute(sa.text(statement), {"rows": json_rows(ids), "now": stamp(ledger.now)})
+        transaction.execute(sql(statement), {"rows": json_rows(ids), "now": stamp(ledger.now)})
     return adopted

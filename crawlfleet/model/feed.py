@@ -10,10 +10,8 @@ from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-import sqlalchemy as sa
-
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import json_rows, stamp, utc
+from crawlfleet.core.sql import json_rows, sql, stamp, utc
 from crawlfleet.core.transaction import Transaction
 
 FIRST_PAUSE = timedelta(days=1)  # after the first denial; it doubles with each one that follows
@@ -53,7 +51,7 @@ def ask_feeds(
                 + (" WHERE 1 = 1" if db.family == "sqlite" else ""),  # or its parser takes ON CONFLICT for a join
                 names,
             )
-            connection.execute(sa.text(insert), {"rows": json_rows(missing), "now": stamp(now)})
+            connection.execute(sql(insert), {"rows": json_rows(missing), "now": stamp(now)})
             found |= _ask_locked(db, connection, missing)()
         return found
 
@@ -70,7 +68,7 @@ def _ask_locked(
         f"SELECT {columns}, t.id, t.denials, t.denied_until FROM {db.wording.by_key(_keys(db), 'cl_feed', 'uq_feed')}"
         f" ON {_MATCH} ORDER BY {columns}{db.wording.for_update_of_t}"
     )
-    answer = connection.execute(sa.text(statement), {"rows": json_rows(sorted(set(keys)))})
+    answer = connection.execute(sql(statement), {"rows": json_rows(sorted(set(keys)))})
     return lambda: {FeedKey(*row[:4]): LockedFeed(row[4], row[5], utc(row[6])) for row in answer}
 
 
@@ -85,7 +83,7 @@ def forget_denials(connection: Transaction, feed: LockedFeed) -> None:
     """The vendor answers: whatever it denied is over."""
     if feed.denials:
         connection.execute(
-            sa.text("UPDATE cl_feed SET denials = 0, denied_until = NULL, denied_reason = NULL WHERE id = :id"),
+            sql("UPDATE cl_feed SET denials = 0, denied_until = NULL, denied_reason = NULL WHERE id = :id"),
             {"id": feed.id},
         )
 
@@ -100,7 +98,7 @@ def deny(db: Database, connection: Transaction, key: FeedKey, reason: str, now: 
         denials += 1
         denied_until = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(denials - 1, 10))
     connection.execute(
-        sa.text("UPDATE cl_feed SET denials = :denials, denied_until = :until, denied_reason = :reason WHERE id = :id"),
+        sql("UPDATE cl_feed SET denials = :denials, denied_until = :until, denied_reason = :reason WHERE id = :id"),
         {"id": feed_id, "denials": denials, "until": stamp(denied_until), "reason": reason},
     )
 
@@ -110,7 +108,7 @@ def denied_among(db: Database, connection: Transaction, keys: Collection[FeedKey
     if not keys:
         return set()
     columns = ", ".join(f"t.{name}" for name in FeedKey._fields)
-    statement = sa.text(
+    statement = sql(
         f"SELECT {columns} FROM {_keys(db)} JOIN cl_feed t ON {_MATCH}"
         f" WHERE t.denied_until > {db.wording.moment('now')}"
     )
@@ -121,7 +119,7 @@ def denied_among(db: Database, connection: Transaction, keys: Collection[FeedKey
 def denied_feeds(db: Database, source: str, username: str) -> list[dict[str, Any]]:
     """What the vendor denied an account last, by app and report: dicts of `app_id`, `report`, `denials`,
     `denied_until` (when it is asked for again) and `denied_reason`."""
-    query = sa.text(
+    query = sql(
         "SELECT app_id, report, denials, denied_until, denied_reason FROM cl_feed"
         " WHERE source = :source AND username = :username AND denials > 0 ORDER BY app_id, report"
     )

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-import sqlalchemy as sa
-
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import stamp, utc
+from crawlfleet.core.sql import sql, stamp, utc
 from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.model import audit, signals
 
@@ -22,9 +20,9 @@ def next_epoch(db: Database, connection: Transaction) -> Callable[[], int]:
     Serialises registrations until the caller commits.
     """
     connection.execute(
-        sa.text(f"UPDATE cl_fleet_state SET value = value + 1, updated_at = {db.wording.now} WHERE name = 'epoch'")
+        sql(f"UPDATE cl_fleet_state SET value = value + 1, updated_at = {db.wording.now} WHERE name = 'epoch'")
     )
-    answer = connection.execute(sa.text("SELECT value FROM cl_fleet_state WHERE name = 'epoch'"))
+    answer = connection.execute(sql("SELECT value FROM cl_fleet_state WHERE name = 'epoch'"))
 
     def read() -> int:
         epoch = int(answer.scalar_one())
@@ -46,7 +44,7 @@ class Pause:
 
 def pause_of(connection: AnyConnection) -> Pause:
     """The pause of the whole queue."""
-    row = connection.execute(sa.text("SELECT value, note, updated_at FROM cl_fleet_state WHERE name = 'paused'")).one()
+    row = connection.execute(sql("SELECT value, note, updated_at FROM cl_fleet_state WHERE name = 'paused'")).one()
     return Pause(bool(row[0]), row[1], utc(row[2]))
 
 
@@ -55,7 +53,7 @@ def set_paused(db: Database, paused: bool, reason: str | None = None, actor: str
 
     def work(connection: Transaction) -> bool:
         changed = connection.execute(
-            sa.text(
+            sql(
                 "UPDATE cl_fleet_state SET value = :value, note = :note, updated_at = :now"
                 " WHERE name = 'paused' AND value <> :value"
             ),

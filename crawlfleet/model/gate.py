@@ -18,7 +18,7 @@ from sqlalchemy.engine import RowMapping
 
 from crawlfleet.core.backoff import retry_delay
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
+from crawlfleet.core.sql import day, json_rows, json_value, sql, stamp, utc
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import results
 from crawlfleet.model.account import park
@@ -140,7 +140,7 @@ def book_calls(db: Database, connection: Transaction, ledger: Ledger, runs: Sequ
     """Book the calls of runs that go on, or that are no longer live; those of which nobody can tell as sent now."""
     if not runs:
         return
-    statement = sa.text(
+    statement = sql(
         f"SELECT t.id, t.lane_id FROM {db.wording.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
         " WHERE t.source IS NOT NULL"
     )
@@ -184,7 +184,7 @@ def _ask_for_more(
     if wanted is None:
         return ending
     columns = "task_type, source, username, app_id, report, start_date, end_date, task_data, label"
-    row = connection.execute(sa.text(f"SELECT {columns} FROM cl_crawl_task WHERE id = :id"), {"id": ending.task_id})
+    row = connection.execute(sql(f"SELECT {columns} FROM cl_crawl_task WHERE id = :id"), {"id": ending.task_id})
     values = dict(row.mappings().one())
     values |= {"start_date": day(values["start_date"]), "end_date": day(values["end_date"])}
     spec = TaskSpec(**values | {"task_data": json_value(values["task_data"])})
@@ -210,7 +210,7 @@ def ask_ends(db: Database, connection: Transaction, endings: Sequence[Ending]) -
 def _lock_tasks(db: Database, connection: Transaction, ids: Collection[int]) -> Callable[[], Tasks]:
     """Lock those of these tasks that a run may end; they are read by calling the result."""
     guard = task_guard("finish", "COALESCE(t.status, '')")  # COALESCE: by primary key, not by the index on status
-    statement = sa.text(
+    statement = sql(
         "SELECT t.id, t.assignment_id, t.lane_id, t.source, t.username, t.app_id, t.report, t.label, t.priority,"
         " t.order_key, t.next_run_at, t.retry, t.max_retry_count, t.crash_count"
         f" FROM {db.wording.by_key(db.wording.rows(id='int'), 'cl_crawl_task')} ON t.id = v.id"
@@ -224,9 +224,7 @@ def _judge_lost(db: Database, connection: Transaction, endings: Sequence[Ending]
     """An assignment that this very ending ended before is success; any other is stale."""
     if not endings:
         return []
-    statement = sa.text(
-        f"SELECT t.id, t.status FROM {db.wording.rows(id='int')} JOIN cl_task_assignment t ON t.id = v.id"
-    )
+    statement = sql(f"SELECT t.id, t.status FROM {db.wording.rows(id='int')} JOIN cl_task_assignment t ON t.id = v.id")
     found = connection.execute(statement, {"rows": json_rows([e.assignment_id] for e in endings)})
     states: dict[int, str] = dict(found.all())
     return [
@@ -339,7 +337,7 @@ def _write(db: Database, connection: Transaction, moves: Sequence[_Move], now: d
 
 def _runs_statement(db: Database) -> sa.TextClause:
     json_cast = "CAST(v.summary AS json)" if db.family == "postgresql" else "v.summary"
-    return sa.text(
+    return sql(
         db.wording.update_from(
             "cl_task_assignment",
             {
@@ -367,7 +365,7 @@ def _runs_statement(db: Database) -> sa.TextClause:
 
 def _tasks_statement(db: Database) -> sa.TextClause:
     json_cast = "CAST(v.summary AS json)" if db.family == "postgresql" else "v.summary"
-    return sa.text(
+    return sql(
         db.wording.update_from(
             "cl_crawl_task",
             {
@@ -441,4 +439,4 @@ def mark_started(
         f"t.id = v.id AND {run_guard('start', 't.status')}",
     )
     for statement in (tasks, runs):
-        connection.execute(sa.text(statement), {"rows": rows, "now": stamp(now)})
+        connection.execute(sql(statement), {"rows": rows, "now": stamp(now)})

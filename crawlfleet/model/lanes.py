@@ -16,10 +16,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple
 
-import sqlalchemy as sa
-
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import MANY_ROWS, json_rows, stamp
+from crawlfleet.core.sql import MANY_ROWS, json_rows, sql, stamp
 from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.model.budget import NEVER, Charge, Cost, CostOf, digest
 from crawlfleet.model.lifecycle import AccountStatus
@@ -138,20 +136,20 @@ def _insert(
         + (" WHERE 1 = 1" if db.family == "sqlite" else "")  # or its parser takes ON CONFLICT for a join
     )
     parameters = {"rows": json_rows(rows)} | ({} if created_at is None else {"now": stamp(created_at)})
-    connection.execute(sa.text(db.wording.insert_ignore(statement, key)), parameters)
+    connection.execute(sql(db.wording.insert_ignore(statement, key)), parameters)
 
 
 def _ask_keys(
     db: Database, connection: Transaction, table: str, column: str, keys: Iterable[str]
 ) -> Callable[[], dict[str, int]]:
     statement = f"SELECT t.{column}, t.id FROM {table} t JOIN {db.wording.rows(k='text')} ON t.{column} = v.k"
-    answer = connection.execute(sa.text(statement), {"rows": json_rows([key] for key in keys)})
+    answer = connection.execute(sql(statement), {"rows": json_rows([key] for key in keys)})
     return lambda: dict(answer.all())
 
 
 def of_account(connection: AnyConnection, source: str, username: str) -> list[int]:
     """The lanes of an account."""
-    statement = sa.text("SELECT id FROM cl_lane WHERE source = :source AND username = :username ORDER BY id")
+    statement = sql("SELECT id FROM cl_lane WHERE source = :source AND username = :username ORDER BY id")
     return list(connection.execute(statement, {"source": source, "username": username}).scalars())
 
 
@@ -186,7 +184,7 @@ def refresh(
     if db.family != "sqlite":
         join = f"{db.wording.by_key(source, 'cl_lane')} ON t.id = v.id"
         lock = f"SELECT t.id FROM {join} ORDER BY t.id{db.wording.for_update_of_t}"
-        connection.execute(sa.text(lock), {"rows": rows})
+        connection.execute(sql(lock), {"rows": rows})
     # MAX over what must be waited for; a lane whose account is parked waits for a person
     state = (
         "(SELECT l.id AS id, (SELECT k.ready_key FROM cl_crawl_task k WHERE k.ready_lane_id = l.id"
@@ -210,4 +208,4 @@ def refresh(
         state,
         "t.id = s.id",
     )
-    connection.execute(sa.text(statement), {"rows": rows, "now": stamp(now), "never": stamp(NEVER)})
+    connection.execute(sql(statement), {"rows": rows, "now": stamp(now), "never": stamp(NEVER)})

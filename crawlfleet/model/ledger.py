@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import sqlalchemy as sa
 from sqlalchemy.engine import CursorResult
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import MANY_ROWS, json_rows, stamp, utc
+from crawlfleet.core.sql import MANY_ROWS, json_rows, sql, stamp, utc
 from crawlfleet.core.transaction import Answer, AnyConnection, Transaction
 from crawlfleet.model import lanes
 from crawlfleet.model.budget import BUDGET_COLUMNS, Budget, Call, LimitOf, Window, as_stored, budget_from
@@ -249,7 +248,7 @@ class Ledger:
                 self.db.wording.rows(id="int", **_BUDGET_COLUMNS),
                 "t.id = v.id",
             )
-            self._connection.execute(sa.text(statement), {"rows": json_rows(rows), "now": stamp(self.now)})
+            self._connection.execute(sql(statement), {"rows": json_rows(rows), "now": stamp(self.now)})
         return moved
 
     def _write_calls(self) -> None:
@@ -264,11 +263,11 @@ class Ledger:
                 insert += " WHERE 1 = 1"
             statement = self.db.wording.upsert(insert, ", ".join(key), list(columns))
             rows = [(*key_of, call.called_at, call.free_at) for key_of, (_, call) in sorted(self._changed.items())]
-            self._connection.execute(sa.text(statement), {"rows": json_rows(rows)})
+            self._connection.execute(sql(statement), {"rows": json_rows(rows)})
         if self._gone:
             match = " AND ".join(f"t.{name} = v.{name}" for name in key)
             statement = self.db.wording.delete_from("cl_budget_call", self.db.wording.rows(**key), match)
-            self._connection.execute(sa.text(statement), {"rows": json_rows(sorted(self._gone))})
+            self._connection.execute(sql(statement), {"rows": json_rows(sorted(self._gone))})
 
 
 class Asked(NamedTuple):
@@ -290,7 +289,7 @@ def _ask(db: Database, connection: AnyConnection, wanted: str, ids: Collection[i
     rows = json_rows([each] for each in sorted(ids))
     links = f"{wanted} JOIN cl_lane l ON l.id = v.id LEFT JOIN cl_lane_budget lb ON lb.lane_id = l.id"
     columns = "l.id, l.calls, l.budget_count, lb.budget_id"
-    lanes_of = sa.text(f"SELECT {columns} FROM {links} ORDER BY l.id, lb.position")
+    lanes_of = sql(f"SELECT {columns} FROM {links} ORDER BY l.id, lb.position")
     found = connection.execute(lanes_of, {"rows": rows})
     # in one order everywhere, which MariaDB only keeps with a LIMIT: two transactions must not lock crosswise
     order = f"ORDER BY lb.budget_id LIMIT {MANY_ROWS}"
@@ -301,10 +300,10 @@ def _ask(db: Database, connection: AnyConnection, wanted: str, ids: Collection[i
 def _ask_budgets(db: Database, connection: AnyConnection, wanted: str, rows: str, lock: str) -> tuple[Result, Result]:
     """Ask for budgets and their calls; `wanted` is a table expression `v` of their ids, in order, made from `rows`."""
     join = f"{db.wording.by_key(wanted, 'cl_budget')} ON t.id = v.id"
-    budgets = connection.execute(sa.text(f"SELECT {BUDGET_COLUMNS} FROM {join} ORDER BY t.id{lock}"), {"rows": rows})
+    budgets = connection.execute(sql(f"SELECT {BUDGET_COLUMNS} FROM {join} ORDER BY t.id{lock}"), {"rows": rows})
     # A statement of its own: it sees what was committed before the lock was ours.
     columns = "t.budget_id, t.assignment_id, t.number, t.called_at, t.free_at"
-    calls = sa.text(f"SELECT {columns} FROM {wanted} JOIN cl_budget_call t ON t.budget_id = v.id")
+    calls = sql(f"SELECT {columns} FROM {wanted} JOIN cl_budget_call t ON t.budget_id = v.id")
     return budgets, connection.execute(calls, {"rows": rows})
 
 

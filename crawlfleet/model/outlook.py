@@ -9,10 +9,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import sqlalchemy as sa
-
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import day, json_rows, json_value, stamp, utc
+from crawlfleet.core.sql import day, json_rows, json_value, sql, stamp, utc
 from crawlfleet.core.transaction import AnyConnection
 from crawlfleet.model.budget import Budget
 from crawlfleet.model.ledger import Ledger
@@ -32,7 +30,7 @@ class Feed:
 
 def active_apps(connection: AnyConnection, source: str, username: str) -> list[str]:
     """The apps that the account saw when its list was synced last."""
-    statement = sa.text(
+    statement = sql(
         "SELECT app_id FROM cl_user_app WHERE source = :source AND username = :username AND app_status = 'active'"
         " ORDER BY app_id"
     )
@@ -41,7 +39,7 @@ def active_apps(connection: AnyConnection, source: str, username: str) -> list[s
 
 def feeds(connection: AnyConnection, source: str, username: str, report: str) -> dict[str, Feed]:
     """The account's feeds of a report, by app id."""
-    statement = sa.text(
+    statement = sql(
         "SELECT f.app_id, f.id, f.denied_until, f.denied_reason,"
         " (SELECT AVG(c.row_count) FROM cl_coverage c WHERE c.feed_id = f.id) FROM cl_feed f"
         " WHERE f.source = :source AND f.username = :username AND f.report = :report"
@@ -64,7 +62,7 @@ def open_requests(db: Database, connection: AnyConnection, source: str, username
         f"SELECT {columns} FROM cl_crawl_task t"
         f" WHERE t.status IN ('{TaskStatus.ASSIGNED}', '{TaskStatus.RUNNING}') AND t.lane_id IN {own}",
     ]
-    found = connection.execute(sa.text(" UNION ALL ".join(parts)), {"source": source, "username": username}).mappings()
+    found = connection.execute(sql(" UNION ALL ".join(parts)), {"source": source, "username": username}).mappings()
     return [
         Task(
             row["id"],
@@ -84,7 +82,7 @@ def open_requests(db: Database, connection: AnyConnection, source: str, username
 
 def budgets(db: Database, connection: AnyConnection, keys: Collection[str], now: datetime) -> dict[str, Budget]:
     """Those of these budgets that exist, by key, with the calls that count now. Locks nothing."""
-    statement = sa.text(
+    statement = sql(
         f"SELECT t.id, t.budget_key FROM {db.wording.rows(k='text')} JOIN cl_budget t ON t.budget_key = v.k"
     )
     rows = json_rows([key] for key in sorted(keys))
@@ -98,7 +96,7 @@ def owed_calls(
 ) -> Mapping[int, Sequence[tuple[datetime, int]]]:
     """The calls that queued tasks will make against these budgets: (when they are due, how many), by budget."""
     source = f"{db.wording.rows(id='int')} JOIN cl_lane_budget lb ON lb.budget_id = v.id"
-    statement = sa.text(
+    statement = sql(
         f"SELECT lb.budget_id, {db.wording.moment('now')} AS due, l.calls * COUNT(*) FROM {source}"
         f" JOIN cl_lane l ON l.id = lb.lane_id {_join_tasks(db)} ON t.ready_lane_id = l.id"
         " GROUP BY lb.budget_id, l.id, l.calls"

@@ -8,11 +8,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import sqlalchemy as sa
-
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import TokenUnavailable
-from crawlfleet.core.sql import json_rows, stamp, utc
+from crawlfleet.core.sql import json_rows, sql, stamp, utc
 from crawlfleet.core.transaction import AnyConnection
 from crawlfleet.model.claims import labels_fit
 from crawlfleet.model.lifecycle import LIVE, AssignmentStatus, quoted
@@ -60,7 +58,7 @@ def ahead_of_slots(
 
 
 def _ahead(db: Database, connection: AnyConnection, source: str, parameters: dict[str, object]) -> int:
-    statement = sa.text(
+    statement = sql(
         f"SELECT COUNT(*) FROM (SELECT t.id FROM {source} AND t.ready_key <= :key"
         f" AND (t.ready_key < :key OR t.id < :id) LIMIT {COUNT_CAP}) AS ahead"
     )
@@ -75,7 +73,7 @@ def waiting_for(db: Database, connection: AnyConnection, budget_ids: Collection[
     """How many due tasks need each of these budgets."""
     if not budget_ids:
         return {}
-    statement = sa.text(
+    statement = sql(
         "SELECT w.budget_id, SUM(w.tasks) FROM (SELECT lb.budget_id, (SELECT COUNT(*) FROM cl_crawl_task t"
         f"{_claim_index(db)} WHERE t.ready_lane_id = lb.lane_id) AS tasks"
         f" FROM {db.wording.rows(id='int')} JOIN cl_lane_budget lb ON lb.budget_id = v.id) AS w GROUP BY w.budget_id"
@@ -105,7 +103,7 @@ def budget_ids(
     if after is not None:
         conditions.append("id > :after")
     most = "" if limit is None else " LIMIT :limit"
-    statement = sa.text(f"SELECT id FROM cl_budget WHERE {' AND '.join(conditions)} ORDER BY id{most}")
+    statement = sql(f"SELECT id FROM cl_budget WHERE {' AND '.join(conditions)} ORDER BY id{most}")
     parameters = {"source": source, "username": username, "now": stamp(now), "after": after, "limit": limit}
     used = {name: value for name, value in parameters.items() if f":{name}" in str(statement)}
     return list(connection.execute(statement, used).scalars())
@@ -137,7 +135,7 @@ class OpenLane:
 def open_lanes(db: Database, connection: AnyConnection) -> list[OpenLane]:
     """All lanes with open tasks, as they stand in one moment: no task is missed that moves meanwhile."""
     lacks_token = f"error_kind = '{TokenUnavailable.kind}'"
-    counts = sa.text(
+    counts = sql(
         "SELECT lane_id, 0 AS due, COUNT(*) AS later, 0 AS live, MAX(wake_at) AS last_due_at,"
         f" MIN(CASE WHEN {lacks_token} THEN error_message END) AS no_token,"
         f" COUNT(CASE WHEN {lacks_token} THEN 1 END) AS without_token"
@@ -148,7 +146,7 @@ def open_lanes(db: Database, connection: AnyConnection) -> list[OpenLane]:
         " GROUP BY lane_id"
     )
     found = connection.execute(counts).all()
-    names = connection.execute(sa.text("SELECT id, task_type, source, username, label FROM cl_lane ORDER BY id"))
+    names = connection.execute(sql("SELECT id, task_type, source, username, label FROM cl_lane ORDER BY id"))
     lanes = {row[0]: OpenLane(*row) for row in names}
     for lane_id, due, later, live, last, no_token, without_token in found:
         lane = lanes[lane_id]
@@ -172,7 +170,7 @@ class EndedRun:
 def newest_runs(connection: AnyConnection) -> list[EndedRun]:
     """The newest SPEED_RUNS runs of the fleet that completed or failed, newest first; others went back unspent."""
     states = (AssignmentStatus.COMPLETED, AssignmentStatus.FAILED)
-    statement = sa.text(
+    statement = sql(
         "SELECT t.task_type, t.source, t.username, r.status, r.started_at, r.completed_at FROM"
         " (SELECT task_id, status, started_at, completed_at FROM cl_task_assignment WHERE completed_at IS NOT NULL"
         f" AND status IN ({quoted(states)}) ORDER BY completed_at DESC LIMIT {SPEED_RUNS}) AS r"
@@ -193,14 +191,14 @@ def added_on_days(db: Database, connection: AnyConnection, now: datetime, days: 
     `created_at`, which needs no index of its own for this.
     """
     # two selects: asked for both at once, SQLite reads the whole table
-    ends = sa.text("SELECT (SELECT MIN(id) FROM cl_crawl_task), (SELECT MAX(id) FROM cl_crawl_task)")
+    ends = sql("SELECT (SELECT MIN(id) FROM cl_crawl_task), (SELECT MAX(id) FROM cl_crawl_task)")
     first, last = connection.execute(ends).one()
     if first is None:
         return []
     starts = [_first_since(connection, now - timedelta(days=n), first, last + 1) for n in range(days + 1)]
     if starts[-1] == first:  # nothing is older than the first of these days
         return []
-    count = sa.text("SELECT lane_id, COUNT(*) FROM cl_crawl_task WHERE id >= :first AND id < :next GROUP BY lane_id")
+    count = sql("SELECT lane_id, COUNT(*) FROM cl_crawl_task WHERE id >= :first AND id < :next GROUP BY lane_id")
     return [
         dict(connection.execute(count, {"first": begin, "next": end}).all())
         for end, begin in itertools.pairwise(starts)
@@ -209,7 +207,7 @@ def added_on_days(db: Database, connection: AnyConnection, now: datetime, days: 
 
 def _first_since(connection: AnyConnection, moment: datetime, low: int, high: int) -> int:
     """The smallest id of a task created at that moment or later; `high` when there is none."""
-    probe = sa.text("SELECT id, created_at FROM cl_crawl_task WHERE id >= :id ORDER BY id LIMIT 1")
+    probe = sql("SELECT id, created_at FROM cl_crawl_task WHERE id >= :id ORDER BY id LIMIT 1")
     while low < high:
         middle = (low + high) // 2
         row = connection.execute(probe, {"id": middle}).first()

@@ -10,10 +10,8 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
 
-import sqlalchemy as sa
-
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import json_rows, stamp, utc
+from crawlfleet.core.sql import json_rows, sql, stamp, utc
 from crawlfleet.core.transaction import Answer, Transaction
 from crawlfleet.model import audit, signals
 from crawlfleet.model.crawl_task import order_key
@@ -31,7 +29,7 @@ def live_runs(
     """(assignment id, task id, started_at) of the live runs of a device, of one epoch or of all."""
     condition = "" if epoch is None else " AND device_epoch = :epoch"
     rows = connection.execute(
-        sa.text(
+        sql(
             "SELECT id, task_id, started_at FROM cl_task_assignment WHERE device_id = :device_id"
             f" AND status IN ({quoted(LIVE_RUN)}){condition}"
         ),
@@ -65,7 +63,7 @@ def expire_device(
 
 def _cancelled_with_calls(connection: Transaction, device_id: str) -> Answer:
     """Runs that a person cancelled and of which the device never told whether they had sent their calls."""
-    statement = sa.text(
+    statement = sql(
         "SELECT DISTINCT a.id, a.task_id FROM cl_budget_call c JOIN cl_task_assignment a ON a.id = c.assignment_id"
         " WHERE c.called_at IS NULL AND a.device_id = :device_id"
     )
@@ -135,7 +133,7 @@ def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None, now:
             f"t.id = v.assignment_id AND {run_guard('cancel', 't.status')}",
         )
         for statement in (tasks, runs):
-            connection.execute(sa.text(statement), {"rows": rows, "now": stamp(moment)})
+            connection.execute(sql(statement), {"rows": rows, "now": stamp(moment)})
         record_events(db, connection, list(found), "cancelled", actor, None, moment)
         audit.record(db, connection, actor, "tasks.cancel", task_ids=sorted(found))
         signals.tasks_changed(db, connection)
@@ -160,7 +158,7 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
         if not found:
             return []
         connection.execute(
-            sa.text(
+            sql(
                 db.wording.update_from(
                     "cl_crawl_task",
                     {
@@ -195,7 +193,7 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
 def reject_unknown_types(db: Database, known: Collection[str], now: datetime | None = None) -> dict[str, int]:
     """Fail pending tasks whose type none of the known ones is; how many of each type."""
     with db.read() as connection:
-        lanes = connection.execute(sa.text("SELECT id, task_type FROM cl_lane")).all()
+        lanes = connection.execute(sql("SELECT id, task_type FROM cl_lane")).all()
     rejected: dict[str, int] = {}
     for lane_id, task_type in lanes:
         if task_type in known:
@@ -210,7 +208,7 @@ def _reject_batch(db: Database, lane_id: int, task_type: str, now: datetime | No
         moment = now or db.now(connection)
         ids = (
             connection.execute(
-                sa.text(
+                sql(
                     "SELECT id FROM cl_crawl_task WHERE ready_lane_id = :lane"
                     f" ORDER BY ready_key LIMIT {RESCUE_BATCH}{db.wording.for_update}"
                 ),
@@ -239,7 +237,7 @@ def _reject_batch(db: Database, lane_id: int, task_type: str, now: datetime | No
             f"missing executor: no device seen lately knows the task type {task_type!r}; start a node with --executors"
         )
         return connection.execute(
-            sa.text(statement), {"rows": json_rows([each] for each in ids), "message": message, "now": stamp(moment)}
+            sql(statement), {"rows": json_rows([each] for each in ids), "message": message, "now": stamp(moment)}
         ).rowcount
 
     return db.write(work)
@@ -261,11 +259,11 @@ def record_events(
         f" FROM {db.wording.rows(id='int', event='text', actor='text', detail='text')}"
     )
     rows = json_rows((task_id, event, actor, detail) for task_id in task_ids)
-    connection.execute(sa.text(statement), {"rows": rows, "now": stamp(now)})
+    connection.execute(sql(statement), {"rows": rows, "now": stamp(now)})
 
 
 def _lanes_of_sources(db: Database, connection: Transaction, task_ids: Sequence[int]) -> list[int]:
-    statement = sa.text(
+    statement = sql(
         f"SELECT DISTINCT t.lane_id FROM {db.wording.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
         " WHERE t.source IS NOT NULL"
     )
@@ -275,7 +273,7 @@ def _lanes_of_sources(db: Database, connection: Transaction, task_ids: Sequence[
 def _lock(
     db: Database, connection: Transaction, task_ids: Sequence[int], column: str, condition: str
 ) -> dict[int, Any]:
-    statement = sa.text(
+    statement = sql(
         f"SELECT t.id, t.{column} FROM {db.wording.by_key(db.wording.rows(id='int'), 'cl_crawl_task')}"
         f" ON t.id = v.id WHERE {condition} ORDER BY t.id{db.wording.for_update_of_t}"
     )

@@ -15,11 +15,9 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-import sqlalchemy as sa
-
 from crawlfleet.core.db import Database
 from crawlfleet.core.figures import App, AppList, Figures, ReportRange, Scope
-from crawlfleet.core.sql import json_rows, stamp, utc
+from crawlfleet.core.sql import json_rows, sql, stamp, utc
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import coverage, feed
 from crawlfleet.model.coverage import Covered
@@ -121,12 +119,12 @@ def replace_range(
 def _replace_apps(db: Database, connection: Transaction, scope: AppList, apps: list[App], fetched_at: datetime) -> None:
     owner = {"source": scope.source, "username": scope.username, "at": stamp(fetched_at)}
     newest = connection.execute(
-        sa.text("SELECT MAX(fetched_at) FROM cl_user_app WHERE source = :source AND username = :username"), owner
+        sql("SELECT MAX(fetched_at) FROM cl_user_app WHERE source = :source AND username = :username"), owner
     ).scalar()
     if newest is not None and utc(newest) > fetched_at:  # type: ignore[operator]
         return
     connection.execute(
-        sa.text(
+        sql(
             "UPDATE cl_user_app SET app_status = 'gone', fetched_at = :at"
             " WHERE source = :source AND username = :username AND app_status <> 'gone'"
         ),
@@ -147,7 +145,7 @@ def _replace_apps(db: Database, connection: Transaction, scope: AppList, apps: l
         values = [
             (app.app_id, app.name, app.platform, app.time_zone, app.currency, _extra(dict(app.extra))) for app in batch
         ]
-        connection.execute(sa.text(statement), {**owner, "rows": json_rows(values)})
+        connection.execute(sql(statement), {**owner, "rows": json_rows(values)})
 
 
 def _replace_figures(
@@ -161,7 +159,7 @@ def _replace_figures(
 ) -> None:
     later = {each for each, known in former.items() if known.fetched_at > fetched_at}
     days = [each for each in _days(scope) if each not in later]
-    delete = sa.text(
+    delete = sql(
         "DELETE FROM cl_app_data WHERE feed_id = :feed"
         f" AND date BETWEEN {db.wording.day('start')} AND {db.wording.day('end')}"
     )
@@ -171,7 +169,7 @@ def _replace_figures(
     seen: Counter[bytes] = Counter()
     names = ", ".join(_FIGURES)
     columns = names.replace("row_hash", db.wording.binary("row_hash"))
-    insert = sa.text(
+    insert = sql(
         f"INSERT INTO cl_app_data (feed_id, {names}) SELECT {db.wording.integer('feed')}, {columns}"
         f" FROM {db.wording.rows(**_FIGURES)}"
     )

@@ -6,9 +6,8 @@ scheduler looks at the head of its lanes now and then.
 
 from __future__ import annotations
 
-import sqlalchemy as sa
-
 from crawlfleet.core.db import Database
+from crawlfleet.core.sql import sql
 from crawlfleet.core.transaction import Transaction
 
 CHANNEL = "crawlfleet_tasks"
@@ -17,4 +16,4 @@ CHANNEL = "crawlfleet_tasks"
 def tasks_changed(db: Database, connection: Transaction) -> None:
     """Wake the schedulers when this transaction commits."""
     if db.family == "postgresql":
-        connection.execute(sa.text(f"SELECT pg_notify('{CHANNEL}', '')"))
+        connection.execute(sql(f"SELECT pg_notify('{CHANNEL}', '')"))

@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-import sqlalchemy as sa
-
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import json_rows
+from crawlfleet.core.sql import json_rows, sql
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model.device_heartbeat import sweep
 
@@ -48,7 +46,7 @@ class TaskLogDAO:
             " WHERE NOT EXISTS (SELECT 1 FROM cl_task_log t WHERE t.task_id = v.task_id"
             " AND t.assignment_id = v.assignment_id AND t.number = v.number)"
         )
-        statement = sa.text(
+        statement = sql(
             f"INSERT INTO cl_task_log ({names}) SELECT {picked} FROM {self.db.wording.rows(**columns)}"
             f"{unless if perhaps_there else ''}"
         )

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import day, json_value, stamp, utc
+from crawlfleet.core.sql import day, json_value, sql, stamp, utc
 from crawlfleet.model import fleet_state, migrations, queue_depth, schema
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.claims import probe_strategy
@@ -70,9 +70,7 @@ def backlog(db: Database) -> Backlog:
 
 def failed_since(db: Database, moment: datetime) -> int:
     """How many tasks ended as failed since that moment."""
-    query = sa.text(
-        f"SELECT COUNT(*) FROM cl_crawl_task WHERE status = '{TaskStatus.FAILED}' AND completed_at >= :since"
-    )
+    query = sql(f"SELECT COUNT(*) FROM cl_crawl_task WHERE status = '{TaskStatus.FAILED}' AND completed_at >= :since")
     with db.read() as connection:
         return int(connection.execute(query, {"since": stamp(moment)}).scalar_one())
 

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, NamedTuple
 
-import sqlalchemy as sa
-
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
-from crawlfleet.core.sql import day, json_rows, utc
+from crawlfleet.core.sql import day, json_rows, sql, utc
 from crawlfleet.model.coverage_state import NEIGHBOUR_DAYS, DayState, day_states
 from crawlfleet.services.insights_feeds import Feed, FeedFilter, FeedName, ReportsOf, conditions, find_feeds
 from crawlfleet.sources.base import Report
@@ -157,7 +155,7 @@ def feeds_within(days: int, start: date, end: date) -> int:
 def stored_rows(db: Database, wanted: FeedFilter, start: date | None, end: date | None) -> int:
     """How many rows of figures these days have, by what was noted when they were stored; None is without an end."""
     where, parameters = conditions(wanted)
-    query = sa.text(
+    query = sql(
         "SELECT COALESCE(SUM(c.row_count), 0) FROM cl_feed f JOIN cl_coverage c ON c.feed_id = f.id"
         f" WHERE c.day BETWEEN {db.wording.day('first')} AND {db.wording.day('last')}{where}"
     )
@@ -195,7 +193,7 @@ def _fetched_days(
     """What is known of these feeds, with a week on either side of the period, by which thin days are told."""
     if not feed_ids:
         return {}
-    query = sa.text(
+    query = sql(
         "SELECT c.feed_id, c.day, c.row_count, c.settled_fetches, c.fetched_at"
         f" FROM {db.wording.rows(id='int')} JOIN cl_coverage c ON c.feed_id = v.id"
         f" WHERE c.day BETWEEN {db.wording.day('first')} AND {db.wording.day('last')}"

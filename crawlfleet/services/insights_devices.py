@@ -6,10 +6,8 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import sqlalchemy as sa
-
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import stamp, utc
+from crawlfleet.core.sql import sql, stamp, utc
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
 from crawlfleet.model.lifecycle import AssignmentStatus, DeviceStatus
@@ -47,7 +45,7 @@ def device_stats(db: Database, device_id: str) -> dict[str, Any] | None:
 
 
 def _newest_runs(db: Database, device_id: str) -> dict[str, Any]:
-    statement = sa.text(
+    statement = sql(
         "SELECT status, started_at, completed_at FROM cl_task_assignment WHERE device_id = :device_id"
         f" ORDER BY id DESC LIMIT {NEWEST_RUNS}"
     )
@@ -76,7 +74,7 @@ def performance(db: Database, device_id: str, hours: int) -> dict[str, Any]:
     span = max(SHORTEST_SPAN, hours * 3600 // POINTS)
     number = db.wording.span_number("heartbeat_time", span)
     averages = ", ".join(f"AVG({name})" for name in MEASURED)
-    statement = sa.text(
+    statement = sql(
         f"SELECT {number} AS span, COUNT(*), {averages} FROM cl_device_heartbeat"
         " WHERE device_id = :device_id AND heartbeat_time >= :since GROUP BY span ORDER BY span"
     )

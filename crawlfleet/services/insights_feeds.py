@@ -10,10 +10,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-import sqlalchemy as sa
-
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import utc
+from crawlfleet.core.sql import sql, utc
 from crawlfleet.model.task_spec import DEFAULT_REPORT
 from crawlfleet.sources.base import ALL_APPS, Report
 
@@ -63,12 +61,12 @@ def find_feeds(db: Database, wanted: FeedFilter, reports_of: ReportsOf, now: dat
     its listed apps or for all at once, or the default one when that is none.
     """
     where, parameters = conditions(wanted, "source", "username")
-    stored = sa.text(
+    stored = sql(
         "SELECT id, source, username, report, app_id, denied_until, denied_reason FROM cl_feed"
         f" WHERE app_id <> ''{where}"
     )
-    listed = sa.text(f"SELECT source, username, app_id FROM cl_user_app WHERE app_status = 'active'{where}")
-    accounts = sa.text(f"SELECT source, username FROM cl_account WHERE 1 = 1{where}")
+    listed = sql(f"SELECT source, username, app_id FROM cl_user_app WHERE app_status = 'active'{where}")
+    accounts = sql(f"SELECT source, username FROM cl_account WHERE 1 = 1{where}")
     apps: dict[tuple[str, str], set[str]] = defaultdict(set)
     found: dict[FeedName, Feed] = {}
     with db.read() as connection:

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import stamp, utc
+from crawlfleet.core.sql import sql, stamp, utc
 from crawlfleet.model import fleet_state, queue_depth
 from crawlfleet.model.lifecycle import LIVE, AccountStatus, DeviceStatus, TaskStatus, quoted
 
@@ -64,24 +63,24 @@ def fleet_figures(db: Database) -> FleetFigures:
         devices, oldest_beat = _devices(connection, now)
         failed = f"SELECT COUNT(*) FROM cl_crawl_task WHERE status = '{TaskStatus.FAILED}'"
         feeds = "SELECT COUNT(*) FROM cl_feed WHERE app_id <> ''"
-        by_status = sa.text("SELECT status, COUNT(*) FROM cl_account GROUP BY status")
+        by_status = sql("SELECT status, COUNT(*) FROM cl_account GROUP BY status")
         accounts = {status: int(count) for status, count in connection.execute(by_status)}
         return FleetFigures(
             tasks=_open_tasks(db, connection),
-            failed_tasks=int(connection.execute(sa.text(failed)).scalar_one()),
+            failed_tasks=int(connection.execute(sql(failed)).scalar_one()),
             oldest_due=_oldest_due(db, connection, now),
             devices=devices,
             oldest_beat=oldest_beat,
             accounts={status.value: accounts.get(status, 0) for status in AccountStatus},
             limits=_limits(connection, now),
-            feeds=int(connection.execute(sa.text(feeds)).scalar_one()),
+            feeds=int(connection.execute(sql(feeds)).scalar_one()),
             feeds_missing={days: _feeds_missing(db, connection, now, days) for days in MISSING_DAYS},
             paused=fleet_state.pause_of(connection).paused,
         )
 
 
 def _open_tasks(db: Database, connection: Connection) -> dict[tuple[str, str], int]:
-    live = sa.text(
+    live = sql(
         f"SELECT status, task_type, COUNT(*) FROM cl_crawl_task WHERE status IN ({quoted(LIVE)})"
         " GROUP BY status, task_type"
     )
@@ -103,7 +102,7 @@ def _open_tasks(db: Database, connection: Connection) -> dict[tuple[str, str], i
 
 def _oldest_due(db: Database, connection: Connection, now: datetime) -> dict[str, float]:
     """Since when the first task of a lane has been due: of lanes that can be claimed from, and of the others."""
-    statement = sa.text(
+    statement = sql(
         "SELECT CASE WHEN l.source IS NULL OR l.ready_key IS NOT NULL THEN 'open' ELSE 'closed' END,"
         " (SELECT t.next_run_at FROM cl_crawl_task t WHERE t.ready_lane_id = l.id"
         " ORDER BY t.ready_key LIMIT 1) FROM cl_lane l"
@@ -117,9 +116,7 @@ def _oldest_due(db: Database, connection: Connection, now: datetime) -> dict[str
 
 
 def _devices(connection: Connection, now: datetime) -> tuple[dict[str, int], float | None]:
-    statement = sa.text(
-        "SELECT status, draining, COUNT(*), MIN(last_heartbeat) FROM cl_device GROUP BY status, draining"
-    )
+    statement = sql("SELECT status, draining, COUNT(*), MIN(last_heartbeat) FROM cl_device GROUP BY status, draining")
     counts = {"online": 0, "draining": 0, "offline": 0}
     oldest: float | None = None
     for status, draining, count, last in connection.execute(statement):
@@ -131,13 +128,13 @@ def _devices(connection: Connection, now: datetime) -> tuple[dict[str, int], flo
 
 
 def _limits(connection: Connection, now: datetime) -> dict[tuple[str, str], LimitUse]:
-    budgets = sa.text(
+    budgets = sql(
         "SELECT source, limit_name, COUNT(*),"
         " SUM(CASE WHEN closed_until > :now THEN 1 ELSE 0 END),"
         " SUM(CASE WHEN open_at > :now AND (closed_until IS NULL OR closed_until <= :now) THEN 1 ELSE 0 END)"
         " FROM cl_budget GROUP BY source, limit_name"
     )
-    calls = sa.text(
+    calls = sql(
         "SELECT b.source, b.limit_name, COUNT(*) FROM cl_budget_call c JOIN cl_budget b ON b.id = c.budget_id"
         " WHERE c.free_at IS NULL OR c.free_at > :now GROUP BY b.source, b.limit_name"
     )
@@ -158,7 +155,7 @@ def _limits(connection: Connection, now: datetime) -> dict[tuple[str, str], Limi
 def _feeds_missing(db: Database, connection: Connection, now: datetime, days_ago: int) -> int:
     """How many feeds that are kept and not denied lack the day so many days ago, in UTC."""
     day, moment = db.wording.day, db.wording.moment
-    statement = sa.text(
+    statement = sql(
         f"SELECT COUNT(*) FROM cl_feed f WHERE (f.denied_until IS NULL OR f.denied_until <= {moment('now')})"
         f" AND EXISTS (SELECT 1 FROM cl_coverage c WHERE c.feed_id = f.id AND c.day >= {day('since')}"
         f" AND c.day < {day('day')})"

@@ -12,12 +12,11 @@ from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
-from crawlfleet.core.sql import stamp, utc
+from crawlfleet.core.sql import sql, stamp, utc
 from crawlfleet.model.lifecycle import ENDED, AssignmentStatus, TaskStatus
 
 PAGE_LINES = 1000
@@ -155,7 +154,7 @@ def search_logs(
             "limit": limit + 1,
         }
         written = connection.execute(
-            sa.text(
+            sql(
                 "SELECT l.task_id, l.assignment_id, r.device_id, l.logged_at, l.level, l.message FROM cl_task_log l"
                 " LEFT JOIN cl_task_assignment r ON r.id = l.assignment_id WHERE l.logged_at < :until"
                 f" AND l.logged_at >= :horizon AND l.level >= :level{words.format('l.message')}"
@@ -167,7 +166,7 @@ def search_logs(
             []
             if LEVELS[level] > LEVELS["error"]
             else connection.execute(
-                sa.text(
+                sql(
                     "SELECT r.task_id, r.id, r.device_id, r.completed_at, r.error_kind, r.error_message"
                     " FROM cl_task_assignment r WHERE r.completed_at < :until AND r.completed_at >= :horizon"
                     f" AND r.status = '{AssignmentStatus.FAILED}'{words.format('r.error_message')}"
@@ -268,12 +267,12 @@ def _in_its_run(at: datetime, run: RowMapping | None) -> datetime:
 
 
 def _rows(connection: Connection, statement: str, task_id: int, **more: Any) -> list[RowMapping]:
-    return list(connection.execute(sa.text(statement), {"task": task_id, **more}).mappings())
+    return list(connection.execute(sql(statement), {"task": task_id, **more}).mappings())
 
 
 def _horizon(connection: Connection, table: str, column: str, until: datetime) -> datetime | None:
     """From which moment on SEARCH_ROWS rows lie before `until`; None when all of them do."""
-    statement = sa.text(
+    statement = sql(
         f"SELECT {column} FROM {table} WHERE {column} < :until ORDER BY {column} DESC LIMIT 1 OFFSET {SEARCH_ROWS}"
     )
     return utc(connection.execute(statement, {"until": stamp(until)}).scalar())

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import stamp, utc
+from crawlfleet.core.sql import sql, stamp, utc
 from crawlfleet.model import fleet_state
 from crawlfleet.model.lifecycle import LIVE_RUN, quoted
 
@@ -59,7 +58,7 @@ class NewsReader:
             live = self._live(connection)
             ended = self._ended(connection, (before.now if before else now) - timedelta(seconds=LATE_SECONDS))
             events = self._events(connection)
-            newest_task = connection.execute(sa.text("SELECT MAX(id) FROM cl_crawl_task")).scalar() or 0
+            newest_task = connection.execute(sql("SELECT MAX(id) FROM cl_crawl_task")).scalar() or 0
             devices = self._devices(connection)
             pause = fleet_state.pause_of(connection)
         self._seen = _Seen(
@@ -75,7 +74,7 @@ class NewsReader:
 
     def _live(self, connection: Connection) -> list[dict[str, Any]]:
         # by device: MySQL and MariaDB, which have no partial index, would read all runs otherwise
-        statement = sa.text(
+        statement = sql(
             "SELECT a.id, a.task_id, a.device_id, a.status, COALESCE(a.started_at, a.assigned_at), a.error_kind"
             " FROM cl_device d JOIN cl_task_assignment a ON a.device_id = d.device_id"
             f" WHERE a.status IN ({quoted(LIVE_RUN)}) ORDER BY a.id LIMIT {MOST_LIVE}"
@@ -83,14 +82,14 @@ class NewsReader:
         return [_run(*row) for row in connection.execute(statement)]
 
     def _ended(self, connection: Connection, since: datetime) -> list[dict[str, Any]]:
-        statement = sa.text(
+        statement = sql(
             "SELECT id, task_id, device_id, status, completed_at, error_kind FROM cl_task_assignment"
             f" WHERE completed_at >= :since ORDER BY completed_at DESC LIMIT {MOST}"
         )
         return [_run(*row) for row in reversed(connection.execute(statement, {"since": stamp(since)}).all())]
 
     def _events(self, connection: Connection) -> list[dict[str, Any]]:
-        statement = sa.text(
+        statement = sql(
             f"SELECT id, task_id, event, actor, created_at FROM cl_task_event ORDER BY id DESC LIMIT {MOST}"
         )
         names = ("id", "task_id", "event", "actor", "at")
@@ -98,7 +97,7 @@ class NewsReader:
         return [{**row, "at": utc(row["at"])} for row in reversed(rows)]
 
     def _devices(self, connection: Connection) -> dict[str, tuple[str, bool]]:
-        found = connection.execute(sa.text("SELECT device_id, status, draining FROM cl_device ORDER BY device_id"))
+        found = connection.execute(sql("SELECT device_id, status, draining FROM cl_device ORDER BY device_id"))
         return {device_id: (status, bool(draining)) for device_id, status, draining in found}
 
 

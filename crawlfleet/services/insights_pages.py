@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
-from crawlfleet.core.sql import day, json_value, utc
+from crawlfleet.core.sql import day, json_value, sql, utc
 from crawlfleet.model import schema
 from crawlfleet.services import insights_coverage
 from crawlfleet.services.insights import FEED_NAMES, days_between, feed_rows, feeds_with_rows, figures
@@ -136,14 +136,14 @@ def _newest_first(
 
 def _ids(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> list[int]:
     used = {name: value for name, value in parameters.items() if f":{name}" in statement}
-    return list(connection.execute(sa.text(statement), used).scalars())
+    return list(connection.execute(sql(statement), used).scalars())
 
 
 def _lowest(connection: Connection, walk: str, parameters: Mapping[str, Any]) -> int | None:
     """The last id of a walk; None when the walk has come to its end."""
     statement = f"SELECT MIN(w.id), COUNT(*) FROM ({walk}) AS w"
     used = {name: value for name, value in parameters.items() if f":{name}" in statement}
-    lowest, count = connection.execute(sa.text(statement), used).one()
+    lowest, count = connection.execute(sql(statement), used).one()
     return int(lowest) if count == LOOK_ROWS else None
 
 

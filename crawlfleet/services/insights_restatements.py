@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import day, json_rows, json_value, utc
+from crawlfleet.core.sql import day, json_rows, json_value, sql, utc
 from crawlfleet.model.coverage import FIGURES
 from crawlfleet.services.insights_feeds import FeedFilter, FeedName, conditions
 
@@ -44,7 +44,7 @@ class Restatement:
 def restatements(db: Database, wanted: FeedFilter, start: date, end: date) -> Iterator[Restatement]:
     """What changed in the days from `start` to `end`, by source, account, report, app and day, the oldest first."""
     where, parameters = conditions(wanted)
-    query = sa.text(f"SELECT id, source, username, report, app_id FROM cl_feed WHERE app_id <> ''{where}")
+    query = sql(f"SELECT id, source, username, report, app_id FROM cl_feed WHERE app_id <> ''{where}")
     with db.read() as connection:
         found = connection.execute(query, parameters).all()
     feeds = iter(sorted((FeedName(*name), feed_id) for feed_id, *name in found))
@@ -53,7 +53,7 @@ def restatements(db: Database, wanted: FeedFilter, start: date, end: date) -> It
 
 
 def _of_feeds(db: Database, names: Mapping[int, FeedName], start: date, end: date) -> Iterator[Restatement]:
-    query = sa.text(
+    query = sql(
         "SELECT r.id, r.feed_id, r.day, r.rows_before, r.rows_after, r.totals_before, r.totals_after,"
         f" r.fetched_before, r.fetched_at FROM {db.wording.rows(id='int')} JOIN cl_restatement r ON r.feed_id = v.id"
         f" WHERE r.day BETWEEN {db.wording.day('first')} AND {db.wording.day('last')}"

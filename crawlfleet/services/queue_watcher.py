@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.service import Service
-from crawlfleet.core.transaction import AnyConnection
+from crawlfleet.core.transaction import AnyConnection, Statements
 from crawlfleet.core.wakeup import Wakeup
 from crawlfleet.model.signals import CHANNEL
 
@@ -135,9 +135,9 @@ class QueueWatcher(Service):
     def _probe(self) -> bool:
         if not self._hungry():
             return False
-        connection = self._open()
+        question = Statements(self._open())
         began = time.monotonic()
-        found = self._look(connection)
+        found = self._look(question)
         self._probe_seconds.append(time.monotonic() - began)
         # The fastest of the last ones: a slow one waited for a busy machine, and new tasks must not wait for it, too.
         self._wait = max(self.interval, min(self._probe_seconds) / PROBE_SHARE)
