@@ -16,11 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, IteratorResult, MappingResult, Row, ScalarResult
-from sqlalchemy.engine.result import SimpleResultMetaData
+from sqlalchemy.engine import Connection, RowMapping
 from sqlalchemy.exc import DBAPIError
 
 MAX_PACKET_BYTES = 1024 * 1024  # of queued parameters; servers refuse packets that are too large
@@ -33,6 +32,29 @@ COMMIT = sa.text("COMMIT")
 SAVEPOINT = sa.text("SAVEPOINT stored")
 RELEASE = sa.text("RELEASE SAVEPOINT stored")
 ROLLBACK_TO = sa.text("ROLLBACK TO SAVEPOINT stored")
+
+
+T = TypeVar("T")
+
+
+class Rows(Generic[T]):
+    """What an answer consists of; the same words as SQLAlchemy's results, which take longer to make than to read."""
+
+    def __init__(self, rows: Sequence[T]) -> None:
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._rows)
+
+    def all(self) -> list[T]:
+        return list(self._rows)
+
+    def first(self) -> T | None:
+        return self._rows[0] if self._rows else None
+
+    def one(self) -> T:
+        (row,) = self._rows
+        return row
 
 
 class Answer:
@@ -64,44 +86,48 @@ class Answer:
         """Raise AssertionError, when the statement has been sent, if it changed another number of rows."""
         self._must_change = count
 
-    def _result(self) -> IteratorResult[*tuple[Any, ...]]:
+    def _tuples(self) -> Rows[tuple[Any, ...]]:
         if not self._come:
             self._send()
-        return IteratorResult(SimpleResultMetaData(self._columns), iter(self._rows))
+        return Rows(self._rows)
 
-    def __iter__(self) -> Iterator[Row[*tuple[Any, ...]]]:
-        return iter(self._result())
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return iter(self._tuples())
 
-    def all(self) -> Sequence[Row[*tuple[Any, ...]]]:
-        return self._result().all()
+    def all(self) -> list[tuple[Any, ...]]:
+        return self._tuples().all()
 
-    def first(self) -> Row[*tuple[Any, ...]] | None:
-        return self._result().first()
+    def first(self) -> tuple[Any, ...] | None:
+        return self._tuples().first()
 
-    def one(self) -> Row[*tuple[Any, ...]]:
-        return self._result().one()
+    def one(self) -> tuple[Any, ...]:
+        return self._tuples().one()
 
     def scalar(self) -> Any:
-        return self._result().scalar()
+        row = self.first()
+        return None if row is None else row[0]
 
     def scalar_one(self) -> Any:
-        return self._result().scalar_one()
+        return self.one()[0]
 
-    def scalars(self) -> ScalarResult[Any]:
-        return self._result().scalars()
+    def scalars(self) -> Rows[Any]:
+        """The first column."""
+        return Rows([row[0] for row in self._tuples()])
 
-    def mappings(self) -> MappingResult:
-        return self._result().mappings()
+    def mappings(self) -> Rows[dict[str, Any]]:
+        """Each row by the names of its columns."""
+        rows = self._tuples()
+        return Rows([dict(zip(self._columns, row, strict=True)) for row in rows])
 
     @property
     def rowcount(self) -> int:
         """Rows that the statement found or changed."""
-        self._result()
+        self._tuples()
         return self._rowcount
 
     @property
     def lastrowid(self) -> Any:
-        self._result()
+        self._tuples()
         return self._lastrowid
 
 
@@ -185,6 +211,7 @@ class Transaction(Statements):
         self.send()
 
 
+AnyRow = RowMapping | dict[str, Any]  # by the names of its columns
 AnyConnection = Connection | Statements  # for statements that are of use in a transaction and for a look
 
 

@@ -8,14 +8,13 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import RowMapping
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, UsageError
 from crawlfleet.core.secrets import Keyring
 from crawlfleet.core.sql import json_rows, json_value, sql, stamp, utc
-from crawlfleet.core.transaction import AnyConnection, Transaction
+from crawlfleet.core.transaction import AnyConnection, AnyRow, Transaction
 from crawlfleet.model import audit, schema, signals
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import AccountStatus
@@ -190,7 +189,7 @@ def _name(source: str, username: str) -> str:
     return f"{source}/{username}"
 
 
-def from_row(row: RowMapping) -> Account:
+def from_row(row: AnyRow) -> Account:
     """The account in a row that has ACCOUNT_COLUMNS, source and username."""
     return Account(
         row["source"],
@@ -259,7 +258,7 @@ def _set_status(
     return bool(connection.execute(statement, parameters).rowcount)
 
 
-def _as_dict(row: RowMapping) -> dict[str, Any]:
+def _as_dict(row: AnyRow) -> dict[str, Any]:
     values = dict(row)
     for name in ("status_since", "created_at", "updated_at"):
         values[name] = utc(values[name])

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy.engine import RowMapping
-
 from crawlfleet.core.sql import utc
+from crawlfleet.core.transaction import AnyRow
 from crawlfleet.model.task_spec import TaskSpec
 
 DAY_SECONDS = 86_400.0  # a limit of this length means the UTC calendar day
@@ -198,7 +197,7 @@ BUDGET_COLUMNS = (  # of cl_budget as t: what `budget_from` reads
 )
 
 
-def budget_from(row: RowMapping) -> Budget:
+def budget_from(row: AnyRow) -> Budget:
     """The budget in a row that has BUDGET_COLUMNS, without its calls."""
     open_at = utc(row["open_at"])
     assert open_at is not None

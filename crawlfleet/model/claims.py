@@ -19,12 +19,11 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.engine import RowMapping
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, sql, stamp
-from crawlfleet.core.transaction import Answer, AnyConnection, Transaction
+from crawlfleet.core.transaction import Answer, AnyConnection, AnyRow, Transaction
 from crawlfleet.model.account import ask_accounts_of_lanes
 from crawlfleet.model.budget import Window
 from crawlfleet.model.ledger import LaneBudgets, Ledger
@@ -152,7 +151,7 @@ def claim(
     db: Database,
     connection: Transaction,
     strategy: Strategy,
-    place: Callable[[RowMapping], Owner | None],
+    place: Callable[[AnyRow], Owner | None],
     ids: AssignmentIds,
     heads: Sequence[Head],
     slots: int,
@@ -177,7 +176,7 @@ def claim(
     heads = heads[: max(SPARE_LANES, slots)]
     horizon = ledger.now + timedelta(seconds=lead_seconds)
     lanes, wanted = _open_lanes(heads, strategy, slots, reserve, ledger, horizon)
-    rows: list[RowMapping] = []
+    rows: list[AnyRow] = []
     if free is not None:
         wanted = [each for each in wanted if each[0] not in free.lanes]
         rows += free.due.mappings()
@@ -185,7 +184,7 @@ def claim(
     accounts = ask_accounts_of_lanes(db, connection, lanes)()
     rows += due.mappings() if due is not None else ()
     found = sorted(rows, key=lambda row: (row["ready_key"], row["id"]))
-    picked: list[tuple[RowMapping, Owner]] = []
+    picked: list[tuple[AnyRow, Owner]] = []
     sourced = 0
     for row in found:
         if len(picked) == slots + reserve:
@@ -293,7 +292,7 @@ def _candidates(family: str, lanes: int, skip_locked: bool) -> sa.TextClause:
     return sql(" UNION ALL ".join(f"SELECT * FROM ({part}) AS lane{i}" for i, part in enumerate(parts)))
 
 
-_Assigned = Sequence[tuple[RowMapping, Owner, int]]  # the task, whom it goes to, the id of the run
+_Assigned = Sequence[tuple[AnyRow, Owner, int]]  # the task, whom it goes to, the id of the run
 
 
 def _take(db: Database, connection: Transaction, assigned: _Assigned, now: datetime) -> None:
@@ -345,7 +344,7 @@ def _open_runs(db: Database, connection: Transaction, assigned: _Assigned, now: 
     connection.execute(statement, {"rows": json_rows(rows), "now": stamp(now)})
 
 
-def task_of(row: RowMapping) -> Task:
+def task_of(row: AnyRow) -> Task:
     """A row with TASK_COLUMNS as a body sees it."""
     return Task(
         id=row["id"],

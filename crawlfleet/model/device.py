@@ -15,13 +15,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy.engine import RowMapping
-
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DeviceRefused, LeaseLost
 from crawlfleet.core.process import ProcessIdentity, is_gone
 from crawlfleet.core.sql import json_value, sql, stamp, utc
-from crawlfleet.core.transaction import AnyConnection, Transaction
+from crawlfleet.core.transaction import AnyConnection, AnyRow, Transaction
 from crawlfleet.model import audit, fleet_state, rescue, schema
 from crawlfleet.model.lifecycle import LIVE_RUN, DeviceStatus, quoted
 
@@ -112,7 +110,7 @@ class DeviceDAO:
         return epoch
 
     def _check_free(
-        self, former: RowMapping, own: ProcessIdentity, again: bool, now: datetime, offline_timeout: float
+        self, former: AnyRow, own: ProcessIdentity, again: bool, now: datetime, offline_timeout: float
     ) -> None:
         if former["status"] != DeviceStatus.ONLINE:
             return
@@ -344,7 +342,7 @@ def takes(device: Mapping[str, Any], task_type: str, label: str | None) -> bool:
     return task_type in can.get("supported_tasks", ()) and (label is None or label in can.get("labels", ()))
 
 
-def _lease_end(former: RowMapping, own: ProcessIdentity, now: datetime, offline_timeout: float) -> datetime:
+def _lease_end(former: AnyRow, own: ProcessIdentity, now: datetime, offline_timeout: float) -> datetime:
     """Until when the former process may act as the device: one that was taken over and may live does not know yet."""
     process = json_value(former["process"])
     if former["status"] != DeviceStatus.ONLINE or process == own.as_dict() or is_gone(process):
@@ -357,7 +355,7 @@ def _lease_end(former: RowMapping, own: ProcessIdentity, now: datetime, offline_
 _TRUE, _FALSE = "(1 = 1)", "(1 = 0)"  # the one spelling of a boolean that all three databases read
 
 
-def _as_dict(row: RowMapping) -> dict[str, Any]:
+def _as_dict(row: AnyRow) -> dict[str, Any]:
     values = dict(row)
     for name in ("last_heartbeat", "registered_at", "created_at", "updated_at"):
         values[name] = utc(values[name])

@@ -14,12 +14,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 import sqlalchemy as sa
-from sqlalchemy.engine import RowMapping
 
 from crawlfleet.core.backoff import retry_delay
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, sql, stamp, utc
-from crawlfleet.core.transaction import Transaction
+from crawlfleet.core.transaction import AnyRow, Transaction
 from crawlfleet.model import results
 from crawlfleet.model.account import park
 from crawlfleet.model.budget import MAX_CALLS
@@ -117,7 +116,7 @@ def end_runs(
     return [settled[ending.assignment_id] for ending in endings]
 
 
-def _park(connection: Transaction, ending: Ending, task: RowMapping, ledger: Ledger) -> tuple[Ending, bool]:
+def _park(connection: Transaction, ending: Ending, task: AnyRow, ledger: Ledger) -> tuple[Ending, bool]:
     """The account waits for a person; True when it did not before. Without one nothing would hold the task back."""
     found = park(connection, task["source"], task["username"], ending.message or "token refused", ledger.now)
     if found is None:
@@ -259,9 +258,7 @@ class _Move:
     next_run_at: datetime | None  # None when the task is over
 
 
-def _decide(
-    ending: Ending, task: RowMapping, now: datetime, policy: RetryPolicy, closed_until: datetime | None
-) -> _Move:
+def _decide(ending: Ending, task: AnyRow, now: datetime, policy: RetryPolicy, closed_until: datetime | None) -> _Move:
     """The move of `lifecycle.MOVES` for this ending, and when the task may run again.
 
     A task whose budget was closed keeps its place in the queue: the budget holds it back.

@@ -13,10 +13,9 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import RowMapping
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.transaction import Transaction
+from crawlfleet.core.transaction import AnyRow, Transaction
 from crawlfleet.model import feed, results
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.ending import Ending
@@ -51,7 +50,7 @@ def store_all(
     ]
 
 
-def _feed_of(ending: Ending, task: RowMapping) -> FeedKey | tuple[()]:
+def _feed_of(ending: Ending, task: AnyRow) -> FeedKey | tuple[()]:
     """The feed that an ending writes or denies, () when there is none."""
     if ending.replaces is not None:
         return results.lock_key(ending.replaces)
@@ -67,7 +66,7 @@ def _whole_feed(source: str | None, username: str | None, app_id: str | None, re
     return FeedKey(source, username, app_id, report)
 
 
-def _without_denied(db: Database, connection: Transaction, ending: Ending, task: RowMapping, now: datetime) -> Ending:
+def _without_denied(db: Database, connection: Transaction, ending: Ending, task: AnyRow, now: datetime) -> Ending:
     """The ending without follow-ups for feeds that the vendor denies the account; its summary tells how many.
 
     Parts of the task's own app stay: that the vendor lets the account have it has just been seen.
@@ -127,7 +126,7 @@ def _write_data(
     db: Database,
     connection: Transaction,
     ending: Ending,
-    task: RowMapping,
+    task: AnyRow,
     targets: results.Targets,
     defaults: TaskDefaults,
     ledger: Ledger,
