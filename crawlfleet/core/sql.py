@@ -60,6 +60,8 @@ class Wording:
             "postgresql": "clock_timestamp()",
             "mysql": "UTC_TIMESTAMP(6)",
         }[family]
+        # The same in all rows of a statement.
+        self.now_of_statement = "statement_timestamp()" if family == "postgresql" else self.now
         # SQLite's BEGIN IMMEDIATE already locks everything; it would silently ignore FOR UPDATE.
         self.for_update = "" if family == "sqlite" else " FOR UPDATE"
         # The same for the table `t` of a join with `rows`: PostgreSQL can only lock what is a table.
@@ -82,6 +84,14 @@ class Wording:
     def integer(self, parameter: str) -> str:
         """A bound number."""
         return self.bound(parameter, "int")
+
+    def milliseconds(self, moment: str) -> str:
+        """How many milliseconds since 1970 this moment is."""
+        return {
+            "sqlite": f"CAST(ROUND((julianday({moment}) - 2440587.5) * 86400000) AS INTEGER)",
+            "postgresql": f"CAST(ROUND(EXTRACT(EPOCH FROM {moment}) * 1000) AS bigint)",
+            "mysql": f"ROUND(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', {moment}) / 1000)",
+        }[self.family]
 
     def span_number(self, column: str, seconds: int) -> str:
         """Which span of so many seconds since 1970 the moment in this column belongs to."""

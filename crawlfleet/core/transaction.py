@@ -207,7 +207,10 @@ class Transaction(Statements):
         if not at_once:
             self.send()
         self.committing = True
-        self.execute(COMMIT)
+        if self._family == "postgresql" and self._queue and self._queue[0].statement is BEGIN["postgresql"]:
+            del self._queue[0]  # nothing was sent before, and a pipeline by itself is a transaction, too
+        else:
+            self.execute(COMMIT)
         self.send()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -87,6 +87,10 @@ class CrawlTaskDAO:
         A spec whose `unique_key` is open already gives the id of the task that holds it.
         """
         batch = list(specs)
+        if now is None and actor is None and len(batch) <= self._rows_at_once and _are_plain(batch):
+            ids = self._add_plain(batch, defaults or TaskDefaults())
+            if ids:
+                return ids
 
         def work(connection: Transaction) -> Callable[[], list[int]]:
             moment = self.db.ask_now(connection)
@@ -106,6 +110,33 @@ class CrawlTaskDAO:
             except sa.exc.IntegrityError as error:  # another writer opened one of the keys after we looked
                 raced = error
         raise raced
+
+    def _add_plain(self, specs: Sequence[TaskSpec], defaults: TaskDefaults) -> list[int]:
+        """Queue tasks that are alike in what decides their place, with one answer of the database, which finds lane and
+        time by itself. If their lane is new none is queued, and there are no ids."""
+        wording = self.db.wording
+        moment = wording.now_of_statement
+        key = f"{wording.milliseconds(moment)} - {wording.integer('head_start')}"
+        placed = {
+            "lane_id": "l.id",
+            "order_key": key,
+            "ready_key": key,
+            "wake_at": "NULL",
+            **dict.fromkeys(("next_run_at", "created_at", "updated_at"), moment),
+        }
+        parameters = {
+            "head_start": specs[0].priority * PRIORITY_STEP_MS,
+            "lane_key": lanes.lane_of(specs[0], defaults.cost_of).key,
+        }
+
+        def work(connection: Transaction) -> Callable[[], list[int]]:
+            lane = " JOIN cl_lane l ON l.lane_key = :lane_key"
+            # in one statement: should the lane appear meanwhile, either all tasks find it or none
+            ids = self._insert(connection, _said(specs, defaults), placed, parameters, lane)
+            signals.tasks_changed(self.db, connection)
+            return ids
+
+        return self.db.write(work, commit_at_once=True)()
 
     def add_in(
         self,
@@ -142,13 +173,14 @@ class CrawlTaskDAO:
                 fresh.append(spec)
                 fresh_lanes.append(lane_ids[lane])
             ledger.touch(lane_ids[lane] for lane in lane_ids if lane.source is not None)
-            # MySQL returns no ids of a bulk insert; only the id of a single row is certain.
-            step = 1 if self.db.product == "MySQL" else ADD_BATCH
+            moment = self.db.wording.moment("now")
+            stamps = {"created_at": moment, "updated_at": moment}
             inserted = []
-            for first in range(0, len(fresh), step):
-                batch = slice(first, first + step)
-                columns = _columns(fresh[batch], fresh_lanes[batch], defaults, ledger.now, parent_id)
-                inserted.append(self._insert(connection, columns, ledger.now))
+            for first in range(0, len(fresh), self._rows_at_once):
+                some = slice(first, first + self._rows_at_once)
+                columns = _said(fresh[some], defaults, parent_id)
+                columns |= _placed(fresh[some], fresh_lanes[some], ledger.now)
+                inserted.append(self._insert(connection, columns, stamps, {"now": stamp(ledger.now)}))
 
             def read() -> list[int]:
                 new_ids = (task_id for ids in inserted for task_id in ids())
@@ -179,36 +211,50 @@ class CrawlTaskDAO:
         )
         return lambda: dict(found.all())
 
-    def _insert(self, connection: Transaction, columns: dict[str, list[Any]], now: datetime) -> Callable[[], list[int]]:
-        """Insert rows given by column; their ids are read by calling it. What all rows have in common is bound once,
-        which more than halves the time of a typical batch."""
+    @property
+    def _rows_at_once(self) -> int:
+        """Rows of one INSERT: MySQL returns no ids, and only the id of a single row is certain."""
+        return 1 if self.db.product == "MySQL" else ADD_BATCH
+
+    def _insert(
+        self,
+        connection: Transaction,
+        columns: Mapping[str, list[Any]],
+        computed: Mapping[str, str],
+        parameters: Mapping[str, Any],
+        join: str = "",
+    ) -> Callable[[], list[int]]:
+        """Insert rows given by column, and what is computed of the same columns; their ids are read by calling it.
+
+        What all rows have in common is bound once, which more than halves the time of a typical batch.
+        """
         wording = self.db.wording
         own = {
-            name: cells for name, cells in columns.items() if name == "order_key" or cells.count(cells[0]) < len(cells)
+            name: cells for name, cells in columns.items() if name == "task_data" or cells.count(cells[0]) < len(cells)
         }
         common = {name: bindable(cells[0]) for name, cells in columns.items() if name not in own}
-        picks = {name: name if name in own else wording.bound(name, kind) for name, kind in _COLUMNS.items()}
+        picks = {name: f"v.{name}" if name in own else wording.bound(name, _COLUMNS[name]) for name in columns}
         picks |= {
             "open_key": picks["unique_key"],
             "status": f"'{TaskStatus.PENDING}'",
             "retry": "0",
             "crash_count": "0",
+            **computed,
         }
-        picks |= dict.fromkeys(("created_at", "updated_at"), wording.moment("now"))
         # SQLite numbers the rows of a statement one after the other; to return them takes it a third of the INSERT.
         returning = "" if self.db.product in {"SQLite", "MySQL"} else " RETURNING id"
         statement = sql(
             f"INSERT INTO cl_crawl_task ({', '.join(picks)}) SELECT {', '.join(picks.values())}"
-            f" FROM {wording.rows(**{name: _COLUMNS[name] for name in own})}{returning}"
+            f" FROM {wording.rows(**{name: _COLUMNS[name] for name in own})}{join}{returning}"
         )
         rows = json_rows(zip(*own.values(), strict=True))
-        answer = connection.execute(statement, {**common, "rows": rows, "now": stamp(now)})
+        answer = connection.execute(statement, {**common, **parameters, "rows": rows})
 
         def read() -> list[int]:
             if returning:
                 return sorted(answer.scalars())
             last = answer.lastrowid
-            return list(range(last - len(columns["order_key"]) + 1, last + 1))
+            return list(range(last - answer.rowcount + 1, last + 1))
 
         return read
 
@@ -273,25 +319,42 @@ class CrawlTaskDAO:
         return {**counts, "total": sum(counts.values())}
 
 
-def _columns(
-    specs: Sequence[TaskSpec], lane_ids: list[int], defaults: TaskDefaults, now: datetime, parent_id: int | None
-) -> dict[str, list[Any]]:
-    """The columns of the tasks' rows, in the order of _COLUMNS."""
-    due = [spec.run_at or now for spec in specs]
-    keys = [order_key(moment, spec.priority) for moment, spec in zip(due, specs, strict=True)]
+def _are_plain(specs: Sequence[TaskSpec]) -> bool:
+    """Whether the tasks are due now and of one kind and priority, and name neither a source nor a key."""
+    return bool(specs) and all(
+        spec.source is None
+        and spec.unique_key is None
+        and spec.run_at is None
+        and spec.task_type == specs[0].task_type
+        and spec.label == specs[0].label
+        and spec.priority == specs[0].priority
+        for spec in specs
+    )
+
+
+def _said(specs: Sequence[TaskSpec], defaults: TaskDefaults, parent_id: int | None = None) -> dict[str, list[Any]]:
+    """Columns of the tasks' rows that are as the specs say, or by default."""
     timeouts = [spec.execution_timeout for spec in specs]
     retries = [spec.max_retry_count for spec in specs]
     return {
         **{name: [getattr(spec, name) for spec in specs] for name in _AS_GIVEN},
+        "execution_timeout": [defaults.execution_timeout if given is None else given for given in timeouts],
+        "max_retry_count": [defaults.max_retry_count if given is None else given for given in retries],
+        "task_data": [spec.task_data_text for spec in specs],
+        "parent_id": [parent_id] * len(specs),
+    }
+
+
+def _placed(specs: Sequence[TaskSpec], lane_ids: list[int], now: datetime) -> dict[str, list[Any]]:
+    """The other columns: where in the queue the tasks stand."""
+    due = [spec.run_at or now for spec in specs]
+    keys = [order_key(moment, spec.priority) for moment, spec in zip(due, specs, strict=True)]
+    return {
         "lane_id": lane_ids,
         "order_key": keys,
         "ready_key": [None if moment > now else key for moment, key in zip(due, keys, strict=True)],
         "wake_at": [moment if moment > now else None for moment in due],
         "next_run_at": due,
-        "execution_timeout": [defaults.execution_timeout if given is None else given for given in timeouts],
-        "max_retry_count": [defaults.max_retry_count if given is None else given for given in retries],
-        "task_data": [spec.task_data_text for spec in specs],
-        "parent_id": [parent_id] * len(specs),
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.errors import CrawlfleetError, UsageError
-from crawlfleet.model.crawl_task import TaskDefaults
+from crawlfleet.model.crawl_task import PRIORITY_STEP_MS, TaskDefaults
 from crawlfleet.model.task_spec import DEFAULT_REPORT, TaskSpec
 from crawlfleet.services.fleet import Fleet, connect
 from tests.conftest import Backend
@@ -71,6 +71,30 @@ def test_tasks_added_together_are_what_they_would_be_alone(backend: Backend) -> 
     assert (ready["ready_key"], ready["wake_at"]) == (ready["order_key"], None)
     assert (waiting["ready_key"], waiting["wake_at"], waiting["next_run_at"]) == (None, later, later)
     assert waiting["order_key"] == round(later.timestamp() * 1000)
+    fleet.close()
+
+
+def test_the_database_places_tasks_that_are_alike_as_it_places_others(backend: Backend) -> None:
+    fleet = connect(backend.url)
+
+    def now() -> int:
+        with fleet.db.read() as connection:
+            return round(fleet.db.now(connection).timestamp() * 1000)
+
+    for _ in range(2):  # when the lane is new, and when it is known
+        began = now()
+        ids = fleet.add_tasks([TaskSpec("quick", label="new", priority=2, task_data={"n": n}) for n in range(30)])
+        ended = now()
+        found = [task(fleet.db, each) for each in ids]
+        assert [each["task_data"] for each in found] == [{"n": n} for n in range(30)]
+        for each in found:
+            assert began - 1 <= each["order_key"] + 2 * PRIORITY_STEP_MS <= ended + 1
+            assert each["ready_key"] == each["order_key"]
+            assert each["created_at"] == each["updated_at"] == each["next_run_at"]
+            assert abs(each["created_at"].timestamp() * 1000 - each["order_key"] - 2 * PRIORITY_STEP_MS) <= 1
+    [other] = fleet.add_tasks([TaskSpec("quick", label="new", unique_key="k")])
+    assert {task(fleet.db, each)["lane_id"] for each in (*ids, other)} == {found[0]["lane_id"]}
+    assert fleet.tasks.stats()["total"] == 61
     fleet.close()
 
 

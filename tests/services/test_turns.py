@@ -169,7 +169,8 @@ def test_a_turn_waits_neither_long_nor_for_bodies_that_run_for_long(
 def test_adding_tasks_to_a_far_database_takes_few_round_trips(
     backend: Backend, make_pump: MakePump, proxy: TcpProxy
 ) -> None:
-    """One to know the time, open keys and lanes; one to insert, to notify and to commit."""
+    """One to know the time, open keys and lanes; one to insert, to notify and to commit. Tasks that are alike and have
+    neither a source nor a key need only the latter."""
     pump = make_pump(backend.url_at(proxy.port))
     specs = [TaskSpec("quick", unique_key="k"), TaskSpec("quick"), TaskSpec("held")]
     [first, _, _] = pump.fleet.add_tasks(specs)
@@ -177,6 +178,9 @@ def test_adding_tasks_to_a_far_database_takes_few_round_trips(
     before = proxy.round_trips
     assert pump.fleet.add_tasks(specs)[0] == first
     assert proxy.round_trips - before == 2
+    before = proxy.round_trips
+    assert len(pump.fleet.add_tasks([TaskSpec("quick", task_data={"n": n}) for n in range(100)])) == 100
+    assert proxy.round_trips - before == 1
 
 
 @pytest.mark.parametrize("backend", ["mariadb", "postgresql"], indirect=True)
