@@ -14,7 +14,7 @@ from benchmarks.place import Place
 from benchmarks.quota import serve_vendor
 from crawlfleet.core.account import Account
 from crawlfleet.model.task_spec import TaskSpec
-from crawlfleet.sources.sandbox_data import apps_of
+from crawlfleet.sandbox.appsflyer.invented_data import apps_of
 from tests.tcp_proxy import TcpProxy
 
 SLOTS = (5, 50)

@@ -18,7 +18,7 @@ from benchmarks.place import PATIENCE_SECONDS, Place, moment
 from crawlfleet.core.account import Account
 from crawlfleet.core.sql import json_rows
 from crawlfleet.model.task_spec import TaskSpec
-from crawlfleet.sources.sandbox_data import apps_of
+from crawlfleet.sandbox.appsflyer.invented_data import apps_of
 from tests.nodes import CLOCK_LIBRARY, ROOT, NodeProcess
 
 NODES, ACCOUNTS, APPS = 3, 2, 10

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
         TaskError,
         TransientError,
     )
-    from crawlfleet.core.figures import App, AppList, Figures, ReportRange
+    from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange
     from crawlfleet.executors.contract import TaskContext, TaskResult
     from crawlfleet.executors.registry import task_executor
     from crawlfleet.model.task_spec import Task, TaskSpec
     from crawlfleet.services.fleet import Fleet, connect
-    from crawlfleet.sources.base import (
+    from crawlfleet.sources.contract import (
         ALL_APPS,
         AppListUnavailable,
         Cancellable,
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
         SourceSettings,
         Uncancelled,
     )
-    from crawlfleet.sources.http import Session, Transport
-    from crawlfleet.sources.refusals import Refusal
+    from crawlfleet.sources.http.refusals import Refusal
+    from crawlfleet.sources.http.transport import Session, Transport
 
 _HOMES = {
     "crawlfleet.core.account": ("Account",),
@@ -48,12 +48,12 @@ _HOMES = {
         "TaskError",
         "TransientError",
     ),
-    "crawlfleet.core.figures": ("App", "AppList", "Figures", "ReportRange"),
+    "crawlfleet.core.vendor_data": ("App", "AppList", "Figures", "ReportRange"),
     "crawlfleet.executors.contract": ("TaskContext", "TaskResult"),
     "crawlfleet.executors.registry": ("task_executor",),
     "crawlfleet.model.task_spec": ("Task", "TaskSpec"),
     "crawlfleet.services.fleet": ("Fleet", "connect"),
-    "crawlfleet.sources.base": (
+    "crawlfleet.sources.contract": (
         "ALL_APPS",
         "AppListUnavailable",
         "Cancellable",
@@ -64,8 +64,8 @@ _HOMES = {
         "SourceSettings",
         "Uncancelled",
     ),
-    "crawlfleet.sources.http": ("Session", "Transport"),
-    "crawlfleet.sources.refusals": ("Refusal",),
+    "crawlfleet.sources.http.transport": ("Session", "Transport"),
+    "crawlfleet.sources.http.refusals": ("Refusal",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [

@@ -8,9 +8,9 @@ from decimal import Decimal
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
-from crawlfleet.core.figures import App, AppList, Figures, ReportRange, Row, Scope
+from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange, Row, Scope
 from crawlfleet.model.account import AccountDAO
-from crawlfleet.model.results import replace_range
+from crawlfleet.model.range_store import replace_range
 from crawlfleet.model.task_spec import DEFAULT_REPORT
 
 LONG_SETTLED = datetime(2026, 6, 1, tzinfo=UTC)

@@ -18,7 +18,8 @@ import pytest
 
 from crawlfleet.cli.main import GROUPS, build_parser
 from crawlfleet.model.schema import metadata
-from crawlfleet.settings import (
+from crawlfleet.sandbox.server import Sandbox
+from crawlfleet.settings.definitions import (
     BASE_URL_VARIABLES,
     ENVIRONMENT_PREFIX,
     FIELDS,
@@ -27,9 +28,8 @@ from crawlfleet.settings import (
     RULES,
     WITHOUT_EFFECT,
 )
-from crawlfleet.sources.base import SourceSettings
+from crawlfleet.sources.contract import SourceSettings
 from crawlfleet.sources.registry import make_source
-from crawlfleet.sources.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
 ENGLISH, CHINESE = "README.md", "README.zh-CN.md"

@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-from crawlfleet.services import insights
+from crawlfleet.insights import overview
 from crawlfleet.services.fleet import connect
 from tests.nodes import ROOT, NodeProcess
 
@@ -115,7 +115,7 @@ def test_a_source_of_another_package_fetches_whole_figures_within_its_limits(
     fleet = connect(url)
     stored = [
         (row["app_id"], str(row["date"]), row["media_source"], row["installs"], row["cost"])
-        for row in insights.data_rows(fleet.db)
+        for row in overview.data_rows(fleet.db)
     ]
     fleet.close()
     expected = [

@@ -14,17 +14,17 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from crawlfleet import __version__
 from crawlfleet.api import routes_data, routes_fleet, routes_tasks
-from crawlfleet.api.desk import Desk, Office
 from crawlfleet.api.guard import Guard, Keys
 from crawlfleet.api.metrics import NodeMetrics
 from crawlfleet.api.parameters import PREFIX, PROBLEMS
+from crawlfleet.api.query_runner import Desk, Office
 from crawlfleet.api.refusals import MAX_BODY_BYTES, Refusal, add_handlers
 from crawlfleet.api.stream import EventStream, TooManyClients
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError
-from crawlfleet.services import insights
+from crawlfleet.insights import overview
 from crawlfleet.services.node import Node
-from crawlfleet.sources.addresses import is_loopback
+from crawlfleet.sources.http.addresses import is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def make_app(node: Node, db: Database) -> FastAPI:
     _add_probes(app, Readiness(node, db), NodeMetrics(node))
     for router in (
         routes_tasks.router,
-        routes_fleet.devices,
+        routes_fleet.device_routes,
         routes_fleet.statistics,
         routes_fleet.management,
         routes_data.accounts,
@@ -89,7 +89,7 @@ class Readiness:
     def _find_obstacle(self, db: Database) -> str | None:
         manager = self._node.manager
         try:
-            insights.check_lease(db, manager.device_id, manager.epoch)
+            overview.check_lease(db, manager.device_id, manager.epoch)
         except CrawlfleetError as error:
             return str(error)
         except SQLAlchemyError as error:  # it answers, but not as ours would: a table is missing, say

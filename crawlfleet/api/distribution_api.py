@@ -18,9 +18,9 @@ from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
+from crawlfleet.planning.tariff import Tariff, all_source_settings
 from crawlfleet.services.node import Node
-from crawlfleet.services.tariff import Tariff, all_source_settings
-from crawlfleet.settings import Settings, load_settings, require_device_id
+from crawlfleet.settings.definitions import Settings, load_settings, require_device_id
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crawlfleet.api.desk import Desk
+from crawlfleet.api.query_runner import Desk
 from crawlfleet.api.refusals import MAX_BODY_BYTES, TOO_LARGE, Refusal, refusal
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseError
 from crawlfleet.model.api_token import ApiToken, ApiTokenDAO, Role, token_hash
-from crawlfleet.sources.addresses import is_loopback
+from crawlfleet.sources.http.addresses import is_loopback
 
 log = logging.getLogger(__name__)
 

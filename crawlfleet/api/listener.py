@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from crawlfleet.core.errors import UsageError
-from crawlfleet.settings import FIELDS, Settings
-from crawlfleet.sources.addresses import is_loopback
+from crawlfleet.settings.definitions import FIELDS, Settings
+from crawlfleet.sources.http.addresses import is_loopback
 
 if TYPE_CHECKING:
     import ssl

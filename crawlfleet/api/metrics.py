@@ -13,8 +13,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from crawlfleet import __version__
+from crawlfleet.insights.fleet_metrics import FleetFigures
 from crawlfleet.model.device_heartbeat import Beat
-from crawlfleet.services.insights_figures import FleetFigures
 from crawlfleet.services.node import Node
 
 # Shown from the start, so that rates can be taken.

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, Tag
 
+from crawlfleet.insights.explain import Reason
+from crawlfleet.insights.forecast import Limit
 from crawlfleet.model.lifecycle import AssignmentStatus, DeviceStatus, TaskStatus
 from crawlfleet.model.task_spec import MAX_PRIORITY
-from crawlfleet.services.explain import Reason
-from crawlfleet.services.forecast import Limit
 
 MAX_TASKS = 5_000  # that one request adds, retries or cancels
 MAX_ID = 2**63 - 1

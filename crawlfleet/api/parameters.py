@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
 
-from crawlfleet.api.desk import Office
 from crawlfleet.api.guard import caller_of
 from crawlfleet.api.models import MAX_ID, Problem
+from crawlfleet.api.query_runner import Office
 from crawlfleet.core.errors import NotFound
-from crawlfleet.services.insights_feeds import FeedFilter
-from crawlfleet.services.insights_pages import Page
+from crawlfleet.insights.feeds import FeedFilter
+from crawlfleet.insights.pages import Page
 
 PREFIX = "/api/distribution"
 MAX_PAGE = 1000  # rows

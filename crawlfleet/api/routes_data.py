@@ -24,9 +24,9 @@ from crawlfleet.api.parameters import (
 )
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
-from crawlfleet.services import insights_budgets, insights_pages
-from crawlfleet.services.insights_coverage import period
-from crawlfleet.services.insights_feeds import FeedFilter
+from crawlfleet.insights import budgets, pages
+from crawlfleet.insights.coverage import period
+from crawlfleet.insights.feeds import FeedFilter
 
 accounts = APIRouter(tags=["accounts"], responses=PROBLEMS)
 data = APIRouter(tags=["data"], responses=PROBLEMS)
@@ -39,16 +39,14 @@ LastDay = Annotated[dt.date | None, Query(description="last day, included")]
 async def list_accounts(office: TheOffice, source: Source = None, username: Username = None) -> Response:
     """Accounts and how they stand. Where a token is, is shown; a token never."""
     return await office.ledge.answer(
-        ("accounts", source, username), lambda db: {"accounts": insights_budgets.accounts(db, username, source)}
+        ("accounts", source, username), lambda db: {"accounts": budgets.accounts(db, username, source)}
     )
 
 
 @accounts.get("/accounts/{source}/{username}", response_model=models.WholeAccount, responses=NOT_THERE)
 async def show_account(office: TheOffice, source: Name, username: Name) -> Response:
     """One account with its budgets and what its vendor does not let it have."""
-    return await office.desk.answer(
-        lambda db: insights_budgets.account_detail(db, office.fleet.account(username, source))
-    )
+    return await office.desk.answer(lambda db: budgets.account_detail(db, office.fleet.account(username, source)))
 
 
 @accounts.post("/accounts/{source}/{username}/park", response_model=models.Changed, responses=NOT_THERE)
@@ -85,7 +83,7 @@ async def list_budgets(
     """What the vendors allow and how much of it is used; budgets that all accounts of a source share belong to each."""
 
     def ask(db: Database) -> dict[str, Any]:
-        rows, following = insights_budgets.budget_page(db, source, username, blocked, limit, after)
+        rows, following = budgets.budget_page(db, source, username, blocked, limit, after)
         return {"budgets": rows, "next": None if following is None else str(following)}
 
     return await office.desk.answer(ask)
@@ -97,7 +95,7 @@ async def list_apps(
 ) -> Response:
     """The apps that accounts see, by source, account and app."""
     wanted = FeedFilter(source, username)
-    return await office.desk.answer(lambda db: listed("apps", insights_pages.apps(db, wanted, limit, after)))
+    return await office.desk.answer(lambda db: listed("apps", pages.apps(db, wanted, limit, after)))
 
 
 @data.get("/data/rows", response_model=models.Rows)
@@ -113,7 +111,7 @@ async def list_rows(
     if start_date and end_date and start_date > end_date:
         raise UsageError(f"start_date must not be after end_date (got {start_date} and {end_date})")
     return await office.desk.answer(
-        lambda db: listed("rows", insights_pages.data_rows(db, feeds, start_date, end_date, limit, after))
+        lambda db: listed("rows", pages.data_rows(db, feeds, start_date, end_date, limit, after))
     )
 
 
@@ -131,7 +129,7 @@ async def coverage(
 
     def ask(db: Database) -> dict[str, Any]:
         start, end = period(db, start_date, end_date)
-        page = insights_pages.coverage(db, feeds, start, end, office.reports_of, limit, after)
+        page = pages.coverage(db, feeds, start, end, office.reports_of, limit, after)
         return listed("feeds", page, start_date=start, end_date=end)
 
     return await office.desk.answer(ask)
@@ -151,7 +149,7 @@ async def gaps(
 
     def ask(db: Database) -> dict[str, Any]:
         start, end = period(db, start_date, end_date)
-        page = insights_pages.gaps(db, feeds, start, end, office.reports_of, limit, after)
+        page = pages.gaps(db, feeds, start, end, office.reports_of, limit, after)
         return listed("gaps", page, start_date=start, end_date=end)
 
     return await office.desk.answer(ask)

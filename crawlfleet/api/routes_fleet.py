@@ -20,46 +20,46 @@ from crawlfleet.api.parameters import (
     listed,
 )
 from crawlfleet.core.db import Database
-from crawlfleet.services import insights, insights_devices, insights_pages
+from crawlfleet.insights import devices, overview, pages
 from crawlfleet.services.fleet import Fleet, no_device
 
-devices = APIRouter(tags=["devices"], responses=PROBLEMS)
+device_routes = APIRouter(tags=["devices"], responses=PROBLEMS)
 statistics = APIRouter(tags=["statistics"], responses=PROBLEMS)
 management = APIRouter(tags=["management"], responses=PROBLEMS)
 ADMIN = [Depends(admin_only)]
 
 
-@devices.get("/devices", response_model=models.Devices)
+@device_routes.get("/devices", response_model=models.Devices)
 async def list_devices(office: TheOffice) -> Response:
     """All devices, with their latest heartbeat."""
-    return await office.desk.answer(lambda db: {"devices": insights.devices(db)})
+    return await office.desk.answer(lambda db: {"devices": overview.devices(db)})
 
 
-@devices.get("/devices/{device_id}", response_model=models.DeviceNow, responses=NOT_THERE)
+@device_routes.get("/devices/{device_id}", response_model=models.DeviceNow, responses=NOT_THERE)
 async def show_device(office: TheOffice, device_id: DeviceId) -> Response:
     """One device with its latest heartbeat."""
-    return await office.desk.answer(lambda db: _known(insights_devices.device(db, device_id), device_id))
+    return await office.desk.answer(lambda db: _known(devices.device(db, device_id), device_id))
 
 
-@devices.get("/devices/{device_id}/stats", response_model=models.DeviceStats, responses=NOT_THERE)
+@device_routes.get("/devices/{device_id}/stats", response_model=models.DeviceStats, responses=NOT_THERE)
 async def device_stats(office: TheOffice, device_id: DeviceId) -> Response:
     """How one device does: its newest 1,000 runs and its latest heartbeat."""
-    return await office.desk.answer(lambda db: _known(insights_devices.device_stats(db, device_id), device_id))
+    return await office.desk.answer(lambda db: _known(devices.device_stats(db, device_id), device_id))
 
 
-@devices.post("/devices/{device_id}/drain", response_model=models.Changed, responses=NOT_THERE)
+@device_routes.post("/devices/{device_id}/drain", response_model=models.Changed, responses=NOT_THERE)
 async def drain_device(office: TheOffice, actor: Actor, device_id: DeviceId) -> Response:
     """Let a device finish what it runs and claim nothing more, until `resume` or its next start."""
     return await office.desk.answer(lambda _db: _set_draining(office.fleet, device_id, True, actor))
 
 
-@devices.post("/devices/{device_id}/resume", response_model=models.Changed, responses=NOT_THERE)
+@device_routes.post("/devices/{device_id}/resume", response_model=models.Changed, responses=NOT_THERE)
 async def resume_device(office: TheOffice, actor: Actor, device_id: DeviceId) -> Response:
     """Let a draining device claim again."""
     return await office.desk.answer(lambda _db: _set_draining(office.fleet, device_id, False, actor))
 
 
-@devices.delete(
+@device_routes.delete(
     "/devices/{device_id}", response_model=models.Changed, responses=NOT_THERE | CONFLICT, dependencies=ADMIN
 )
 async def remove_device(office: TheOffice, actor: Actor, device_id: DeviceId) -> Response:
@@ -90,7 +90,7 @@ def _set_draining(fleet: Fleet, device_id: str, draining: bool, actor: str) -> d
 @statistics.get("/system/overview", response_model=models.Overview)
 async def system_overview(office: TheOffice) -> Response:
     """Tasks and devices by state, and one sentence on how the fleet stands. `Age` says how many seconds old it is."""
-    return await office.ledge.answer("overview", insights.overview)
+    return await office.ledge.answer("overview", overview.overview)
 
 
 @statistics.get("/stats/performance/{device_id}", response_model=models.Performance)
@@ -100,7 +100,7 @@ async def performance(
     hours: Annotated[int, Query(ge=1, le=168, description="so many hours back; heartbeats are kept for 7 days")] = 24,
 ) -> Response:
     """A device's heartbeats as a curve of about 120 points."""
-    return await office.desk.answer(lambda db: insights_devices.performance(db, device_id, hours))
+    return await office.desk.answer(lambda db: devices.performance(db, device_id, hours))
 
 
 # -- management
@@ -109,7 +109,7 @@ async def performance(
 @management.get("/management/scheduler/status", response_model=models.SchedulerStatus)
 async def scheduler_status(office: TheOffice) -> Response:
     """Whether the queue is paused, and how many slots the devices have that claim."""
-    return await office.desk.answer(insights.scheduler_status)
+    return await office.desk.answer(overview.scheduler_status)
 
 
 @management.post("/management/pause", response_model=models.Changed)
@@ -141,4 +141,4 @@ async def clean_up(office: TheOffice, actor: Actor, what: models.CleanUp) -> Res
 @management.get("/audit", response_model=models.Audit, dependencies=ADMIN)
 async def audit(office: TheOffice, limit: PageLimit = 50, before: Before = None) -> Response:
     """Who changed what, newest first. Needs the role `admin`."""
-    return await office.desk.answer(lambda db: listed("audit", insights_pages.audit(db, limit, before)))
+    return await office.desk.answer(lambda db: listed("audit", pages.audit(db, limit, before)))

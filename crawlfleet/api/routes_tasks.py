@@ -32,13 +32,15 @@ from crawlfleet.api.parameters import (
 from crawlfleet.api.refusals import Refusal
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
+from crawlfleet.insights import overview, pages
+from crawlfleet.insights.explain import explain
+from crawlfleet.insights.forecast import picture
+from crawlfleet.insights.pages import TaskFilter
+from crawlfleet.insights.task_logs import search_logs as lines_with
+from crawlfleet.insights.task_logs import task_log
 from crawlfleet.model.lifecycle import MOVES, AssignmentStatus, TaskStatus
 from crawlfleet.model.task_spec import TaskSpec, parse_moment
-from crawlfleet.services import insights, insights_logs, insights_pages
-from crawlfleet.services.explain import explain
 from crawlfleet.services.fleet import Fleet
-from crawlfleet.services.forecast import picture
-from crawlfleet.services.insights_pages import TaskFilter
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 
@@ -59,7 +61,7 @@ async def list_tasks(
     """Tasks, newest first. A page looks at no more than 20,000 tasks: with several filters it may be short, or empty,
     and still have a `next`."""
     wanted = TaskFilter(status, task_type, username, source, app_id)
-    return await office.desk.answer(lambda db: listed("tasks", insights_pages.tasks(db, wanted, limit, before)))
+    return await office.desk.answer(lambda db: listed("tasks", pages.tasks(db, wanted, limit, before)))
 
 
 @router.post("/tasks", response_model=models.Ids, status_code=201, responses=TOO_LARGE)
@@ -94,7 +96,7 @@ async def add_tasks(
 @router.get("/tasks/stats", response_model=models.TaskStats)
 async def tasks_stats(office: TheOffice) -> Response:
     """How many tasks are in each state. The header `Age` says how many seconds ago they were counted."""
-    return await office.ledge.answer("task_stats", insights.task_stats)
+    return await office.ledge.answer("task_stats", overview.task_stats)
 
 
 @router.get("/tasks/forecast", response_model=models.Forecast)
@@ -119,7 +121,7 @@ async def search_logs(
     until = parse_moment(before, "before")
 
     def ask(db: Database) -> dict[str, Any]:
-        page = insights_logs.search_logs(db, text, level, until, limit)
+        page = lines_with(db, text, level, until, limit)
         return {"lines": [asdict(line) for line in page.lines], "next": page.before}
 
     return await office.desk.answer(ask)
@@ -156,7 +158,7 @@ def _move(fleet: Fleet, move: str, choice: models.TaskChoice, actor: str) -> dic
 @router.get("/tasks/{task_id}", response_model=models.WholeTask, responses=NOT_THERE)
 async def show_task(office: TheOffice, task_id: RowId) -> Response:
     """A task with all its runs, oldest first, and its events."""
-    return await office.desk.answer(lambda db: found(insights.task_detail(db, task_id), f"task {task_id}"))
+    return await office.desk.answer(lambda db: found(overview.task_detail(db, task_id), f"task {task_id}"))
 
 
 @router.get("/tasks/{task_id}/explain", response_model=models.Explanation, responses=NOT_THERE)
@@ -169,7 +171,7 @@ async def explain_task(office: TheOffice, task_id: RowId) -> Response:
 @router.get("/tasks/{task_id}/events", response_model=models.Events)
 async def task_events(office: TheOffice, task_id: RowId, limit: PageLimit = 50, before: Before = None) -> Response:
     """What people did to a task, newest first."""
-    return await office.desk.answer(lambda db: listed("events", insights_pages.task_events(db, task_id, limit, before)))
+    return await office.desk.answer(lambda db: listed("events", pages.task_events(db, task_id, limit, before)))
 
 
 @router.get("/tasks/{task_id}/logs", response_model=models.TaskLog, responses=NOT_THERE)
@@ -177,7 +179,7 @@ async def task_logs(office: TheOffice, task_id: RowId, after: After = None, limi
     """What the runs of a task said, and how each began and ended, oldest first. Asking again with `next` follows it."""
 
     def ask(db: Database) -> dict[str, Any]:
-        page = found(insights_logs.task_log(db, task_id, after, limit, live=True), f"task {task_id}")
+        page = found(task_log(db, task_id, after, limit, live=True), f"task {task_id}")
         lines = [asdict(line) for line in page.lines]
         return {"lines": lines, "next": page.after, "more": page.more, "ended": page.ended}
 
@@ -216,7 +218,7 @@ async def list_assignments(
     """Runs, the newest of each device first. A page looks at no more than 20,000 runs, so it may be short, or empty,
     and still have a `next`."""
     return await office.desk.answer(
-        lambda db: listed("assignments", insights_pages.assignments(db, limit, before, task_id, device_id, status))
+        lambda db: listed("assignments", pages.assignments(db, limit, before, task_id, device_id, status))
     )
 
 
@@ -224,5 +226,5 @@ async def list_assignments(
 async def show_assignment(office: TheOffice, assignment_id: RowId) -> Response:
     """One run with its result."""
     return await office.desk.answer(
-        lambda db: found(insights_pages.assignment(db, assignment_id), f"assignment {assignment_id}")
+        lambda db: found(pages.assignment(db, assignment_id), f"assignment {assignment_id}")
     )

@@ -13,11 +13,11 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 
-from crawlfleet.api.desk import Desk
+from crawlfleet.api.query_runner import Desk
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseError
 from crawlfleet.core.json_text import json_text
-from crawlfleet.services.insights_news import News, NewsReader
+from crawlfleet.insights.changes import News, NewsReader
 
 log = logging.getLogger(__name__)
 

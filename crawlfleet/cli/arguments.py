@@ -10,7 +10,7 @@ from datetime import date
 from typing import Any, NoReturn
 
 from crawlfleet.core.errors import UsageError
-from crawlfleet.settings import Settings, close_matches, load_settings
+from crawlfleet.settings.definitions import Settings, close_matches, load_settings
 
 log = logging.getLogger(__name__)
 

@@ -54,8 +54,8 @@ def existing_fleet(args: argparse.Namespace) -> Iterator[Fleet]:
 @contextmanager
 def ready_fleet(args: argparse.Namespace) -> Iterator[Fleet]:
     """A handle on the command's fleet, whose tables are made or upgraded first."""
+    from crawlfleet.planning.tariff import task_defaults
     from crawlfleet.services.fleet import connect
-    from crawlfleet.services.tariff import task_defaults
 
     settings = settings_from(args)
     fleet = connect(settings.database_url, task_defaults(settings))

@@ -19,8 +19,8 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.errors import CrawlfleetError, UsageError
 
 if TYPE_CHECKING:
+    from crawlfleet.sandbox.server import Sandbox
     from crawlfleet.services.fleet import Fleet
-    from crawlfleet.sources.sandbox import Sandbox
 
 FOLDER = Path("demo")
 SOURCE = "appsflyer"
@@ -49,8 +49,8 @@ def run_demo(args: argparse.Namespace) -> int:
         raise UsageError(
             f"the demo makes its own database and config file in {FOLDER}/: leave out --database and --config"
         )
+    from crawlfleet.sandbox.server import Sandbox
     from crawlfleet.services.fleet import connect
-    from crawlfleet.sources.sandbox import Sandbox
 
     began = time.monotonic()
     file = _fresh_file()
@@ -112,7 +112,7 @@ def _wait(node: DemoNode, fleet: Fleet) -> int:
 
 
 def _outcome(fleet: Fleet, sandbox: Sandbox, seconds: float) -> Outcome:
-    from crawlfleet.services.insights import apps, data_rows
+    from crawlfleet.insights.overview import apps, data_rows
 
     seen = {name: len(apps(fleet.db, SOURCE, name)) for name in ACCOUNTS}
     rows, days = 0, set()

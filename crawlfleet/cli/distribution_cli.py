@@ -17,7 +17,7 @@ from crawlfleet.cli.arguments import add_json_option, settings_from
 from crawlfleet.cli.output import print_json, print_table, say
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.logs import configure_logging
-from crawlfleet.settings import (
+from crawlfleet.settings.definitions import (
     ENGINES,
     MODES,
     OLD_NAMES,
@@ -93,7 +93,7 @@ class DistributionCLI:
         for notice in load_settings(None, given_settings(args) | {"database_url": None}, environ={}).notices:
             log.warning("%s", notice)
         from crawlfleet.cli.database import existing_database
-        from crawlfleet.services.insights import fleet_status
+        from crawlfleet.insights.overview import fleet_status
 
         with existing_database(args) as db:
             status = fleet_status(db)
@@ -185,7 +185,7 @@ def write_config(path: Path, text: str, force: bool) -> None:
 
 def print_status(status: Mapping[str, Any]) -> None:
     """The fleet's state for people, the verdict last, where the eye is."""
-    from crawlfleet.cli.budget_table import print_budgets
+    from crawlfleet.cli.accounts.budget_table import print_budgets
     from crawlfleet.cli.devices_cli import print_devices
 
     print_devices(status["devices"])

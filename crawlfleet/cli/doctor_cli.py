@@ -12,7 +12,7 @@ from crawlfleet.cli.output import cell, print_json
 
 def run_doctor(args: argparse.Namespace) -> int:
     """Print one line for each finding; exit code 1 when something fails."""
-    from crawlfleet.services.doctor import examine
+    from crawlfleet.doctor.examination import examine
 
     found = []
     for finding in examine(args.config, {"database_url": args.database}):

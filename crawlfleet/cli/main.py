@@ -16,10 +16,10 @@ from crawlfleet.core.logs import configure_logging, make_stream_safe, redact
 # Each has add_parser(subparsers), whose parsers set `run`, a function from the arguments to the exit code or None.
 GROUPS = {
     "distribute": ("crawlfleet.cli.distribution_cli", "run a device; show and check its settings"),
-    "tasks": ("crawlfleet.cli.tasks_cli", "add, list, show, retry and cancel tasks"),
-    "accounts": ("crawlfleet.cli.accounts_cli", "accounts at the vendors"),
+    "tasks": ("crawlfleet.cli.tasks.tasks_cli", "add, list, show, retry and cancel tasks"),
+    "accounts": ("crawlfleet.cli.accounts.accounts_cli", "accounts at the vendors"),
     "devices": ("crawlfleet.cli.devices_cli", "devices of the fleet"),
-    "data": ("crawlfleet.cli.data_cli", "synced apps and figures"),
+    "data": ("crawlfleet.cli.data.data_cli", "synced apps and figures"),
     "tokens": ("crawlfleet.cli.tokens_cli", "tokens of the HTTP API"),
     "db": ("crawlfleet.cli.db_cli", "upgrade and check the database"),
     "doctor": ("crawlfleet.cli.doctor_cli", "look whether this machine can run a node"),

@@ -12,7 +12,7 @@ from crawlfleet.cli.arguments import whole_number
 
 def run_sandbox(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM."""
-    from crawlfleet.sources.sandbox import serve
+    from crawlfleet.sandbox.server import serve
 
     serve(
         args.host,

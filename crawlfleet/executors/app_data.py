@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 
 from crawlfleet.core.errors import NotPermitted, PermanentError, RangeTooLarge
-from crawlfleet.core.figures import Figures, ReportRange
+from crawlfleet.core.vendor_data import Figures, ReportRange
 from crawlfleet.executors.contract import Executor, Instead, TaskContext, TaskResult
 from crawlfleet.executors.task_dates import asked_range, count_days, only_known, required
 from crawlfleet.executors.user_apps import asks_for_all_apps, task_for_app, tasks_per_app, visible_apps
 from crawlfleet.model.task_spec import Task, TaskSpec
-from crawlfleet.sources.base import ALL_APPS, Report, Shape, Source
+from crawlfleet.sources.contract import ALL_APPS, Report, Shape, Source
 
 
 def check_app_data(task: Task) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 
 from crawlfleet.core.account import Account, bearing
 from crawlfleet.core.errors import PermanentError, TaskError, UsageError
-from crawlfleet.core.figures import Row, Scope
+from crawlfleet.core.vendor_data import Row, Scope
 from crawlfleet.executors.permit import Permit
 from crawlfleet.executors.run_log import Keep, RunLogger
 from crawlfleet.executors.shared_sources import shared_source
 from crawlfleet.model.task_spec import Task, TaskSpec
-from crawlfleet.sources.base import Shape, Source, SourceSettings
-from crawlfleet.sources.proxies import Proxy
+from crawlfleet.sources.contract import Shape, Source, SourceSettings
+from crawlfleet.sources.http.proxies import Proxy
 
 _first_use = threading.Lock()  # of what a context makes late, by several threads at once
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from crawlfleet.core.errors import CallRefused, NotPermitted, QuotaError, TaskError, UsageError
-from crawlfleet.core.figures import Scope
 from crawlfleet.core.logs import HIDDEN, redact
+from crawlfleet.core.vendor_data import Scope
 from crawlfleet.executors.contract import Cancelled, TaskContext
 from crawlfleet.model.task_spec import TaskSpec
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from crawlfleet.core.errors import UsageError
 from crawlfleet.executors.contract import Executor
 from crawlfleet.model.task_spec import NAME_PATTERN, Task, TaskSpec
-from crawlfleet.sources.base import Shape, Source
+from crawlfleet.sources.contract import Shape, Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 

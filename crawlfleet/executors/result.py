@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from crawlfleet.core.errors import PermanentError, UsageError
-from crawlfleet.core.figures import App, AppList, Figures, ReportRange, Scope
+from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange, Scope
 from crawlfleet.executors.contract import Instead, TaskResult
 from crawlfleet.executors.outcome import SPOOL_ROWS, Outcome
 from crawlfleet.executors.spool import Spool

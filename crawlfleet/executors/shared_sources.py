@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from crawlfleet.sources.base import Source, SourceSettings
+from crawlfleet.sources.contract import Source, SourceSettings
 from crawlfleet.sources.registry import make_source
 
 _made: dict[tuple[str, str], Source] = {}

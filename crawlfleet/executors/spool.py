@@ -10,7 +10,7 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import IO, Any
 
-from crawlfleet.core.figures import App, Figures, Row
+from crawlfleet.core.vendor_data import App, Figures, Row
 
 _values_of: dict[type, Callable[[Any], tuple[Any, ...]]] = {
     each: attrgetter(*(item.name for item in fields(each))) for each in (App, Figures)

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from datetime import date
 
 from crawlfleet.core.errors import PermanentError
-from crawlfleet.core.figures import App, AppList
+from crawlfleet.core.vendor_data import App, AppList
 from crawlfleet.executors.contract import Executor, TaskContext, TaskResult
 from crawlfleet.executors.task_dates import asked_range, only_known, required
 from crawlfleet.model.task_spec import Task, TaskSpec
-from crawlfleet.sources.base import ALL_APPS, AppListUnavailable, Shape, Source
+from crawlfleet.sources.contract import ALL_APPS, AppListUnavailable, Shape, Source
 from crawlfleet.sources.registry import default_report
 
 

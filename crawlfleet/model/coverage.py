@@ -14,9 +14,9 @@ from decimal import Decimal
 from typing import Any
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.figures import Figures
 from crawlfleet.core.sql import day, json_rows, json_value, sql, stamp, utc
 from crawlfleet.core.transaction import AnyConnection, Transaction
+from crawlfleet.core.vendor_data import Figures
 from crawlfleet.model.feed import FeedKey
 
 FIGURES = ("impressions", "clicks", "installs", "sessions", "loyal_users", "revenue", "cost")

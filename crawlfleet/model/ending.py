@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from crawlfleet.core.figures import Scope
+from crawlfleet.core.vendor_data import Scope
 from crawlfleet.model.task_spec import TaskSpec
 
 

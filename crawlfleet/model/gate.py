@@ -19,7 +19,7 @@ from crawlfleet.core.backoff import retry_delay
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, sql, stamp, utc
 from crawlfleet.core.transaction import AnyRow, Transaction
-from crawlfleet.model import results
+from crawlfleet.model import range_store
 from crawlfleet.model.account import park
 from crawlfleet.model.budget import MAX_CALLS
 from crawlfleet.model.crawl_task import TaskDefaults, order_key
@@ -27,13 +27,13 @@ from crawlfleet.model.ending import Ending
 from crawlfleet.model.lanes import ask_ids, lane_of
 from crawlfleet.model.ledger import LaneBudgets, Ledger
 from crawlfleet.model.lifecycle import MOVES, run_guard, task_guard
-from crawlfleet.model.storing import MAX_MESSAGE, Tasks, store_all
+from crawlfleet.model.run_effects import MAX_MESSAGE, Tasks, store_all
 from crawlfleet.model.task_spec import TaskSpec
 
 CRASH_CAP = 20  # runs of one task that may die under it before it is buried: it kills its runner
 CRASH_DELAY_CAP_SECONDS = 60.0
 QUOTA_PAUSE_SECONDS = 60.0  # when the vendor does not say how long
-AskedEnds = tuple[Callable[[], Tasks], results.Targets]
+AskedEnds = tuple[Callable[[], Tasks], range_store.Targets]
 
 
 class Verdict(StrEnum):
@@ -203,7 +203,7 @@ def _ask_for_more(
 def ask_ends(db: Database, connection: Transaction, endings: Sequence[Ending]) -> AskedEnds:
     """Lock the tasks, and the feeds whose figures the endings bring, and ask for what is known of those."""
     locked = _lock_tasks(db, connection, {each.task_id for each in endings})
-    return locked, results.Targets(db, connection, [each.replaces for each in endings if each.replaces is not None])
+    return locked, range_store.Targets(db, connection, [each.replaces for each in endings if each.replaces is not None])
 
 
 def _lock_tasks(db: Database, connection: Transaction, ids: Collection[int]) -> Callable[[], Tasks]:

@@ -13,14 +13,14 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CallRefused, CrawlfleetError, QuotaError
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.executors.permit import RunPermit, Slot
+from crawlfleet.insights.budgets import budget_facts, budget_name, calls_used
 from crawlfleet.model import fleet_state, lanes
 from crawlfleet.model.budget import MAX_CALLS, Window
 from crawlfleet.model.claims import AssignmentIds
 from crawlfleet.model.lanes import Lane
 from crawlfleet.model.ledger import LaneBudgets, Ledger
 from crawlfleet.model.task_spec import TaskSpec
-from crawlfleet.services.insights_budgets import budget_facts, budget_name, calls_used
-from crawlfleet.services.tariff import Tariff
+from crawlfleet.planning.tariff import Tariff
 
 SEND_SECONDS = 30.0  # a call that was not sent so long after it was held is sent no more
 

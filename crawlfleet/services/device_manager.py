@@ -13,10 +13,10 @@ from crawlfleet.core.backoff import Backoff
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, DatabaseUnreachable, LeaseLost
 from crawlfleet.core.service import Service
+from crawlfleet.core.system_metrics import MachineUse, network_status
 from crawlfleet.model.device import DeviceDAO, DeviceInfo
 from crawlfleet.model.device_heartbeat import Beat, DeviceHeartbeatDAO
-from crawlfleet.services.monitoring import Monitoring
-from crawlfleet.services.system_metrics import MachineUse, network_status
+from crawlfleet.services.caretaker import Monitoring
 
 log = logging.getLogger(__name__)
 

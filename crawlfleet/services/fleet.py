@@ -19,10 +19,10 @@ from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
 from crawlfleet.model.lifecycle import MOVES
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
 from crawlfleet.model.task_spec import TaskSpec, parse_date
-from crawlfleet.services.backfill import Backfill
-from crawlfleet.services.planner import BackfillPlanner
-from crawlfleet.services.tariff import Tariff
-from crawlfleet.sources.base import SourceSettings
+from crawlfleet.planning.backfill import Backfill
+from crawlfleet.planning.planner import BackfillPlanner
+from crawlfleet.planning.tariff import Tariff
+from crawlfleet.sources.contract import SourceSettings
 from crawlfleet.sources.registry import default_report
 
 ACCOUNT_TYPES = frozenset({"user_apps", "app_data"})  # built-in types that run on behalf of an account

@@ -15,25 +15,25 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.core.process import own_identity
+from crawlfleet.core.system_metrics import capabilities, local_ip
 from crawlfleet.core.wakeup import Wakeup
 from crawlfleet.engines.contract import Engine, Reports, Slots
 from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.executors.permit import Permit
+from crawlfleet.insights import overview
 from crawlfleet.model.claims import Claim
 from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.device import DeviceInfo
 from crawlfleet.model.gate import RetryPolicy
-from crawlfleet.services import insights
+from crawlfleet.planning.tariff import Tariff, all_source_settings
 from crawlfleet.services.device_manager import DeviceManager, DeviceOptions, Work
 from crawlfleet.services.dispatcher import Dispatcher
-from crawlfleet.services.figures import Figures
+from crawlfleet.services.fleet_metrics_reader import Figures
 from crawlfleet.services.queue_watcher import QueueWatcher
-from crawlfleet.services.system_metrics import capabilities, local_ip
-from crawlfleet.services.tariff import Tariff, all_source_settings
-from crawlfleet.services.task_logs import TaskLogs
+from crawlfleet.services.task_log_writer import TaskLogs
 from crawlfleet.services.task_scheduler import LoadBalanceStrategy, SchedulerOptions, TaskScheduler
-from crawlfleet.settings import Settings
-from crawlfleet.sources.base import SourceSettings
+from crawlfleet.settings.definitions import Settings
+from crawlfleet.sources.contract import SourceSettings
 
 log = logging.getLogger(__name__)
 
@@ -242,12 +242,12 @@ class Node:
         """None while something is left that can run by itself."""
         try:
             self.manager.monitoring.fail_unknown_types()
-            left = insights.backlog(self.db)
+            left = overview.backlog(self.db)
             if left.open_tasks:
                 self._idle.clear()
                 return None
             assert self._started_at is not None
-            failed = insights.failed_since(self.db, self._started_at)
+            failed = overview.failed_since(self.db, self._started_at)
         except DatabaseUnreachable:
             return None
         for line in left.blocked:

@@ -17,7 +17,7 @@ from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.ending import Ending
 from crawlfleet.model.gate import Ended, RetryPolicy, end_runs
 from crawlfleet.model.ledger import Ledger
-from crawlfleet.services.decided import Decided
+from crawlfleet.services.uncommitted import Decided
 
 
 class ResultWriter(Service):

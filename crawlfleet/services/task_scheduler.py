@@ -44,10 +44,10 @@ from crawlfleet.model.gate import (
     mark_started,
 )
 from crawlfleet.model.ledger import Ledger, ask_lanes_of_tasks
-from crawlfleet.services.decided import Decided, Sent, close_rows, ending_of, final_calls, moment
 from crawlfleet.services.durations import Durations
 from crawlfleet.services.pace import Pace
 from crawlfleet.services.result_writer import ResultWriter
+from crawlfleet.services.uncommitted import Decided, Sent, close_rows, ending_of, final_calls, moment
 
 log = logging.getLogger(__name__)
 

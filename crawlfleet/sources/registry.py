@@ -7,19 +7,19 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from crawlfleet.core.errors import UsageError
-from crawlfleet.sources.base import Source, SourceSettings
+from crawlfleet.sources.contract import Source, SourceSettings
 
 ENTRY_POINT_GROUP = "crawlfleet.sources"
 
 
 def _appsflyer(settings: SourceSettings) -> Source:
-    from crawlfleet.sources.appsflyer import AppsFlyer
+    from crawlfleet.sources.appsflyer.source import AppsFlyer
 
     return AppsFlyer(settings)
 
 
 def _apple(settings: SourceSettings) -> Source:
-    from crawlfleet.sources.apple import Apple
+    from crawlfleet.sources.apple.source import Apple
 
     return Apple(settings)
 

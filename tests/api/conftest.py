@@ -12,7 +12,7 @@ from crawlfleet.api.distribution_api import init_distribution_services, start_di
 from crawlfleet.api.server import ApiServer
 from crawlfleet.services.fleet import Fleet
 from crawlfleet.services.node import Node
-from crawlfleet.settings import Settings, load_settings
+from crawlfleet.settings.definitions import Settings, load_settings
 
 SettingsOf = Callable[..., Settings]
 

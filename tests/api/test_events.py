@@ -16,8 +16,8 @@ from crawlfleet import TaskSpec
 from crawlfleet.api import connections, stream
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable
-from crawlfleet.services import insights_news
-from crawlfleet.services.insights_news import News, NewsReader
+from crawlfleet.insights import changes
+from crawlfleet.insights.changes import News, NewsReader
 from tests import fleets
 from tests.api.conftest import Serve, Served
 from tests.conftest import Backend
@@ -272,7 +272,7 @@ def test_a_run_that_came_and_went_between_two_looks_is_told(db: Database) -> Non
 
 
 def test_more_than_can_be_told_is_said(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(insights_news, "MOST", 3)
+    monkeypatch.setattr(changes, "MOST", 3)
     device = fleets.Device(db)
     device.register()
     reader = NewsReader()

@@ -22,7 +22,7 @@ from crawlfleet.api.listener import open_listener, url_of
 from crawlfleet.core.errors import DeviceRefused, UsageError
 from crawlfleet.model.api_token import ApiTokenDAO, Role
 from crawlfleet.model.device import DeviceDAO
-from crawlfleet.settings import Settings
+from crawlfleet.settings.definitions import Settings
 from tests.api.conftest import Serve, SettingsOf
 
 ROOT = Path(__file__).parent.parent.parent

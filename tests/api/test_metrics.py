@@ -18,16 +18,16 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.core.transaction import Transaction
+from crawlfleet.insights import fleet_metrics
+from crawlfleet.insights.fleet_metrics import LimitUse, fleet_figures
 from crawlfleet.model import fleet_state
 from crawlfleet.model.account import AccountDAO
-from crawlfleet.services import figures as figures_service
-from crawlfleet.services import insights_figures
+from crawlfleet.planning.tariff import task_defaults
+from crawlfleet.services import fleet_metrics_reader as figures_service
 from crawlfleet.services.durations import BOUNDS, Durations
-from crawlfleet.services.figures import Figures
 from crawlfleet.services.fleet import Fleet
-from crawlfleet.services.insights_figures import LimitUse, fleet_figures
-from crawlfleet.services.tariff import task_defaults
-from crawlfleet.settings import Settings
+from crawlfleet.services.fleet_metrics_reader import Figures
+from crawlfleet.settings.definitions import Settings
 from tests.api.conftest import Serve, Served
 from tests.api.test_api import metrics_of
 from tests.conftest import Backend
@@ -216,7 +216,7 @@ def _day(now: datetime, days_ago: int) -> str:
 
 
 def test_labels_are_bounded(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(insights_figures, "MAX_LABELS", 2)
+    monkeypatch.setattr(fleet_metrics, "MAX_LABELS", 2)
     db = fresh(backend.url)
     for number, task_type in enumerate(("a", "b", "c", "d"), 1):
         add(db, number, task_type=task_type)

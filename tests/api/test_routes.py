@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from crawlfleet.api import models
+from crawlfleet.insights import pages
 from crawlfleet.model import schema
-from crawlfleet.services import insights_pages
 from tests import fleets
 from tests.api.sample import SECRET, YESTERDAY, Sample, sample_fleet
 from tests.conftest import Backend
@@ -126,7 +126,7 @@ def test_tasks_are_filtered_and_every_page_has_a_key(client: TestClient, sample:
 def test_a_filter_without_an_index_looks_at_a_bounded_number_of_rows_a_page(
     client: TestClient, sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(insights_pages, "LOOK_ROWS", 3)
+    monkeypatch.setattr(pages, "LOOK_ROWS", 3)
     rare = fleets.add(sample.db, 1, "rare")
     common = fleets.add(sample.db, 7)
     page = get(client, "/tasks", task_type="rare")

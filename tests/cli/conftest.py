@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crawlfleet.core import logs
-from crawlfleet.settings import ENVIRONMENT_PREFIX
+from crawlfleet.settings.definitions import ENVIRONMENT_PREFIX
 from tests.cli.console import Console
 from tests.conftest import Backend
 

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from crawlfleet.core.db import Database
+from crawlfleet.insights import pages
 from crawlfleet.model.api_token import ApiTokenDAO, Role, token_hash
-from crawlfleet.services import insights_pages
 from tests.cli.console import Console
 
 
@@ -63,7 +63,7 @@ def test_every_command_that_changes_something_leaves_a_trace(ready: Console) -> 
     ready("tokens", "revoke", "t")
 
     def trace(db: Database) -> list[str]:
-        rows = insights_pages.audit(db, 100).rows
+        rows = pages.audit(db, 100).rows
         assert all("@" in row["actor"] for row in rows)
         return [row["action"] for row in reversed(rows)]
 

@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 from crawlfleet.core.errors import AuthError, PermanentError, QuotaError, TransientError, UsageError
-from crawlfleet.core.figures import Figures, ReportRange
+from crawlfleet.core.vendor_data import Figures, ReportRange
 from crawlfleet.executors.contract import Cancelled, TaskContext, TaskResult
 from crawlfleet.executors.registry import task_executor
 from crawlfleet.model.task_spec import Task

@@ -9,18 +9,18 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from crawlfleet.core.errors import AuthError, NotPermitted, PermanentError, RangeTooLarge
-from crawlfleet.core.figures import App, AppList, Figures, ReportRange
+from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange
 from crawlfleet.executors.app_data import APP_DATA
 from crawlfleet.executors.body import run_body
 from crawlfleet.executors.contract import TaskContext
 from crawlfleet.executors.task_dates import asked_range
 from crawlfleet.executors.user_apps import USER_APPS
 from crawlfleet.model.task_spec import DEFAULT_REPORT, Task, TaskSpec
-from crawlfleet.sources.apple import Apple
-from crawlfleet.sources.appsflyer import MASTER, AppsFlyer
-from crawlfleet.sources.base import ALL_APPS, Account, AppListUnavailable, Report, Shape, SourceSettings
-from crawlfleet.sources.sandbox import Sandbox, apps_of, expected_rows
-from crawlfleet.sources.sandbox_apple_data import DEVELOPERS, expected_apps
+from crawlfleet.sandbox.apple.invented_data import DEVELOPERS, expected_apps
+from crawlfleet.sandbox.server import Sandbox, apps_of, expected_rows
+from crawlfleet.sources.apple.source import Apple
+from crawlfleet.sources.appsflyer.source import MASTER, AppsFlyer
+from crawlfleet.sources.contract import ALL_APPS, Account, AppListUnavailable, Report, Shape, SourceSettings
 
 START, END = date(2026, 3, 1), date(2026, 3, 4)
 APP_IDS = sorted(app.app_id for app in apps_of("demo_agency"))

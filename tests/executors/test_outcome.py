@@ -25,14 +25,14 @@ from crawlfleet.core.errors import (
     TransientError,
     WaitError,
 )
-from crawlfleet.core.figures import App, AppList, Figures, ReportRange
 from crawlfleet.core.secrets import KEY_VARIABLE, keyring, new_key
+from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange
 from crawlfleet.executors.body import run_body, run_body_async
 from crawlfleet.executors.contract import Executor, Instead, TaskContext, TaskResult
 from crawlfleet.executors.outcome import MAX_MESSAGE, SPOOL_ROWS, Outcome
 from crawlfleet.executors.spool import Spool
 from crawlfleet.model.task_spec import Task, TaskSpec
-from crawlfleet.sources.base import SourceSettings
+from crawlfleet.sources.contract import SourceSettings
 
 DAY = date(2026, 1, 31)
 DAYS = ReportRange("s", "u", "a", "r", DAY, DAY)

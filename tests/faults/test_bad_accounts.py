@@ -6,13 +6,13 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from crawlfleet.core.account import Account
+from crawlfleet.insights import overview
+from crawlfleet.insights.budgets import accounts
+from crawlfleet.insights.explain import Reason, explain
 from crawlfleet.model.feed import denied_feeds
 from crawlfleet.model.task_spec import TaskSpec
-from crawlfleet.services import insights
-from crawlfleet.services.explain import Reason, explain
+from crawlfleet.sandbox.server import Sandbox
 from crawlfleet.services.fleet import Fleet, connect
-from crawlfleet.services.insights_budgets import accounts
-from crawlfleet.sources.sandbox import Sandbox
 from tests.conftest import Backend
 from tests.nodes import NodeProcess
 
@@ -95,5 +95,5 @@ def test_a_report_that_the_vendor_denies_is_asked_for_once_for_each_app(backend:
     assert [feed["app_id"] for feed in denied_feeds(fleet.db, "appsflyer", "alice")] == [
         feed["app_id"] for feed in feeds[1:]
     ]
-    assert {row["app_id"] for row in insights.data_rows(fleet.db, report=GEO)} == {app_id}
+    assert {row["app_id"] for row in overview.data_rows(fleet.db, report=GEO)} == {app_id}
     fleet.close()

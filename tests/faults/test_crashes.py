@@ -10,11 +10,11 @@ import sqlalchemy as sa
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
+from crawlfleet.insights import overview
 from crawlfleet.model.task_spec import TaskSpec
-from crawlfleet.services import insights
+from crawlfleet.sandbox.appsflyer.invented_data import expected_rows
+from crawlfleet.sandbox.server import Sandbox
 from crawlfleet.services.fleet import Fleet, connect
-from crawlfleet.sources.sandbox import Sandbox
-from crawlfleet.sources.sandbox_data import expected_rows
 from tests.conftest import Backend
 from tests.nodes import NodeProcess
 from tests.waiting import wait_until
@@ -66,7 +66,7 @@ def test_ten_kills_in_one_run_lose_nothing_and_double_nothing(backend: Backend, 
     assert (stats["completed"], stats["total"]) == (total, total)
     assert set(completed_runs(fleet.db).values()) == {1}
     assert len(completed_runs(fleet.db)) == total
-    stored = insights.data_rows(fleet.db)
+    stored = overview.data_rows(fleet.db)
     expected = 0
     for name in ACCOUNTS:
         for app in sandbox.apps_of(name):

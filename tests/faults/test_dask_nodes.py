@@ -11,11 +11,11 @@ import pytest
 import sqlalchemy as sa
 
 from crawlfleet.core.account import Account
+from crawlfleet.insights import overview
 from crawlfleet.model.task_spec import TaskSpec
-from crawlfleet.services import insights
+from crawlfleet.sandbox.appsflyer.invented_data import expected_rows
+from crawlfleet.sandbox.server import Sandbox
 from crawlfleet.services.fleet import Fleet, connect
-from crawlfleet.sources.sandbox import Sandbox
-from crawlfleet.sources.sandbox_data import expected_rows
 from tests.conftest import Backend
 from tests.dask_cluster import DaskCluster
 from tests.nodes import NodeProcess
@@ -108,7 +108,7 @@ def test_no_call_of_the_cluster_is_one_too_many(cluster: DaskCluster, fleet: Fle
     assert fleet.tasks.stats()["completed"] == len(specs)
     last = FIRST + timedelta(2)
     expected = sum(len(expected_rows("alice", app, FIRST, last)) for app in apps)
-    assert len(list(insights.data_rows(fleet.db))) == expected
+    assert len(list(overview.data_rows(fleet.db))) == expected
 
 
 def test_a_node_waits_for_a_scheduler_that_went_away_and_stops_in_order_meanwhile(
@@ -146,4 +146,4 @@ def test_a_node_that_cannot_reach_its_cluster_says_so_and_registers_no_device(fl
             assert node.wait(60) == code, node.log
             assert node.count(line) == 1, node.log
             assert "Traceback" not in node.log
-    assert insights.devices(fleet.db) == []
+    assert overview.devices(fleet.db) == []

@@ -10,11 +10,11 @@ import pytest
 import sqlalchemy as sa
 
 from crawlfleet.core.account import Account
+from crawlfleet.insights import overview
 from crawlfleet.model.task_spec import TaskSpec
-from crawlfleet.services import insights
+from crawlfleet.sandbox.appsflyer.invented_data import expected_rows
+from crawlfleet.sandbox.server import Sandbox
 from crawlfleet.services.fleet import Fleet, connect
-from crawlfleet.sources.sandbox import Sandbox
-from crawlfleet.sources.sandbox_data import expected_rows
 from tests import debian_packages
 from tests.conftest import Backend
 from tests.nodes import CLOCK_LIBRARY, NodeProcess
@@ -68,7 +68,7 @@ def assert_complete(fleet: Fleet) -> None:
     assert stats["completed"] == stats["total"] == len(ACCOUNTS) * APPS * DAYS
     last = FIRST + timedelta(DAYS - 1)
     expected = sum(len(expected_rows(name, app, FIRST, last)) for name, app in apps_of_accounts())
-    assert len(list(insights.data_rows(fleet.db))) == expected
+    assert len(list(overview.data_rows(fleet.db))) == expected
 
 
 def test_no_call_is_one_too_many_when_a_node_is_killed(

@@ -11,8 +11,8 @@ import pytest
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.secrets import KEY_VARIABLE, keyring, new_key
+from crawlfleet.sandbox.server import Sandbox
 from crawlfleet.services.fleet import Fleet, connect
-from crawlfleet.sources.sandbox import Sandbox
 from tests.http_proxies import ConnectProxy, SocksProxy
 from tests.nodes import NodeProcess
 from tests.waiting import wait_until

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from crawlfleet.core.account import Account
-from crawlfleet.core.figures import Figures
+from crawlfleet.core.vendor_data import Figures
+from crawlfleet.insights import overview
 from crawlfleet.model.task_spec import TaskSpec
-from crawlfleet.services import insights
+from crawlfleet.sandbox.server import Sandbox
 from crawlfleet.services.fleet import Fleet, connect
-from crawlfleet.sources.appsflyer import MASTER, PULL_REPORTS
-from crawlfleet.sources.sandbox import Sandbox
+from crawlfleet.sources.appsflyer.source import MASTER, PULL_REPORTS
 from tests.conftest import Backend
 from tests.nodes import NodeProcess
 
@@ -47,7 +47,7 @@ def run_node(folder: Path, fleet: Fleet, url: str, sandbox: Sandbox) -> None:
 
 
 def stored(fleet: Fleet, username: str, app_id: str, report: str) -> Counter[tuple[Any, ...]]:
-    rows = insights.data_rows(fleet.db, username=username, app_id=app_id, report=report)
+    rows = overview.data_rows(fleet.db, username=username, app_id=app_id, report=report)
     return Counter(
         cells({**row, "day": date.fromisoformat(str(row["date"])[:10])}, extra_of(row["extra"])) for row in rows
     )

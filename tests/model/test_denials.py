@@ -8,7 +8,7 @@ import pytest
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
-from crawlfleet.core.figures import AppList, ReportRange
+from crawlfleet.core.vendor_data import AppList, ReportRange
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.feed import FeedKey, denied_among, denied_feeds

@@ -12,14 +12,14 @@ import sqlalchemy as sa
 from crawlfleet.core import db as db_module
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
-from crawlfleet.core.figures import App, AppList, Figures, ReportRange
 from crawlfleet.core.transaction import Transaction
+from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange
+from crawlfleet.insights import overview, restatements
+from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.gate import CRASH_CAP, Verdict
 from crawlfleet.model.task_spec import TaskSpec
-from crawlfleet.services import insights, insights_restatements
-from crawlfleet.services.insights_feeds import FeedFilter
 from tests.conftest import Backend
 from tests.fleets import Device, add, ending, fresh, runs, task
 
@@ -32,7 +32,7 @@ def figures(n: int, day: date = DAY, **more: object) -> Figures:
 
 
 def stored(db: Database) -> list[tuple[object, ...]]:
-    return sorted((row["date"], row["media_source"], row["installs"]) for row in insights.data_rows(db))
+    return sorted((row["date"], row["media_source"], row["installs"]) for row in overview.data_rows(db))
 
 
 def test_retries_grow_and_the_last_one_fails(device: Device, db: Database) -> None:
@@ -133,10 +133,10 @@ def test_rows_follow_ups_and_end_commit_together(device: Device, db: Database) -
     assert runs(db, task_id)[0]["result_data"] == {"n": 2}
     [follower] = CrawlTaskDAO(db).find(task_type="next")
     assert (follower["parent_id"], follower["task_data"]) == (task_id, {"a": 1})
-    row = next(iter(insights.data_rows(db)))
+    row = next(iter(overview.data_rows(db)))
     assert (row["revenue"], row["clicks"], row["extra"]) == (Decimal("1.2345"), None, extra)
     assert device.end(done)[0].verdict is Verdict.ALREADY
-    assert len(list(insights.data_rows(db))) == 2
+    assert len(list(overview.data_rows(db))) == 2
     assert len(CrawlTaskDAO(db).find(task_type="next")) == 1
 
 
@@ -156,7 +156,7 @@ def test_a_stale_run_stores_nothing(device: Device, db: Database) -> None:
     device.register()
     [ended] = device.end(ending(claim, rows=[figures(1)], replaces=RANGE, follow_ups=[TaskSpec("next")]))
     assert ended.verdict is Verdict.STALE
-    assert list(insights.data_rows(db)) == []
+    assert list(overview.data_rows(db)) == []
     assert CrawlTaskDAO(db).find(task_type="next") == []
 
 
@@ -202,7 +202,7 @@ def test_results_of_one_feed_that_end_together_are_stored_one_after_the_other(de
         ending(late, started_at=began - timedelta(seconds=1), rows=[figures(4)], replaces=RANGE),
     )
     assert stored(db) == [(DAY, "m3", 3), (DAY + timedelta(days=1), "m2", 2)]
-    [changed] = insights_restatements.restatements(db, FeedFilter(), DAY, RANGE.end)
+    [changed] = restatements.restatements(db, FeedFilter(), DAY, RANGE.end)
     assert (changed.day, changed.figure, changed.before, changed.after) == (DAY, "installs", 1, 3)
 
 
@@ -244,7 +244,7 @@ def test_null_is_a_dimension_of_its_own_and_twins_are_both_kept(device: Device, 
     [claim] = device.claim()
     rows = [Figures(DAY, campaign=name, installs=1) for name in (None, "None", "", "none", None)]
     device.end(ending(claim, rows=rows, replaces=RANGE))
-    assert sorted(str(row["campaign"]) for row in insights.data_rows(db)) == ["", "None", "None", "None", "none"]
+    assert sorted(str(row["campaign"]) for row in overview.data_rows(db)) == ["", "None", "None", "None", "none"]
 
 
 def test_an_app_that_vanished_is_marked_gone_and_comes_back(device: Device, db: Database) -> None:
@@ -253,7 +253,7 @@ def test_an_app_that_vanished_is_marked_gone_and_comes_back(device: Device, db: 
         add(db)
         [claim] = device.claim()
         device.end(ending(claim, rows=[App(name, f"App {name} 应用") for name in names], replaces=scope))
-        found = {row["app_id"]: row["app_status"] for row in insights.apps(db)}
+        found = {row["app_id"]: row["app_status"] for row in overview.apps(db)}
         assert found == {name: "active" if name in names else "gone" for name in ("a", "b")}
 
 

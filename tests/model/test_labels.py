@@ -10,15 +10,15 @@ import pytest
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
+from crawlfleet.insights import overview
+from crawlfleet.insights.explain import Reason, explain
+from crawlfleet.insights.forecast import Limit, forecast
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.claims import Strategy
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.task_spec import TaskSpec
-from crawlfleet.services import insights
-from crawlfleet.services.explain import Reason, explain
-from crawlfleet.services.forecast import Limit, forecast
 from tests.fleets import Device, add, ending, task
 
 VENDOR = {"source": "vendor", "username": "u"}
@@ -145,9 +145,9 @@ def test_tasks_of_a_label_that_nobody_has_wait_for_a_person(device: Device, db: 
     add(db, 2)
     add(db, 3, label="eu")
     blocked = "3 tasks of type noop: no online device that knows it has the label eu"
-    assert insights.backlog(db) == insights.Backlog(2, [blocked])
+    assert overview.backlog(db) == overview.Backlog(2, [blocked])
     Device(db, "eu-1", labels=("eu",)).register()
-    assert insights.backlog(db) == insights.Backlog(5, [])
+    assert overview.backlog(db) == overview.Backlog(5, [])
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 65, "a b", "名", 7])

@@ -13,13 +13,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.figures import Figures, ReportRange
 from crawlfleet.core.transaction import Transaction
+from crawlfleet.core.vendor_data import Figures, ReportRange
 from crawlfleet.model import claims, lanes
 from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.device import DeviceDAO
-from crawlfleet.model.results import replace_range
+from crawlfleet.model.range_store import replace_range
 from crawlfleet.model.task_spec import TaskSpec
 from tests.fleets import Device, ending
 

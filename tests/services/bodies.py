@@ -13,7 +13,7 @@ from datetime import date
 from typing import Any
 
 from crawlfleet.core.errors import AuthError, PermanentError, QuotaError, TransientError
-from crawlfleet.core.figures import Figures, ReportRange
+from crawlfleet.core.vendor_data import Figures, ReportRange
 from crawlfleet.executors.contract import TaskContext, TaskResult
 from crawlfleet.executors.registry import task_executor
 from crawlfleet.model.task_spec import Task

@@ -12,7 +12,7 @@ import pytest
 from crawlfleet.engines import contract
 from crawlfleet.executors import permit
 from crawlfleet.model import device
-from crawlfleet.services import decided, device_manager, monitoring, result_writer, task_scheduler
+from crawlfleet.services import caretaker, device_manager, result_writer, task_scheduler, uncommitted
 from tests.conftest import Backend
 from tests.services.pump import Pump
 from tests.tcp_proxy import TcpProxy
@@ -61,7 +61,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (contract, permit, device, decided, device_manager, monitoring, result_writer, task_scheduler):
+    for module in (contract, permit, device, uncommitted, device_manager, caretaker, result_writer, task_scheduler):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made.monotonic, sleep=time.sleep))
     return made
 

@@ -29,7 +29,7 @@ from crawlfleet.model.device import DeviceInfo
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.services.device_manager import DeviceManager, DeviceOptions, Work
 from crawlfleet.services.fleet import Fleet
-from crawlfleet.services.task_logs import TaskLogs
+from crawlfleet.services.task_log_writer import TaskLogs
 from crawlfleet.services.task_scheduler import SchedulerOptions, TaskScheduler, Turn
 from tests.fleets import fresh, runs, task
 from tests.waiting import wait_until

@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
+from crawlfleet.core.system_metrics import MachineUse, capabilities, local_ip, network_status
 from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
 from crawlfleet.services.device_manager import DeviceOptions
-from crawlfleet.services.system_metrics import MachineUse, capabilities, local_ip, network_status
 from tests.conftest import Backend
 from tests.services.conftest import Clock, MakePump
 from tests.services.pump import Pump

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
-from crawlfleet.services import insights
+from crawlfleet.insights import overview
 from tests.conftest import Backend
 from tests.fleets import task
 from tests.services.conftest import MakePump
@@ -46,7 +46,7 @@ def test_a_large_result_holds_up_neither_turns_nor_beats(backend: Backend, make_
         assert pump.status(large) in {"assigned", "running"}
     wait_for_status(pump, "completed", large)
     assert pump.run_states(large) == ["completed"]
-    assert len(list(insights.data_rows(pump.db))) == MANY
+    assert len(list(overview.data_rows(pump.db))) == MANY
 
 
 @pytest.mark.parametrize("backend", ["mariadb", "postgresql"], indirect=True)
@@ -95,5 +95,5 @@ def test_a_large_result_that_the_database_refuses_fails_its_own_task_only(
     wait_for_status(pump, "completed", good)
     wait_for_status(pump, "failed", bad)
     assert "the database refused the result" in str(task(pump.db, bad)["error_message"])
-    assert {row["app_id"] for row in insights.data_rows(pump.db)} == {"b"}
-    assert len(list(insights.data_rows(pump.db))) == MANY
+    assert {row["app_id"] for row in overview.data_rows(pump.db)} == {"b"}
+    assert len(list(overview.data_rows(pump.db))) == MANY

@@ -19,14 +19,15 @@ from crawlfleet.core.errors import UsageError
 from crawlfleet.core.logs import hide
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.executors.contract import TaskContext
+from crawlfleet.insights import task_logs
+from crawlfleet.insights.task_logs import LogLine, search_logs, task_log
 from crawlfleet.model import rescue
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.task_log import StoredLine, TaskLogDAO
 from crawlfleet.model.task_spec import Task
-from crawlfleet.services import insights_logs, task_logs
+from crawlfleet.services import task_log_writer
 from crawlfleet.services.fleet import Fleet
-from crawlfleet.services.insights_logs import LogLine, search_logs, task_log
-from crawlfleet.services.task_logs import TaskLogs
+from crawlfleet.services.task_log_writer import TaskLogs
 from tests.conftest import Backend
 from tests.fleets import Device, add, ending, fresh
 from tests.servers import Server
@@ -286,16 +287,16 @@ def test_a_line_whose_arguments_do_not_fit_harms_nobody(logs_of: Callable[..., T
 
 def test_lines_are_gathered_for_a_second_unless_there_are_many(logs_of: Callable[..., TaskLogs]) -> None:
     logs = logs_of(lines=10_000)
-    assert logs.next_wait() == task_logs.IDLE_SECONDS
+    assert logs.next_wait() == task_log_writer.IDLE_SECONDS
     keep = logs.of_run(1, 7)
     assert keep is not None
     keep(record("first"))
-    assert 0.5 < logs.next_wait() <= task_logs.GATHER_SECONDS
+    assert 0.5 < logs.next_wait() <= task_log_writer.GATHER_SECONDS
     assert logs.run_once() == 0
-    for _ in range(task_logs.BATCH_LINES + 10):
+    for _ in range(task_log_writer.BATCH_LINES + 10):
         keep(record("more"))
     assert logs.next_wait() <= 0
-    assert logs.run_once() == task_logs.BATCH_LINES
+    assert logs.run_once() == task_log_writer.BATCH_LINES
     assert logs.next_wait() > 0, "others have their turn first"
 
 
@@ -316,7 +317,7 @@ def test_the_thread_stores_by_itself_and_at_the_end_what_is_left(logs_of: Callab
 def test_memory_is_bounded_and_the_loss_is_told_once(
     logs_of: Callable[..., TaskLogs], monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
-    monkeypatch.setattr(task_logs, "BUFFER_LINES", 100)
+    monkeypatch.setattr(task_log_writer, "BUFFER_LINES", 100)
     logs = logs_of()
     for run in range(10):
         keep = logs.of_run(1, run)
@@ -325,8 +326,8 @@ def test_memory_is_bounded_and_the_loss_is_told_once(
             keep(record(f"{run} {number}"))
     assert len(logs._buffer) == 100
     assert logs.dropped == 400
-    monkeypatch.setattr(task_logs, "BUFFER_LINES", 10_000)
-    monkeypatch.setattr(task_logs, "BUFFER_BYTES", 20 * 1024)
+    monkeypatch.setattr(task_log_writer, "BUFFER_LINES", 10_000)
+    monkeypatch.setattr(task_log_writer, "BUFFER_BYTES", 20 * 1024)
     keep = logs.of_run(1, 99)
     assert keep is not None
     for _ in range(100):
@@ -404,11 +405,11 @@ def test_a_flood_of_lines_leaves_the_pump_and_the_heartbeat_their_turns(url: str
     pump = make_pump(url, log_lines=100_000)
     keep = pump.logs.of_run(1, 7)
     assert keep is not None
-    for _ in range(task_logs.BUFFER_LINES):
+    for _ in range(task_log_writer.BUFFER_LINES):
         keep(record("x" * 100))
     pump.logs.start()
     turns = 0
-    while pump.logs.kept < task_logs.BUFFER_LINES - task_logs.BATCH_LINES:
+    while pump.logs.kept < task_log_writer.BUFFER_LINES - task_log_writer.BATCH_LINES:
         [task_id] = pump.add("quick", task_data={})
         pump.until_status("completed", task_id)
         pump.beat()
@@ -489,7 +490,7 @@ def test_a_search_goes_on_where_it_ended(backend: Backend, monkeypatch: pytest.M
     now = clock_of(db)
     lines = [(1, 1, float(n // 3), 20, f"line {n}") for n in range(60)]  # three lines of each moment
     store_lines(db, now, *lines)
-    monkeypatch.setattr(insights_logs, "SEARCH_ROWS", 10)
+    monkeypatch.setattr(task_logs, "SEARCH_ROWS", 10)
     found: list[str] = []
     before, searches = None, 0
     while True:

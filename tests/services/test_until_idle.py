@@ -11,11 +11,12 @@ import pytest
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.executors.registry import executors
+from crawlfleet.insights import overview
 from crawlfleet.model import fleet_state
-from crawlfleet.services import insights, queue_watcher
+from crawlfleet.services import queue_watcher
 from crawlfleet.services.fleet import Fleet
 from crawlfleet.services.node import Node
-from crawlfleet.settings import load_settings
+from crawlfleet.settings.definitions import load_settings
 from tests.conftest import Backend
 from tests.fleets import add, fresh
 from tests.services.conftest import Log
@@ -48,7 +49,7 @@ def test_all_done_is_0(fleet: Fleet, run: Run) -> None:
     add(fleet.db, 30, "quick")
     assert run() == 0
     assert fleet.tasks.stats()["completed"] == 30
-    [device] = insights.devices(fleet.db)
+    [device] = overview.devices(fleet.db)
     assert (device["status"], device["current_tasks"]) == ("offline", 0)
 
 
@@ -91,7 +92,7 @@ def test_a_node_runs_the_tasks_of_its_labels_and_tells_of_others(fleet: Fleet, r
     assert log.count(told) == 1
     assert fleet.tasks.stats()["completed"] == 2
     assert run(labels=["us"]) == 0
-    [device] = insights.devices(fleet.db)
+    [device] = overview.devices(fleet.db)
     assert device["capabilities"]["labels"] == ["us"]
 
 
@@ -112,18 +113,18 @@ def test_a_retry_is_waited_for(fleet: Fleet, run: Run) -> None:
 
 
 def test_the_backlog_counts_what_is_open_and_names_what_is_blocked(fleet: Fleet) -> None:
-    assert insights.backlog(fleet.db) == insights.Backlog(0, [])
+    assert overview.backlog(fleet.db) == overview.Backlog(0, [])
     fleet.accounts.add(Account("appsflyer", "alice", token_env="T"))
     add(fleet.db, 2, "quick")
     add(fleet.db, 3, "quick", username="alice", source="appsflyer")
     with fleet.db.read() as connection:
         now = fleet.db.now(connection)
     add(fleet.db, 1, "quick", run_at=now + timedelta(hours=1))
-    assert insights.backlog(fleet.db) == insights.Backlog(6, [])
+    assert overview.backlog(fleet.db) == overview.Backlog(6, [])
     fleet.accounts.park("appsflyer", "alice", "refused")
     parked = "3 tasks of account alice at appsflyer, parked: refused"
-    assert insights.backlog(fleet.db) == insights.Backlog(3, [parked])
+    assert overview.backlog(fleet.db) == overview.Backlog(3, [parked])
     fleet_state.set_paused(fleet.db, True)
-    assert insights.backlog(fleet.db) == insights.Backlog(0, [parked, "3 tasks: the queue is paused"])
-    assert insights.failed_since(fleet.db, now) == 0
-    assert "waits for a person" in insights.overview(fleet.db)["system_overview"]["verdict"]
+    assert overview.backlog(fleet.db) == overview.Backlog(0, [parked, "3 tasks: the queue is paused"])
+    assert overview.failed_since(fleet.db, now) == 0
+    assert "waits for a person" in overview.overview(fleet.db)["system_overview"]["verdict"]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from crawlfleet.sources.base import Account
+from crawlfleet.sources.contract import Account
 
 TOKEN = "eyJhbGciOi.SECRET-token_0123456789.abcdef"
 

@@ -11,8 +11,8 @@ import pytest
 from crawlfleet.core.errors import UsageError
 from crawlfleet.model.task_spec import DEFAULT_REPORT
 from crawlfleet.sources import registry
-from crawlfleet.sources.appsflyer import AppsFlyer
-from crawlfleet.sources.base import SourceSettings
+from crawlfleet.sources.appsflyer.source import AppsFlyer
+from crawlfleet.sources.contract import SourceSettings
 
 
 def offer(monkeypatch, **values):
@@ -60,7 +60,7 @@ def test_the_default_report_is_the_first_one_of_a_built_in_source():
 def test_a_source_that_fetches_nothing_never_loads_the_http_library():
     program = (
         "import sys; from crawlfleet.sources.registry import make_source;"
-        "from crawlfleet.sources.base import SourceSettings;"
+        "from crawlfleet.sources.contract import SourceSettings;"
         "[make_source(name, SourceSettings()) for name in ('appsflyer', 'apple')]; sys.exit('httpx2' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,251 @@
+"""`accounts`: whose figures are fetched, where their tokens are, and by which proxy. A token is never an argument."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from crawlfleet.cli.accounts import show
+from crawlfleet.cli.accounts.secrets import add_parsers, sealed_token
+from crawlfleet.cli.arguments import add_json_option, settings_from
+from crawlfleet.cli.database import actor, existing_fleet, ready_fleet
+from crawlfleet.cli.output import local_time, print_json, print_table, say
+from crawlfleet.core.account import Account
+from crawlfleet.core.errors import CrawlfleetError, ProxyError, TokenUnavailable, UsageError
+from crawlfleet.core.secrets import keyring
+from crawlfleet.model.lifecycle import AccountStatus
+from crawlfleet.model.task_spec import TaskSpec
+
+if TYPE_CHECKING:
+    from crawlfleet.services.fleet import Fleet
+
+KINDS = ("advertiser", "agency", "ad_network")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+MAX_PATH = 1024
+LISTED = ("source", "username", "kind", "token", "proxy", "apps by hand", "health", "since", "until", "reason")
+
+
+class RefuseToken(argparse.Action):
+    """`--token`: what it is given would be in the shell's history and in the list of processes."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        parser.error(
+            "a token on the command line could be read by others: put it in an environment variable and name that"
+            " with --token-env, put it in a file with --token-file, or hand it in with --token-stdin"
+        )
+
+
+def run_add(args: argparse.Namespace) -> int:
+    """Store an account; one of the same source and name is replaced."""
+    from crawlfleet.sources.contract import SourceSettings
+    from crawlfleet.sources.registry import make_source
+
+    settings = settings_from(args)
+    source = make_source(args.source, SourceSettings())
+    _check_token_place(args, source.needs_token)
+    for app_id in args.app_id or [None]:
+        TaskSpec("app_data", source=args.source, username=args.username, app_id=app_id)  # what no task could name
+    account = Account(
+        args.source,
+        args.username,
+        args.kind,
+        _variable(args.token_env),
+        _path(args.token_file),
+        tuple(args.app_id),
+        proxy=_proxy(args.proxy),
+        key_file=settings.secret_key_file,
+    )
+    if args.token_stdin:
+        account = replace(account, token_sealed=sealed_token(keyring(settings.secret_key_file)))
+    with ready_fleet(args) as fleet:
+        is_new = fleet.accounts.add(account, actor())
+    print(f"account {account.username} at {account.source} {'added' if is_new else 'replaced'}")
+    _warn_of_what_is_missing(account, source.needs_token, settings.use_proxy)
+    return 0
+
+
+def _warn_of_what_is_missing(account: Account, needs_token: bool, use_proxy: bool) -> None:
+    from crawlfleet.sources.http.proxies import Proxy
+
+    try:
+        if needs_token:
+            account.token()
+        if account.proxy is not None:
+            Proxy(account.proxy).open()
+    except (TokenUnavailable, ProxyError) as error:
+        say(f"warning: {error}; every node that fetches for this account needs it")
+    if account.proxy is not None and not use_proxy:
+        say("note: use_proxy is off here; a node goes through the proxy only with use_proxy = true")
+
+
+def _check_token_place(args: argparse.Namespace, needs_token: bool) -> None:
+    is_given = args.token_env is not None or args.token_file is not None or args.token_stdin
+    if needs_token and not is_given:
+        raise UsageError(
+            f"an account at {args.source} needs a token: --token-env NAME, --token-file F or --token-stdin"
+        )
+    if is_given and not needs_token:
+        raise UsageError(f"an account at {args.source} has no token: leave out --token-env, --token-file and so on")
+
+
+def _variable(name: str | None) -> str | None:
+    if name is not None and not VARIABLE.fullmatch(name):  # not repeated here: it may be the token
+        raise UsageError("--token-env takes the name of an environment variable: letters, digits and '_', at most 128")
+    return name
+
+
+def _path(name: str | None) -> str | None:
+    if name is None:
+        return None
+    path = os.path.abspath(name)
+    if not name or len(path) > MAX_PATH or not path.isprintable():
+        raise UsageError(f"--token-file takes the path of a file, at most {MAX_PATH} characters (got {name!r:.80})")
+    return path
+
+
+def _proxy(address: str | None) -> str | None:
+    from crawlfleet.sources.http.proxies import Proxy
+
+    if address is None:
+        return None
+    if len(address) > MAX_PATH or not address.isprintable():
+        raise UsageError(f"--proxy takes an address of at most {MAX_PATH} printable characters")
+    if Proxy(address).holds_password:
+        raise UsageError(
+            "--proxy must not hold a password, which others could read: put it in an environment variable of each node"
+            " and name that, as in 'socks5://user:${PROXY_PASSWORD}@host:1080' (in single quotes)"
+        )
+    return address
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """Print all accounts."""
+    from crawlfleet.insights.budgets import accounts
+
+    with existing_fleet(args) as fleet:
+        found = accounts(fleet.db)
+    if args.json:
+        print_json(found)
+    else:
+        print_table(LISTED, map(_line, found))
+    return 0
+
+
+def _line(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    from crawlfleet.sources.http.proxies import Proxy
+
+    token = "none"
+    if row["token_sealed"]:
+        token = "sealed"
+    elif row["token_env"] or row["token_file"]:
+        token = f"variable {row['token_env']}" if row["token_env"] else f"file {row['token_file']}"
+    proxy = row["proxy"] and Proxy(row["proxy"]).name
+    health = (row["health"][name] for name in ("state", "since", "until", "reason"))
+    return (row["source"], row["username"], row["kind"], token, proxy, row["app_ids"], *health)
+
+
+def run_test(args: argparse.Namespace) -> int:
+    """Ask the vendor for the account's apps, which shows that token and network are fine."""
+    from crawlfleet.planning.tariff import tariff_of
+    from crawlfleet.services.account_check import count_apps
+    from crawlfleet.services.node import usable_account
+    from crawlfleet.sources.contract import AppListUnavailable
+
+    settings = settings_from(args)
+    with existing_fleet(args) as fleet:
+        row = _the_account(fleet, args)
+        stored = fleet.accounts.get(row["source"], row["username"])
+        if stored is None:
+            raise CrawlfleetError(f"account {row['username']!r} was just removed")
+        account, tariff = usable_account(stored, settings), tariff_of(settings)
+        if tariff.source(account.source).needs_token:
+            account.token()  # no call is spent without one
+        say(f"asking {account.source} for the apps of {account.username}; this counts against its app-list quota")
+        try:
+            count = count_apps(fleet.db, tariff, account, when=local_time)
+        except AppListUnavailable as error:
+            if not account.app_ids:
+                raise
+            say(f"{error}; the {len(account.app_ids)} apps named by hand are used")
+        else:
+            print(f"fine: {account.username} at {account.source} sees {count} apps")
+    if row["status"] != AccountStatus.HEALTHY:
+        say(f"its tasks still wait ({row['status']}): `accounts resume {account.username}` lets them go on")
+    return 0
+
+
+def run_park(args: argparse.Namespace) -> int:
+    """Let the account's tasks wait."""
+    with existing_fleet(args) as fleet:
+        row = _the_account(fleet, args)
+        changed = fleet.accounts.park(row["source"], row["username"], args.reason, actor())
+    name = f"account {row['username']} at {row['source']}"
+    print(f"{name} is parked; its tasks wait" if changed else f"{name} was parked already: {row['status_reason']}")
+    return 0
+
+
+def run_resume(args: argparse.Namespace) -> int:
+    """Let the account's tasks run again."""
+    with existing_fleet(args) as fleet:
+        row = _the_account(fleet, args)
+        changed = fleet.accounts.resume(row["source"], row["username"], actor())
+    print(f"account {row['username']} at {row['source']} {'is' if changed else 'was'} {AccountStatus.HEALTHY}")
+    return 0
+
+
+def run_remove(args: argparse.Namespace) -> int:
+    """Forget the account; its data stays."""
+    with existing_fleet(args) as fleet:
+        row = _the_account(fleet, args)
+        fleet.accounts.remove(row["source"], row["username"], actor())
+    print(f"account {row['username']} at {row['source']} removed; its apps and figures stay")
+    return 0
+
+
+def _the_account(fleet: Fleet, args: argparse.Namespace) -> dict[str, Any]:
+    return fleet.account(args.username, args.source)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `accounts` with its sub-commands."""
+    parser = subparsers.add_parser("accounts", help="accounts at the vendors")
+    inner = parser.add_subparsers(title="sub-commands", dest="subcommand", metavar="COMMAND", required=True)
+
+    add = inner.add_parser("add", help="store an account, or replace it")
+    add.add_argument("--token", nargs="?", action=RefuseToken, help=argparse.SUPPRESS)
+    add.add_argument("--source", metavar="S", required=True, help="the vendor, as in appsflyer")
+    add.add_argument("--username", metavar="U", required=True, help="name of the account")
+    token = add.add_mutually_exclusive_group()
+    token.add_argument("--token-env", metavar="NAME", help="environment variable that holds the token on each node")
+    token.add_argument("--token-file", metavar="F", help="file that holds the token on each node")
+    token.add_argument("--token-stdin", action="store_true", help="read the token and keep it sealed in the database")
+    add.add_argument("--proxy", metavar="URL", help="proxy of the account, its password as ${VARIABLE}")
+    add.add_argument("--kind", choices=KINDS, default=KINDS[0], help=f"default: {KINDS[0]}")
+    add.add_argument(
+        "--app-id", metavar="A", action="append", default=[], help="an app of an account whose vendor lists none"
+    )
+    add.set_defaults(run=run_add)
+
+    add_parsers(inner)
+
+    listing = inner.add_parser("list", help="show all accounts; tokens are never shown")
+    add_json_option(listing)
+    listing.set_defaults(run=run_list)
+    show.add_parser(inner, _the_account)
+
+    for name, run, help_line in (
+        ("test", run_test, "ask the vendor for the account's apps; costs one call of its app-list quota"),
+        ("park", run_park, "let the account's tasks wait until resume"),
+        ("resume", run_resume, "let the account's tasks run again"),
+        ("remove", run_remove, "forget the account; its apps and figures stay"),
+    ):
+        command = inner.add_parser(name, help=help_line, description=help_line)
+        command.add_argument("username", metavar="USERNAME", help="name of the account")
+        command.add_argument("--source", metavar="S", help="the vendor, when several know the name")
+        if name == "park":
+            command.add_argument("--reason", metavar="TEXT", required=True, help="why, for your colleagues")
+        command.set_defaults(run=run)

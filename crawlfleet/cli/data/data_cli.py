@@ -1,0 +1,92 @@
+"""`data`: what was fetched. Here are the apps of accounts and the figures of apps; the modules beside this one have the others."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from crawlfleet.cli.arguments import MAX_ROWS, add_json_option, whole_number
+from crawlfleet.cli.data import coverage, export, gaps, restatements
+from crawlfleet.cli.data.filters import add_account_filters, add_app_filters, add_day_filters, check_days
+from crawlfleet.cli.database import existing_database
+from crawlfleet.cli.output import print_json, print_table, say
+
+TABLE_LIMIT = 50  # rows of figures on a screen; --json prints all
+APP_COLUMNS = (
+    ("source", "source"),
+    ("username", "username"),
+    ("app", "app_id"),
+    ("name", "app_name"),
+    ("platform", "platform"),
+    ("time zone", "timezone"),
+    ("currency", "currency"),
+    ("status", "app_status"),
+    ("fetched", "fetched_at"),
+)
+KEY_COLUMNS = ("username", "app_id", "date")
+DIMENSIONS = ("agency", "media_source", "campaign", "country")
+FIGURES = ("impressions", "clicks", "installs", "sessions", "loyal_users", "revenue", "cost")
+EXTRA_CHARS = 80  # of `extra` on a screen
+
+
+def run_apps(args: argparse.Namespace) -> int:
+    """Print the apps that accounts see."""
+    from crawlfleet.insights.overview import apps
+
+    with existing_database(args) as db:
+        found = apps(db, args.source, args.username)
+    if args.json:
+        print_json(found)
+    else:
+        print_table([title for title, _ in APP_COLUMNS], [[app[name] for _, name in APP_COLUMNS] for app in found])
+    return 0
+
+
+def run_rows(args: argparse.Namespace) -> int:
+    """Print stored figures."""
+    from crawlfleet.insights.overview import data_rows
+
+    start, end = check_days(args)
+    limit = args.limit if args.json or args.limit else TABLE_LIMIT
+    with existing_database(args) as db:
+        found = data_rows(db, args.source, args.username, args.app_id, args.report, start, end, limit)
+        if args.json:
+            print_json(found)
+            return 0
+        rows = list(found)
+    _print_rows(rows)
+    if len(rows) == limit:
+        say(f"these are the first {limit}; --limit shows more, --json everything")
+    return 0
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    """A table without the columns that are empty; what a row without figures tells is in its `extra`."""
+    columns = [*KEY_COLUMNS, *(name for name in (*DIMENSIONS, *FIGURES) if any(row[name] is not None for row in rows))]
+    table = [[row[name] for name in columns] for row in rows]
+    extras = [None if any(row[name] is not None for name in FIGURES) else row["extra"] for row in rows]
+    if any(extras):
+        columns.append("extra")
+        for cells, extra in zip(table, extras, strict=True):
+            text = json.dumps(extra, ensure_ascii=False) if extra else ""
+            cells.append(text if len(text) <= EXTRA_CHARS else text[:EXTRA_CHARS] + "...")
+    print_table(columns, table)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `data` with its sub-commands."""
+    parser = subparsers.add_parser("data", help="synced apps and figures")
+    inner = parser.add_subparsers(title="sub-commands", dest="subcommand", metavar="COMMAND", required=True)
+    apps = inner.add_parser("apps", help="show the apps that accounts see")
+    rows = inner.add_parser("rows", help="show the figures of apps, by app and day")
+    for command, run in ((apps, run_apps), (rows, run_rows)):
+        add_account_filters(command)
+        add_json_option(command)
+        command.set_defaults(run=run)
+    add_app_filters(rows)
+    add_day_filters(rows)
+    limit = f"at most so many (default: {TABLE_LIMIT} in the table, all with --json)"
+    rows.add_argument("--limit", metavar="N", type=whole_number(1, MAX_ROWS), help=limit)
+    for module in (coverage, gaps, restatements, export):
+        module.add_parser(inner)

@@ -1,0 +1,77 @@
+"""The options by which the `data` commands choose, and what they mean to the questions of `services`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING
+
+from crawlfleet.cli.arguments import calendar_day, settings_from
+from crawlfleet.cli.database import existing_database
+from crawlfleet.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from crawlfleet.core.db import Database
+    from crawlfleet.insights.feeds import FeedFilter, ReportsOf
+
+
+def add_account_filters(parser: argparse.ArgumentParser) -> None:
+    """--source and --username."""
+    parser.add_argument("--source", metavar="S", help="of this vendor")
+    parser.add_argument("--username", metavar="U", help="of this account")
+
+
+def add_app_filters(parser: argparse.ArgumentParser) -> None:
+    """--app-id and --report."""
+    parser.add_argument("--app-id", metavar="A", help="of this app")
+    parser.add_argument("--report", metavar="R", help="of this report")
+
+
+def add_day_filters(parser: argparse.ArgumentParser, default: str = "") -> None:
+    """--start-date and --end-date; `default` says what is meant without them."""
+    parser.add_argument("--start-date", metavar="D", type=calendar_day, help="first day, as in 2026-01-31")
+    parser.add_argument("--end-date", metavar="D", type=calendar_day, help=f"last day, included{default}")
+
+
+def add_coverage_filters(parser: argparse.ArgumentParser) -> None:
+    """All of them, for commands that look at 30 days unless told otherwise."""
+    add_account_filters(parser)
+    add_app_filters(parser)
+    add_day_filters(parser, " (default: 30 days up to yesterday, UTC)")
+
+
+def check_days(args: argparse.Namespace) -> tuple[date | None, date | None]:
+    """First and last day, where they were given; raises UsageError when they are the wrong way round."""
+    start, end = args.start_date, args.end_date
+    if start and end and start > end:
+        raise UsageError(f"--start-date must not be after --end-date (got {start} and {end})")
+    return start, end
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a command about completeness asks: which feeds, which days, and what the reports can do."""
+
+    db: Database
+    wanted: FeedFilter
+    start: date
+    end: date
+    reports_of: ReportsOf
+
+
+@contextmanager
+def question(args: argparse.Namespace) -> Iterator[Question]:
+    """The question that these arguments ask the command's database; raises UsageError for impossible days."""
+    from crawlfleet.executors.registry import executors
+    from crawlfleet.insights.coverage import period
+    from crawlfleet.insights.feeds import FeedFilter
+    from crawlfleet.planning.tariff import Tariff, all_source_settings
+
+    settings = settings_from(args)
+    tariff = Tariff(all_source_settings(settings), lambda: executors(settings.executors))
+    wanted = FeedFilter(args.source, args.username, args.app_id, args.report)
+    with existing_database(args) as db:
+        yield Question(db, wanted, *period(db, args.start_date, args.end_date), tariff.reports_of)

@@ -1,0 +1,110 @@
+"""The calendar of `data coverage` on a terminal: a line for each feed, a cell for each day.
+
+Each state has a letter of its own beside its colour, so that a terminal, a print or an eye without colours tells them
+apart, too.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+from rich.columns import Columns
+from rich.console import Console
+from rich.text import Text
+
+from crawlfleet.cli.output import cell
+from crawlfleet.model.coverage_state import DayState
+
+if TYPE_CHECKING:
+    from crawlfleet.insights.coverage import FeedCoverage
+
+LETTERS = {
+    DayState.MISSING: "M",
+    DayState.THIN: "T",
+    DayState.SETTLING: "s",
+    DayState.FINAL: ".",
+    DayState.IMPOSSIBLE: "-",
+}
+COLOURS = {
+    DayState.MISSING: "bold white on red",
+    DayState.THIN: "black on yellow",
+    DayState.SETTLING: "black on cyan",
+    DayState.FINAL: "black on green",
+    DayState.IMPOSSIBLE: "white on bright_black",
+}
+LEAST_CELLS = 7  # of a line, however narrow the terminal is
+MONTH_CELLS = len("2026-01 ")
+
+
+def print_heatmap(found: Iterable[FeedCoverage], start: date, end: date) -> None:
+    """The feeds under a heading for each account and report, as many days side by side as the terminal is wide."""
+    console = Console(highlight=False)
+    groups = itertools.groupby(
+        found, key=lambda each: (each.feed.name.source, each.feed.name.username, each.feed.name.report)
+    )
+    for (source, username, report), feeds in groups:
+        console.print(Text(cell(f"{username} at {source}, {report}"), style="bold"))
+        lines, refusals = [], []
+        for each in feeds:
+            app_id = cell(each.feed.name.app_id)
+            lines.append((app_id, [covered.state for covered in each.days]))
+            if each.feed.refusal is not None:
+                refusals.append(cell(f"{app_id}: {each.feed.refusal}"))
+        _print_group(console, lines, start, (end - start).days + 1)
+        for refusal in refusals:
+            console.print(Text(refusal, style="dim"))
+        console.print()
+
+
+def _print_group(console: Console, lines: Sequence[tuple[str, Sequence[DayState]]], start: date, days: int) -> None:
+    label = min(max(cell_len(app_id) for app_id, _ in lines), max(LEAST_CELLS, console.width // 3))
+    at_once = max(LEAST_CELLS, console.width - label - 1)
+    for first in range(0, days, at_once):
+        count = min(at_once, days - first)
+        dates = [start + timedelta(first + n) for n in range(count)]
+        for header in (_months(dates), _days_of_month(dates)):
+            _print(console, Text(f"{'':{label}} {header}", style="dim"))
+        for app_id, states in lines:
+            line = Text(app_id)
+            line.truncate(label, overflow="ellipsis", pad=True)
+            line.append(" ")
+            for state, stretch in itertools.groupby(states[first : first + count]):
+                line.append(LETTERS[state] * len(list(stretch)), COLOURS[state])
+            _print(console, line)
+
+
+def _print(console: Console, line: Text) -> None:
+    console.print(line, no_wrap=True, overflow="ignore", crop=False)
+
+
+def _months(dates: Sequence[date]) -> str:
+    """`2026-01` above the first day of each month; `01`, or nothing, above a month of which few days are shown."""
+    text = ""
+    for _, group in itertools.groupby(dates, key=lambda each: (each.year, each.month)):
+        days = list(group)
+        month = f"{days[0]:%Y-%m}"
+        fitting = next((name for name in (month, month[5:]) if len(name) < len(days)), "")
+        text += fitting.ljust(len(days))
+    return text
+
+
+def _days_of_month(dates: Sequence[date]) -> str:
+    """1, 10 and 20 where these days are."""
+    marks = [" "] * (len(dates) + 1)
+    for index, each in enumerate(dates):
+        if each.day in (1, 10, 20):
+            marks[index : index + len(str(each.day))] = str(each.day)
+    return "".join(marks[: len(dates)])
+
+
+def print_legend(totals: Mapping[str, int]) -> None:
+    """What each letter and colour means, and how many days are in that state."""
+    items = [
+        Text.assemble((f" {LETTERS[state]} ", COLOURS[state]), f" {state.value} {totals.get(state.value, 0)}")
+        for state in DayState
+    ]
+    Console(highlight=False).print(Columns(items, padding=(0, 2)))

@@ -1,0 +1,48 @@
+"""`data restatements`: figures that a vendor changed after they were fetched."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from crawlfleet.cli.arguments import add_json_option
+from crawlfleet.cli.data.filters import add_coverage_filters, question
+from crawlfleet.cli.output import print_json, print_table, say
+
+if TYPE_CHECKING:
+    from crawlfleet.insights.restatements import Restatement
+
+COLUMNS = ("source", "username", "app_id", "report", "day", "figure", "before", "after", "difference")
+MOMENTS = ("fetched_before", "fetched_at")
+
+
+def run_restatements(args: argparse.Namespace) -> int:
+    """Print each changed figure of each day."""
+    from crawlfleet.insights.restatements import restatements
+
+    with question(args) as asked:
+        found = map(_as_object, restatements(asked.db, asked.wanted, asked.start, asked.end))
+        if args.json:
+            print_json(found)
+            return 0
+        rows = [list(each.values()) for each in found]
+    if rows:
+        print_table([*COLUMNS, *MOMENTS], rows)
+    else:
+        say(f"no day from {asked.start} to {asked.end} was changed by a later fetch")
+    return 0
+
+
+def _as_object(each: Restatement) -> dict[str, Any]:
+    feed = each.feed
+    values = (feed.source, feed.username, feed.app_id, feed.report, each.day, each.figure)
+    figures = (each.before, each.after, each.difference)
+    return dict(zip((*COLUMNS, *MOMENTS), (*values, *figures, each.fetched_before, each.fetched_at), strict=True))
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `data restatements`."""
+    parser = subparsers.add_parser("restatements", help="show figures that changed after they were fetched")
+    add_coverage_filters(parser)
+    add_json_option(parser)
+    parser.set_defaults(run=run_restatements)

@@ -1,0 +1,102 @@
+"""`tasks add`: one task from options, or many from a file of JSON lines, all or none of them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from crawlfleet.cli.arguments import add_json_option, whole_number
+from crawlfleet.cli.database import actor, ready_fleet
+from crawlfleet.cli.output import print_json, progress, say
+from crawlfleet.cli.tasks.lines import parse_json, read_task_lines
+from crawlfleet.core.errors import UsageError
+from crawlfleet.model.task_spec import DEFAULT_REPORT, MAX_PRIORITY, SPEC_KEYS, TaskSpec
+
+if TYPE_CHECKING:
+    from crawlfleet.services.fleet import Fleet
+
+MANY = 10_000  # tasks, from which on adding them takes seconds
+
+
+def run_add(args: argparse.Namespace) -> int:
+    """Queue tasks and print their ids."""
+    given = {name: getattr(args, name) for name in SPEC_KEYS if getattr(args, name) is not None}
+    if args.from_file is not None:
+        ids = _add_lines(args, given)
+    else:
+        if "task_type" not in given:
+            raise UsageError("--type is required, as in --type user_apps; --from FILE adds the tasks of a file")
+        spec = TaskSpec.from_mapping(given)
+        with ready_fleet(args) as fleet:
+            ids = fleet.add_tasks([spec], actor())
+    if args.json:
+        print_json({"ids": ids})
+    else:
+        for task_id in ids:
+            print(task_id)
+    return 0
+
+
+def _add_lines(args: argparse.Namespace, given: dict[str, Any]) -> list[int]:
+    if given:
+        raise UsageError(f"{_option(next(iter(given)))} cannot go with --from: every line is a whole task")
+    lines: list[tuple[str, TaskSpec]] = []
+    with progress(None, "tasks read") as advance:
+        for line in read_task_lines(args.from_file):
+            lines.append(line)
+            advance()
+    if len(lines) >= MANY:
+        say(f"adding {len(lines)} tasks")
+    with ready_fleet(args) as fleet:
+        try:
+            ids = fleet.add_tasks([spec for _, spec in lines], actor())
+        except UsageError:
+            _name_the_line(fleet, lines)
+            raise
+    say(f"tasks queued: {len(ids)}")
+    return ids
+
+
+def _name_the_line(fleet: Fleet, lines: list[tuple[str, TaskSpec]]) -> None:
+    """Raise the error of the first task that cannot be added, with its line; tasks alike are looked at once."""
+    alike = {(spec.task_type, spec.username, spec.source): (place, spec) for place, spec in reversed(lines)}
+    for place, spec in reversed(alike.values()):
+        try:
+            fleet.completed([spec])
+        except UsageError as error:
+            raise UsageError(f"{place}: {error}") from None
+
+
+def _option(name: str) -> str:
+    return "--" + {"task_type": "type", "task_data": "data"}.get(name, name).replace("_", "-")
+
+
+def _json_value(text: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"is not JSON: {error} (got {text!r:.80})") from None
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `add`."""
+    parser = subparsers.add_parser("add", help="queue a task, or the tasks of a file")
+    add = parser.add_argument
+    add("--from", dest="from_file", metavar="FILE", help="JSON lines, one task each; - reads standard input")
+    add("--type", dest="task_type", metavar="T", help="user_apps, app_data, or a type of your own executors")
+    add("--username", metavar="U", help="the account")
+    add("--source", metavar="S", help="the account's vendor; the only one that knows the username unless given")
+    add("--app-id", metavar="A", help="the app, in the vendor's spelling")
+    add("--start-date", metavar="D", help="first day, as in 2026-01-31")
+    add("--end-date", metavar="D", help="last day, included")
+    add("--report", metavar="R", help=f"the vendor's report (default: its first, as {DEFAULT_REPORT})")
+    priority = whole_number(-MAX_PRIORITY, MAX_PRIORITY)
+    add("--priority", metavar="N", type=priority, help="each step overtakes ten minutes of waiting (default: 0)")
+    add("--run-at", metavar="T", help="not before this moment, as in 2026-01-31T08:00:00+08:00; UTC without a zone")
+    add("--data", dest="task_data", metavar="JSON", type=_json_value, help="an object for the executor")
+    add("--label", metavar="LABEL", help="only devices that have this label take the task")
+    add("--unique-key", metavar="K", help="while a task with this key is open, adding gives that task's id")
+    add("--execution-timeout", metavar="S", type=whole_number(1, 604_800), help="longest run, in seconds")
+    add("--max-retry-count", metavar="N", type=whole_number(0, 100), help="retries after the first attempt")
+    add_json_option(parser)
+    parser.set_defaults(run=run_add)

@@ -1,0 +1,93 @@
+"""`tasks backfill`: what is missing of an account's days, in as few calls and as early as the vendor's quotas allow."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crawlfleet.cli.arguments import add_json_option, calendar_day, settings_from
+from crawlfleet.cli.database import actor, existing_database
+from crawlfleet.cli.output import cell, print_json, print_table, say
+from crawlfleet.model.task_spec import DEFAULT_REPORT
+
+SHOWN_TASKS = 50  # --json prints all
+
+
+def run_backfill(args: argparse.Namespace) -> int:
+    """Plan, print the plan, and queue its tasks."""
+    from crawlfleet.planning.tariff import task_defaults
+    from crawlfleet.services.fleet import Fleet
+
+    with existing_database(args) as db:
+        plan = Fleet(db, task_defaults(settings_from(args))).backfill(
+            args.username,
+            args.start_date,
+            args.end_date,
+            source=args.source,
+            app_ids=args.app_id or (),
+            report=args.report,
+            label=args.label,
+            dry_run=args.dry_run,
+            actor=actor(),
+        )
+    found = plan.as_dict()
+    if args.json:
+        print_json(found)
+        return 0
+    for note in found["notes"]:
+        say(note)
+    _print_summary(found)
+    if found["tasks"]:
+        print_table(("app", "first day", "last day", "not before", "limits"), map(_task, found["tasks"][:SHOWN_TASKS]))
+        if len(found["tasks"]) > SHOWN_TASKS:
+            say(f"these are the first {SHOWN_TASKS} tasks; --json shows all")
+        print()
+        names = ("limit", "budgets", "calls planned", "least left now", "allowed")
+        print_table(names, _by_limit(found["budgets"]))
+        print()
+        ids = sorted(found["ids"])
+        print(f"tasks queued: {len(ids)}, ids {ids[0]} to {ids[-1]}" if ids else "dry run: nothing was queued")
+    return 0
+
+
+def _print_summary(found: Mapping[str, Any]) -> None:
+    what = f"report {found['report']} of {found['username']}, {found['start_date']} to {found['end_date']}"
+    if found["tasks"]:
+        print(f"{what}: {found['calls']} calls; the last can be made at {cell(found['finish_at'])}")
+    else:
+        print(f"{what}: nothing to fetch")
+    skipped = [f"{count} {reason.replace('_', ' ')}" for reason, count in found["skipped"].items() if count]
+    if skipped:
+        print(f"days left out, of {found['apps']} apps together: {', '.join(skipped)}")
+
+
+def _task(task: Mapping[str, Any]) -> Sequence[Any]:
+    return task["app_id"], task["start_date"], task["end_date"], task["run_at"], task["limits"]
+
+
+def _by_limit(budgets: Sequence[Mapping[str, Any]]) -> list[Sequence[Any]]:
+    rows: list[Sequence[Any]] = []
+    for limit in dict.fromkeys(budget["limit"] for budget in budgets):
+        same = [budget for budget in budgets if budget["limit"] == limit]
+        left = [budget["calls_left"] for budget in same if budget["calls_left"] is not None]
+        planned = sum(budget["calls_planned"] for budget in same)
+        allowed = {budget["allowed"] for budget in same} - {None}
+        rows.append((limit, len(same), planned, min(left, default=None), max(allowed, default=None)))
+    return rows
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `backfill`."""
+    parser = subparsers.add_parser("backfill", help="queue the calls that fetch what is missing of a range of days")
+    add = parser.add_argument
+    add("--username", metavar="U", required=True, help="the account")
+    add("--source", metavar="S", help="its vendor; the only one that knows the username unless given")
+    add("--start-date", metavar="D", required=True, type=calendar_day, help="first day, as in 2026-01-31")
+    add("--end-date", metavar="D", required=True, type=calendar_day, help="last day, included")
+    add("--app-id", metavar="A", action="append", help="this app; may be repeated (default: all known apps)")
+    add("--report", metavar="R", help=f"the vendor's report (default: its first, as {DEFAULT_REPORT})")
+    add("--label", metavar="LABEL", help="only devices that have this label take the tasks")
+    add("--dry-run", action="store_true", help="show the plan and queue nothing")
+    add_json_option(parser)
+    parser.set_defaults(run=run_backfill)

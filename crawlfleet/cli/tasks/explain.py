@@ -1,0 +1,35 @@
+"""`tasks explain`: why a task waits, and until when."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from crawlfleet.cli.arguments import MAX_ID, add_json_option, settings_from, whole_number
+from crawlfleet.cli.database import existing_database
+from crawlfleet.cli.output import cell, local_time, print_json
+from crawlfleet.core.errors import CrawlfleetError
+
+
+def run_explain(args: argparse.Namespace) -> int:
+    """Print one sentence, or the explanation with all that it is made of."""
+    from crawlfleet.insights.explain import explain
+
+    with existing_database(args) as db:
+        found = explain(db, args.id, settings_from(args).offline_timeout, when=local_time)
+    if found is None:
+        raise CrawlfleetError(f"there is no task {args.id}")
+    if args.json:
+        print_json(asdict(found))
+    else:
+        print(cell(found.sentence))
+    return 0
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `explain`."""
+    parser = subparsers.add_parser("explain", help="say why a task waits and until when, or what became of it")
+    parser.add_argument("id", metavar="ID", type=whole_number(1, MAX_ID), help="id of the task")
+    add_json_option(parser)
+    parser.set_defaults(run=run_explain)

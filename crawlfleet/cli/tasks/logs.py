@@ -1,0 +1,128 @@
+"""`tasks logs`: what the runs of a task said, or the lines of all tasks that hold a text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from crawlfleet.cli.arguments import MAX_ID, MAX_ROWS, add_json_option, whole_number
+from crawlfleet.cli.database import existing_database
+from crawlfleet.cli.output import cell, local_time, print_json, say
+from crawlfleet.core.errors import CrawlfleetError, UsageError
+
+if TYPE_CHECKING:
+    from crawlfleet.core.db import Database
+    from crawlfleet.insights.task_logs import LogLine
+
+DEFAULT_FOUND = 100
+FOLLOW_SECONDS = 0.5  # between two looks
+QUIET_SECONDS = 3.0  # after the end of a task: its node may still store what it said
+LEVEL_NAMES = ("debug", "info", "warning", "error", "critical")
+
+
+def run_logs(args: argparse.Namespace) -> int:
+    """Print lines of one task, the oldest first, or of all tasks, the newest first."""
+    if args.follow and args.id is None:
+        raise UsageError("--follow goes with the id of a task")
+    with existing_database(args) as db:
+        if args.id is None:
+            lines = _search(db, args)
+            if args.json:
+                print_json(map(asdict, lines))
+            else:
+                for line in lines:
+                    _print_line(line, f"task {line.task_id}")
+            return 0
+        found = _of_task(db, args)
+        if args.follow:
+            for line in found:
+                if args.json:
+                    print(json.dumps(asdict(line), default=_as_text, ensure_ascii=False), flush=True)
+                else:
+                    _print_line(line, line.device_id or "")
+            return 0
+        kept = deque(found, args.limit)
+    if args.json:
+        print_json(map(asdict, kept))
+        return 0
+    for line in kept:
+        _print_line(line, line.device_id or "")
+    return 0
+
+
+def _of_task(db: Database, args: argparse.Namespace) -> Iterator[LogLine]:
+    """The task's lines that are wanted; with --follow until it is over and says nothing more."""
+    from crawlfleet.insights.task_logs import LEVELS, task_log
+
+    after, over_since = None, None
+    while True:
+        page = task_log(db, args.id, after, live=args.follow)
+        if page is None:
+            raise CrawlfleetError(f"there is no task {args.id}")
+        after = page.after
+        for line in page.lines:
+            if LEVELS[line.level] >= LEVELS[args.level] and (args.text or "").lower() in line.message.lower():
+                yield line
+        if page.more:
+            continue
+        if not args.follow:
+            return
+        if not page.ended:
+            over_since = None
+        elif over_since is None or page.lines:
+            over_since = time.monotonic()
+        elif time.monotonic() - over_since >= QUIET_SECONDS:
+            return
+        time.sleep(FOLLOW_SECONDS)
+
+
+def _search(db: Database, args: argparse.Namespace) -> list[LogLine]:
+    from crawlfleet.insights.task_logs import search_logs
+
+    wanted = args.limit or DEFAULT_FOUND
+    found: list[LogLine] = []
+    before = None
+    while len(found) < wanted:
+        page = search_logs(db, args.text, args.level, before, wanted - len(found))
+        found += page.lines
+        before = page.before
+        if before is None:
+            return found
+    say(f"these are the newest {wanted}; --limit shows more")
+    return found
+
+
+def _print_line(line: LogLine, origin: str) -> None:
+    first, *rest = line.message.splitlines() or [""]
+    print(f"{local_time(line.at)} {line.level.upper():<8} {origin}  {cell(first)}", flush=True)
+    for each in rest:
+        print(f"    {cell(each)}", flush=True)
+
+
+def _as_text(value: Any) -> str:
+    return str(value.isoformat().replace("+00:00", "Z"))
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `logs`."""
+    parser = subparsers.add_parser("logs", help="show what the runs of a task said, or search the lines of all tasks")
+    parser.add_argument("id", metavar="ID", nargs="?", type=whole_number(1, MAX_ID), help="id of the task; none: all")
+    parser.add_argument("--text", metavar="TEXT", help="lines that hold this, in capitals or not")
+    parser.add_argument(
+        "--level",
+        metavar="L",
+        choices=LEVEL_NAMES,
+        default="debug",
+        help=f"lines at least so grave: {', '.join(LEVEL_NAMES)}",
+    )
+    parser.add_argument("--follow", action="store_true", help="go on as the task goes on, until it is over")
+    parser.add_argument(
+        "--limit", metavar="N", type=whole_number(1, MAX_ROWS), help="at most so many, the newest (of all tasks: 100)"
+    )
+    add_json_option(parser)
+    parser.set_defaults(run=run_logs)

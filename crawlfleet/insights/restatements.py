@@ -1,0 +1,91 @@
+"""What vendors changed in days that were fetched before, read-only."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.sql import day, json_rows, json_value, sql, utc
+from crawlfleet.insights.feeds import FeedFilter, FeedName, conditions
+from crawlfleet.model.coverage import FIGURES
+
+PAGE_FEEDS = 200  # whose restatements are read at once
+ROWS, DETAILS = "rows", "details"  # beside the figures: how many rows, and what no sum shows
+
+
+@dataclass(frozen=True, slots=True)
+class Restatement:
+    """One figure of one day of a feed, summed up over its rows, that a later fetch brought with another value.
+
+    `figure` may also be "rows", their number, and "details" where all sums are what they were: then a dimension or
+    `extra` changed, or figures moved from one row to another. None is a figure that no row had, or has.
+    """
+
+    feed: FeedName
+    day: date
+    figure: str
+    before: int | Decimal | None
+    after: int | Decimal | None
+    fetched_before: datetime
+    fetched_at: datetime
+
+    @property
+    def difference(self) -> int | Decimal | None:
+        return None if self.before is None or self.after is None else self.after - self.before
+
+
+def restatements(db: Database, wanted: FeedFilter, start: date, end: date) -> Iterator[Restatement]:
+    """What changed in the days from `start` to `end`, by source, account, report, app and day, the oldest first."""
+    where, parameters = conditions(wanted)
+    query = sql(f"SELECT id, source, username, report, app_id FROM cl_feed WHERE app_id <> ''{where}")
+    with db.read() as connection:
+        found = connection.execute(query, parameters).all()
+    feeds = iter(sorted((FeedName(*name), feed_id) for feed_id, *name in found))
+    while page := {feed_id: name for name, feed_id in itertools.islice(feeds, PAGE_FEEDS)}:
+        yield from _of_feeds(db, page, start, end)
+
+
+def _of_feeds(db: Database, names: Mapping[int, FeedName], start: date, end: date) -> Iterator[Restatement]:
+    query = sql(
+        "SELECT r.id, r.feed_id, r.day, r.rows_before, r.rows_after, r.totals_before, r.totals_after,"
+        f" r.fetched_before, r.fetched_at FROM {db.wording.rows(id='int')} JOIN cl_restatement r ON r.feed_id = v.id"
+        f" WHERE r.day BETWEEN {db.wording.day('first')} AND {db.wording.day('last')}"
+    )
+    parameters = {
+        "rows": json_rows([feed_id] for feed_id in names),
+        "first": start.isoformat(),
+        "last": end.isoformat(),
+    }
+    with db.read() as connection:
+        rows = connection.execute(query, parameters).mappings().all()
+    for row in sorted(rows, key=lambda row: (names[row["feed_id"]], str(row["day"]), row["id"])):
+        yield from _changes(names[row["feed_id"]], row)
+
+
+def _changes(feed: FeedName, row: sa.RowMapping) -> Iterator[Restatement]:
+    which, fetched_before, fetched_at = day(row["day"]), utc(row["fetched_before"]), utc(row["fetched_at"])
+    assert which is not None
+    assert fetched_before is not None
+    assert fetched_at is not None
+    totals_before, totals_after = json_value(row["totals_before"]), json_value(row["totals_after"])
+    before = _sums(row["rows_before"], totals_before, totals_after)
+    after = _sums(row["rows_after"], totals_after, totals_before)
+    changed = [name for name in (ROWS, *FIGURES) if before[name] != after[name]]
+    for name in changed or [DETAILS]:
+        yield Restatement(feed, which, name, before.get(name), after.get(name), fetched_before, fetched_at)
+
+
+def _sums(rows: int, totals: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, int | Decimal | None]:
+    """Every figure. A day without any row has 0 of what it has at the other time; rows may lack a figure, though."""
+    found: dict[str, int | Decimal | None] = {ROWS: rows}
+    for name in FIGURES:
+        value = totals.get(name, 0 if rows == 0 and name in others else None)
+        found[name] = Decimal(str(value)) if isinstance(value, float) else value
+    return found

@@ -1,0 +1,248 @@
+"""Storing what a run fetched: a range is replaced exactly once.
+
+A fetch replaces all rows of its range: what vanished at the vendor vanishes here. The feed's row is locked first,
+so two fetches of one feed never mix; days that a later fetch has written are left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.sql import json_rows, sql, stamp, utc
+from crawlfleet.core.transaction import Transaction
+from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange, Scope
+from crawlfleet.model import coverage, feed
+from crawlfleet.model.coverage import Covered
+from crawlfleet.model.feed import FeedKey, LockedFeed
+
+STORE_BATCH = 1000  # rows of one INSERT
+AMOUNT_LIMIT = Decimal(10) ** 18  # revenue and cost are stored with 18 digits before the point and 6 after
+APP_LIST = "user_apps"  # the report name of the feed that an app list locks
+
+_FIGURES = {
+    "date": "day",
+    "row_hash": "bytes",
+    "agency": "text",
+    "media_source": "text",
+    "campaign": "text",
+    "country": "text",
+    "impressions": "int",
+    "clicks": "int",
+    "installs": "int",
+    "sessions": "int",
+    "loyal_users": "int",
+    "revenue": "decimal",
+    "cost": "decimal",
+    "extra": "json",
+}
+_APPS = {
+    "app_id": "text",
+    "app_name": "text",
+    "platform": "text",
+    "timezone": "text",
+    "currency": "text",
+    "extra": "json",
+}
+
+
+def lock_key(scope: Scope) -> FeedKey:
+    """The feed that a result locks."""
+    if isinstance(scope, AppList):
+        return FeedKey(scope.source, scope.username, "", APP_LIST)
+    return FeedKey(scope.source, scope.username, scope.app_id, scope.report)
+
+
+class Targets:
+    """Where results go: their feeds, locked, and what is known of their days; all is asked for at once.
+
+    Locks are taken in one order, so that two transactions do not wait for each other.
+    """
+
+    def __init__(self, db: Database, connection: Transaction, scopes: Iterable[Scope]) -> None:
+        self._db = db
+        self._connection = connection
+        self._first: dict[FeedKey, Scope] = {}
+        for scope in scopes:
+            self._first.setdefault(lock_key(scope), scope)
+        self._ensure = feed.ask_feeds(db, connection, self._first)
+        self._feeds: dict[FeedKey, LockedFeed] = {}
+        self._days = self._ask_days([scope for scope in self._first.values() if isinstance(scope, ReportRange)])
+
+    def feed_of(self, scope: Scope, now: datetime) -> LockedFeed:
+        """The feed of one of the scopes."""
+        self._feeds = self._feeds or self._ensure(now)
+        return self._feeds[lock_key(scope)]
+
+    def former(self, scope: ReportRange, feed_id: int) -> dict[date, Covered]:
+        """What is known of the days of one of the scopes, right before they are written."""
+        is_first = self._first.pop(lock_key(scope), None) == scope
+        days = self._days if is_first else self._ask_days([scope])  # another result of the feed was written meanwhile
+        return days().get(feed_id, {})
+
+    def _ask_days(self, ranges: Sequence[ReportRange]) -> Callable[[], dict[int, dict[date, Covered]]]:
+        return coverage.ask_days(
+            self._db, self._connection, [(lock_key(each), each.start, each.end) for each in ranges]
+        )
+
+
+def replace_range(
+    db: Database,
+    connection: Transaction,
+    scope: Scope,
+    rows: Iterable[Any],
+    fetched_at: datetime,
+    targets: Targets | None = None,
+) -> None:
+    """Make the stored rows of this scope equal to `rows`, unless a later fetch was stored before.
+
+    `fetched_at` is when the fetch began, by the database's clock. Runs in the caller's transaction; `targets` are those
+    of this scope and others, for a caller who has more to store.
+    Raises DataError or IntegrityError for what the database refuses.
+    """
+    targets = targets or Targets(db, connection, [scope])
+    found = targets.feed_of(scope, fetched_at)
+    feed.forget_denials(connection, found)
+    if isinstance(scope, AppList):
+        _replace_apps(db, connection, scope, list(rows), fetched_at)
+    else:
+        _replace_figures(db, connection, found.id, targets.former(scope, found.id), scope, rows, fetched_at)
+
+
+def _replace_apps(db: Database, connection: Transaction, scope: AppList, apps: list[App], fetched_at: datetime) -> None:
+    owner = {"source": scope.source, "username": scope.username, "at": stamp(fetched_at)}
+    newest = connection.execute(
+        sql("SELECT MAX(fetched_at) FROM cl_user_app WHERE source = :source AND username = :username"), owner
+    ).scalar()
+    if newest is not None and utc(newest) > fetched_at:  # type: ignore[operator]
+        return
+    connection.execute(
+        sql(
+            "UPDATE cl_user_app SET app_status = 'gone', fetched_at = :at"
+            " WHERE source = :source AND username = :username AND app_status <> 'gone'"
+        ),
+        owner,
+    )
+    if not apps:
+        return
+    names = ", ".join(_APPS)
+    at = db.wording.moment("at")
+    statement = db.wording.upsert(
+        f"INSERT INTO cl_user_app ({names}, source, username, app_status, first_seen_at, fetched_at)"
+        f" SELECT {names}, :source, :username, 'active', {at}, {at} FROM {db.wording.rows(**_APPS)}"
+        + (" WHERE 1 = 1" if db.family == "sqlite" else ""),
+        "source, username, app_id",
+        ["app_name", "platform", "timezone", "currency", "extra", "app_status", "fetched_at"],
+    )
+    for batch in _batches(apps):
+        values = [
+            (app.app_id, app.name, app.platform, app.time_zone, app.currency, _extra(dict(app.extra))) for app in batch
+        ]
+        connection.execute(sql(statement), {**owner, "rows": json_rows(values)})
+
+
+def _replace_figures(
+    db: Database,
+    connection: Transaction,
+    feed_id: int,
+    former: Mapping[date, Covered],
+    scope: ReportRange,
+    rows: Iterable[Figures],
+    fetched_at: datetime,
+) -> None:
+    later = {each for each, known in former.items() if known.fetched_at > fetched_at}
+    days = [each for each in _days(scope) if each not in later]
+    delete = sql(
+        "DELETE FROM cl_app_data WHERE feed_id = :feed"
+        f" AND date BETWEEN {db.wording.day('start')} AND {db.wording.day('end')}"
+    )
+    for first, last in _stretches(days):
+        connection.execute(delete, {"feed": feed_id, "start": first.isoformat(), "end": last.isoformat()})
+    found = {each: coverage.DayTotals() for each in days}
+    seen: Counter[bytes] = Counter()
+    names = ", ".join(_FIGURES)
+    columns = names.replace("row_hash", db.wording.binary("row_hash"))
+    insert = sql(
+        f"INSERT INTO cl_app_data (feed_id, {names}) SELECT {db.wording.integer('feed')}, {columns}"
+        f" FROM {db.wording.rows(**_FIGURES)}"
+    )
+    for batch in _batches(row for row in rows if row.day not in later):
+        values = [_figures_row(row, seen) for row in batch]
+        for row, stored in zip(batch, values, strict=True):
+            found[row.day].add(row, stored)
+        connection.execute(insert, {"feed": feed_id, "rows": json_rows(values)})
+    coverage.write(db, connection, feed_id, found, former, fetched_at, scope.settle_days)
+
+
+class ValueRefused(ValueError):
+    """A figure that no database column holds."""
+
+
+def _whole(row: Figures, name: str) -> int | None:
+    value: int | None = getattr(row, name)
+    if value is not None and not -(2**63) <= value < 2**63:  # SQLite would store it as a float
+        raise ValueRefused(f"{name} of {row.day} does not fit 64 bits (got {value})")
+    return value
+
+
+def _amount(row: Figures, name: str) -> Decimal | None:
+    value: Decimal | None = getattr(row, name)
+    if value is not None and not (value.is_finite() and abs(value) < AMOUNT_LIMIT):  # MariaDB would cut it silently
+        raise ValueRefused(f"{name} of {row.day} must be below {AMOUNT_LIMIT} (got {value})")
+    return value
+
+
+def _figures_row(row: Figures, seen: Counter[bytes]) -> tuple[Any, ...]:
+    identity = [
+        row.day.isoformat(),
+        row.agency,
+        row.media_source,
+        row.campaign,
+        row.country,
+        sorted(row.dimensions.items()),
+    ]
+    plain = json.dumps(identity, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(plain, digest_size=16).digest()
+    seen[digest] += 1
+    if seen[digest] > 1:  # the vendor sent these dimensions twice: both rows count
+        digest = hashlib.blake2b(plain + b"#%d" % seen[digest], digest_size=16).digest()
+    return (
+        row.day,
+        digest,
+        row.agency,
+        row.media_source,
+        row.campaign,
+        row.country,
+        *(_whole(row, name) for name in ("impressions", "clicks", "installs", "sessions", "loyal_users")),
+        _amount(row, "revenue"),
+        _amount(row, "cost"),
+        _extra({**row.dimensions, **row.extra}),
+    )
+
+
+def _extra(values: dict[str, Any]) -> str | None:
+    return json.dumps(values, ensure_ascii=False, default=str) if values else None
+
+
+def _batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
+    iterator = iter(rows)
+    while batch := list(itertools.islice(iterator, STORE_BATCH)):
+        yield batch
+
+
+def _days(scope: ReportRange) -> list[date]:
+    return [scope.start + timedelta(days=n) for n in range((scope.end - scope.start).days + 1)]
+
+
+def _stretches(days: list[date]) -> Iterator[tuple[date, date]]:
+    """Unbroken runs of days, as (first, last)."""
+    for _, group in itertools.groupby(enumerate(days), key=lambda pair: pair[1].toordinal() - pair[0]):
+        stretch = [each for _, each in group]
+        yield stretch[0], stretch[-1]

@@ -1,0 +1,141 @@
+"""What a run leaves behind beside its end: figures, apps, follow-up tasks, and what the vendor denied.
+
+All of it is written in the transaction that ends the run, after the gate has seen that the run is still live.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from crawlfleet.core.db import Database
+from crawlfleet.core.transaction import AnyRow, Transaction
+from crawlfleet.model import feed, range_store
+from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.ending import Ending
+from crawlfleet.model.feed import FeedKey
+from crawlfleet.model.ledger import Ledger
+from crawlfleet.model.task_spec import TaskSpec
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE = 2000  # characters of an error that are kept
+Tasks = dict[int, Any]  # by task id, what is known of a task whose run ends
+
+
+def store_all(
+    db: Database,
+    connection: Transaction,
+    endings: Sequence[Ending],
+    tasks: Tasks,
+    targets: range_store.Targets,
+    defaults: TaskDefaults,
+    ledger: Ledger,
+) -> list[Ending]:
+    """Write what these live runs leave behind; the endings, as failures where the database refused their data."""
+    # transactions that touch several feeds write them in one order
+    ordered = sorted(endings, key=lambda each: _feed_of(each, tasks[each.task_id]))
+    for each in ordered:
+        if each.denied is not None and (denied := _feed_of(each, tasks[each.task_id])):
+            feed.deny(db, connection, FeedKey(*denied), (each.message or "not permitted")[:MAX_MESSAGE], ledger.now)
+    return [
+        *_store(db, connection, [e for e in ordered if e.writes_data], tasks, targets, defaults, ledger),
+        *(e for e in ordered if not e.writes_data),
+    ]
+
+
+def _feed_of(ending: Ending, task: AnyRow) -> FeedKey | tuple[()]:
+    """The feed that an ending writes or denies, () when there is none."""
+    if ending.replaces is not None:
+        return range_store.lock_key(ending.replaces)
+    if ending.denied is None:
+        return ()
+    return _whole_feed(task["source"], task["username"], *ending.denied) or ()
+
+
+def _whole_feed(source: str | None, username: str | None, app_id: str | None, report: str | None) -> FeedKey | None:
+    """The feed of these four; None when one of them is open."""
+    if source is None or username is None or app_id is None or report is None:
+        return None
+    return FeedKey(source, username, app_id, report)
+
+
+def _without_denied(db: Database, connection: Transaction, ending: Ending, task: AnyRow, now: datetime) -> Ending:
+    """The ending without follow-ups for feeds that the vendor denies the account; its summary tells how many.
+
+    Parts of the task's own app stay: that the vendor lets the account have it has just been seen.
+    """
+    asked = [
+        None if spec.app_id == task["app_id"] else _whole_feed(spec.source, spec.username, spec.app_id, spec.report)
+        for spec in ending.follow_ups
+    ]
+    denied = feed.denied_among(db, connection, {key for key in asked if key is not None}, now)
+    wanted = [spec for spec, key in zip(ending.follow_ups, asked, strict=True) if key not in denied]
+    if skipped := len(ending.follow_ups) - len(wanted):
+        log.info("left out tasks of denied feeds: task=%d count=%d", ending.task_id, skipped)
+        summary = json.dumps({**json.loads(ending.summary or "{}"), "denied_skipped": skipped}, ensure_ascii=False)
+        return replace(ending, follow_ups=wanted, summary=summary)
+    return ending
+
+
+def _with_label(specs: Sequence[TaskSpec], label: str | None) -> Sequence[TaskSpec]:
+    """Follow-ups have the label of their parent unless they name one."""
+    if label is None:
+        return specs
+    return [spec if spec.label is not None else replace(spec, label=label) for spec in specs]
+
+
+def _store(
+    db: Database,
+    connection: Transaction,
+    endings: Sequence[Ending],
+    tasks: Tasks,
+    targets: range_store.Targets,
+    defaults: TaskDefaults,
+    ledger: Ledger,
+) -> list[Ending]:
+    """Write rows and follow-ups; what the database refuses makes an ending a failure.
+
+    All within one savepoint, since that takes one round trip; when the database refuses something, each within its own.
+    """
+    if not endings:
+        return []
+    try:
+        with connection.savepoint():
+            return [_write_data(db, connection, e, tasks[e.task_id], targets, defaults, ledger) for e in endings]
+    except (sa.exc.DataError, sa.exc.IntegrityError, ValueError) as error:  # ValueError: text that is no UTF-8, too
+        if len(endings) > 1:
+            alone: list[Ending] = []
+            for each in endings:
+                own = range_store.Targets(db, connection, [each.replaces] if each.replaces is not None else [])
+                alone += _store(db, connection, [each], tasks, own, defaults, ledger)
+            return alone
+        [ending] = endings
+        log.warning("result refused by the database: task=%d assignment=%d", ending.task_id, ending.assignment_id)
+        message = f"the database refused the result: {' '.join(str(getattr(error, 'orig', error)).split())[:300]}"
+        return [replace(ending, kind="permanent", message=message, summary=None, rows=(), replaces=None, follow_ups=())]
+
+
+def _write_data(
+    db: Database,
+    connection: Transaction,
+    ending: Ending,
+    task: AnyRow,
+    targets: range_store.Targets,
+    defaults: TaskDefaults,
+    ledger: Ledger,
+) -> Ending:
+    if ending.replaces is not None:
+        fetched_at = ending.started_at or ledger.now
+        range_store.replace_range(db, connection, ending.replaces, ending.rows, fetched_at, targets)
+    if ending.follow_ups:
+        ending = _without_denied(db, connection, ending, task, ledger.now)
+        specs = _with_label(ending.follow_ups, task["label"])
+        CrawlTaskDAO(db).add_in(connection, specs, defaults, ledger, parent_id=ending.task_id)
+    return ending

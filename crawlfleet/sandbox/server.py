@@ -1,0 +1,254 @@
+"""Simulated vendors, AppsFlyer and the App Store: a thin server before the parts that answer for each of them.
+
+An AppsFlyer token is `sandbox-<username>`; it belongs to the account <username>, and any username has apps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from crawlfleet.core.errors import UsageError
+from crawlfleet.core.vendor_data import App, Figures
+from crawlfleet.sandbox.answer import Answer
+from crawlfleet.sandbox.apple.endpoints import AppleStore
+from crawlfleet.sandbox.apple.invented_data import DEVELOPERS
+from crawlfleet.sandbox.appsflyer.endpoints import NOT_FOUND_PAGE, ROW_CAP, AppsFlyerVendor, Permits, permits_by_name
+from crawlfleet.sandbox.appsflyer.invented_data import PARTNERS, apps_of, expected_rows
+from crawlfleet.sandbox.quota import Quotas, Tally
+
+__all__ = ["Sandbox", "apps_of", "expected_rows", "serve"]
+
+STATS_PATH = "/__stats__"
+
+
+class Sandbox:
+    """The server; `port` 0 picks a free one. `start` returns when it listens, `stop` when the port is free again.
+
+    `minute_seconds` is the length of the vendor's minute. Its day stays the UTC day unless `day_seconds` gives
+    days of another length, counted from the start. A call that is refused for a quota of another length than
+    the vendor's carries Retry-After, which the vendor does not send: a client could not know otherwise.
+    `failure_rate` of the calls answer 500 or 503, before any quota; `seed` makes their order repeatable.
+    `apps` is how many apps each AppsFlyer account has, else 3 to 8. `clock` gives seconds of the Unix epoch.
+
+    For tests: `cut_rate` and `stall_rate` of the good answers end, or fall silent, in the middle of their body.
+    `row_cap` is what the Pull API cuts a report to and the Master API refuses to exceed. `permits(username, report)`
+    says what an account may have; by default accounts with `noplan` in their name lack the Master API.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        minute_seconds: float = 60.0,
+        day_seconds: float | None = None,
+        failure_rate: float = 0.0,
+        seed: int = 0,
+        apps: int | None = None,
+        clock: Callable[[], float] = time.time,
+        cut_rate: float = 0.0,
+        stall_rate: float = 0.0,
+        row_cap: int = ROW_CAP,
+        permits: Permits = permits_by_name,
+    ) -> None:
+        for name, rate in (("failure_rate", failure_rate), ("cut_rate", cut_rate), ("stall_rate", stall_rate)):
+            if not 0 <= rate <= 1:
+                raise UsageError(f"{name} must lie between 0 and 1 (got {rate})")
+        if minute_seconds <= 0 or (day_seconds is not None and day_seconds <= 0):
+            raise UsageError(f"minute and day must be longer than 0 s (got {minute_seconds} and {day_seconds})")
+        self._host, self._port = host, port
+        quotas = Quotas(minute_seconds, day_seconds, clock)
+        quota_is_real = (minute_seconds == 60, day_seconds is None)
+        self._appsflyer = AppsFlyerVendor(
+            quotas, quota_is_real, self._failure, clock, lambda: self.base_url, apps, row_cap, permits
+        )
+        self._apple = AppleStore(quotas, quota_is_real[0], self._failure, clock)
+        self._tally = Tally()
+        self._failure_rate, self._cut_rate, self._stall_rate = failure_rate, cut_rate, stall_rate
+        self._dice = random.Random(seed)
+        self._dice_lock = threading.Lock()
+        self._server: ThreadingHTTPServer | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Sandbox:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    @property
+    def base_url(self) -> str:
+        """The address to set as base_url; known after `start`."""
+        if self._server is None:
+            raise UsageError("the sandbox is not started")
+        return f"http://{self._host}:{self._server.server_address[1]}"
+
+    def start(self) -> None:
+        """Listen; raises UsageError when the port is taken. Starting twice is fine."""
+        if self._server is not None:
+            return
+        sandbox = self
+
+        class Handler(_Handler):
+            owner = sandbox
+
+        try:
+            self._server = _Server((self._host, self._port), Handler)
+        except OSError as error:
+            raise UsageError(
+                f"cannot listen on {self._host}:{self._port}: {error.strerror}; choose another port"
+            ) from None
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="sandbox", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the port. Stopping twice is fine."""
+        if self._server is None or self._thread is None:
+            return
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        self._server = self._thread = None
+
+    def apps_of(self, username: str) -> list[App]:
+        """The apps that this sandbox gives the account."""
+        return self._appsflyer.apps_of(username)
+
+    def expected_rows(
+        self, username: str, app_id: str, start: date, end: date, report: str = PARTNERS
+    ) -> list[Figures]:
+        """The truth about a report of the account: what a correct reader yields, when no row cap is in the way."""
+        return self._appsflyer.expected_rows(username, app_id, start, end, report)
+
+    def stats(self) -> dict[str, Any]:
+        """What GET /__stats__ answers: calls and refused calls in all, by endpoint, by account."""
+        return self._tally.stats()
+
+    def answer(self, target: str, authorization: str) -> Answer:
+        """The answer to a GET of `target`, counted."""
+        parts = urlsplit(target)
+        if parts.path == STATS_PATH:
+            return Answer(200, json.dumps(self.stats()))
+        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        answer = self._appsflyer.answer(parts.path, query, authorization) or self._apple.answer(parts.path, query)
+        if answer is None:
+            return Answer(404, NOT_FOUND_PAGE, "text/html")
+        answer = self._with_fault(answer)
+        self._tally.count(answer.endpoint, answer.account, answer.status != 200 or answer.fault is not None)
+        return answer
+
+    def _failure(self) -> Answer | None:
+        with self._dice_lock:
+            if self._dice.random() >= self._failure_rate:
+                return None
+            status = self._dice.choice((500, 503))
+        return Answer(status, "simulated failure", "text/plain")
+
+    def _with_fault(self, answer: Answer) -> Answer:
+        if answer.status != 200 or not self._cut_rate + self._stall_rate:
+            return answer
+        with self._dice_lock:
+            roll = self._dice.random()
+        if roll < self._cut_rate:
+            return replace(answer, fault="cut")
+        return replace(answer, fault="stall") if roll < self._cut_rate + self._stall_rate else answer
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.connections: set[socket.socket] = set()
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no news; anything else is shown."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+    def server_close(self) -> None:
+        super().server_close()
+        for connection in list(self.connections):  # kept-alive clients must see that the server is gone
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body leave in one packet, so keep-alive is not slowed by delayed acknowledgements
+    timeout = 60  # an idle connection
+    owner: Sandbox
+
+    def do_GET(self) -> None:
+        answer = self.owner.answer(self.path, self.headers.get("Authorization", ""))
+        body = answer.body.encode()
+        self.send_response(answer.status)
+        self.send_header("Content-Type", f"{answer.content_type}; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        if answer.retry_after is not None:
+            self.send_header("Retry-After", f"{answer.retry_after + 0.001:.3f}")
+        self.end_headers()
+        if answer.fault is None:
+            self.wfile.write(body)
+            return
+        self.wfile.write(body[: len(body) // 2])
+        self.close_connection = True
+        if answer.fault == "stall":
+            self.wfile.flush()
+            with contextlib.suppress(OSError):
+                self.rfile.read(1)  # silent until the client or the sandbox gives up
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: requests are counted, not logged."""
+
+
+def serve(
+    host: str = "127.0.0.1",
+    port: int = 8099,
+    minute_seconds: float = 60.0,
+    day_seconds: float | None = None,
+    failure_rate: float = 0.0,
+    seed: int = 0,
+    apps: int | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Run a sandbox until SIGINT or SIGTERM, after saying how to use it. Must be called in the main thread."""
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    with Sandbox(host, port, minute_seconds, day_seconds, failure_rate, seed, apps) as sandbox:
+        say(f"sandbox listens on {sandbox.base_url}; Ctrl-C ends it. In another terminal:")
+        say(f"  export CRAWLFLEET_APPSFLYER_BASE_URL={sandbox.base_url}")
+        for username, kind in (("demo_agency", "agency"), ("demo_advertiser", "advertiser")):
+            variable = f"SANDBOX_TOKEN_{username.upper()}"
+            say(f"  export {variable}=sandbox-{username}")
+            account = f"--source appsflyer --username {username} --kind {kind} --token-env {variable}"
+            say(f"  python main.py accounts add {account}")
+        say(f"  export CRAWLFLEET_APPLE_BASE_URL={sandbox.base_url}")
+        for developer in DEVELOPERS:
+            say(f"  python main.py accounts add --source apple --username {developer}")
+        say(f"Calls so far: curl {sandbox.base_url}{STATS_PATH}")
+        stopped.wait()

@@ -1,0 +1,91 @@
+"""AppsFlyer's App List API, page by page (devhub: app_list_ad_nets_api.yaml)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crawlfleet.core.errors import PermanentError, TransientError
+from crawlfleet.core.vendor_data import App
+from crawlfleet.sources.http.transport import Session
+from crawlfleet.sources.values import storable
+
+APPS_PATH = "/api/mng/apps"
+APPS_PER_PAGE = 1000  # the vendor's maximum
+MAX_PAGES = 100  # the vendor allows 100 calls a day
+
+
+def read_app_list(session: Session) -> list[App]:
+    """All apps, each once, in the vendor's order.
+
+    Raises PermanentError for an answer of another shape or pages without end, TransientError for fewer apps than the
+    answer announces.
+    """
+    apps: dict[str, App] = {}
+    seen_records = 0
+    visited: set[str] = set()
+    page = session.get_json(APPS_PATH, {"limit": str(APPS_PER_PAGE)})
+    while True:
+        records = _records(page, session)
+        before = len(apps)
+        for record in records:
+            app = _app(record, session)
+            apps.setdefault(app.app_id, app)
+        seen_records += len(records)
+        link = _next_link(page, session)
+        if link is None:
+            break
+        if link in visited or len(visited) >= MAX_PAGES - 1 or len(apps) == before:
+            raise PermanentError(
+                f"GET {APPS_PATH}: the list has no end (page {len(visited) + 1} with {len(records)} apps,"
+                f" {len(apps)} in all, leads to {session.quote(link)})"
+            )
+        visited.add(link)
+        page = session.get_json(link)
+    announced = _total_items(page)
+    if announced is not None and seen_records < announced:
+        raise TransientError(f"GET {APPS_PATH}: {seen_records} apps came, {announced} were announced")
+    return list(apps.values())
+
+
+def _records(page: Any, session: Session) -> list[Any]:
+    records = page.get("data") if isinstance(page, dict) else None
+    if not isinstance(records, list):
+        raise PermanentError(f"GET {APPS_PATH}: the answer is no app list: {session.quote(str(page))}")
+    return records
+
+
+def _app(record: Any, session: Session) -> App:
+    app_id = record.get("id") if isinstance(record, dict) else None
+    if not isinstance(app_id, str) or not 1 <= len(app_id) <= 190 or not app_id.isprintable():
+        raise PermanentError(f"GET {APPS_PATH}: an app without a usable id: {session.quote(str(record))}")
+    attributes = record.get("attributes")
+    if not isinstance(attributes, dict):
+        attributes = {}
+
+    def text(name: str) -> str | None:
+        value = attributes.get(name)
+        return storable(value) if isinstance(value, str) and value else None
+
+    named = ("name", "platform", "currency", "time_zone")
+    extra = {
+        storable(key): storable(value) if isinstance(value, str) else value
+        for key, value in attributes.items()
+        if key not in named and isinstance(value, (str, bool, int))
+    }
+    return App(app_id, text("name"), text("platform"), text("currency"), text("time_zone"), extra)
+
+
+def _next_link(page: Any, session: Session) -> str | None:
+    links = page.get("links")
+    link = links.get("next") if isinstance(links, dict) else None
+    if link is None or link == "":
+        return None
+    if not isinstance(link, str):
+        raise PermanentError(f"GET {APPS_PATH}: links.next must be an address (got {session.quote(str(link))})")
+    return link
+
+
+def _total_items(page: Any) -> int | None:
+    meta = page.get("meta")
+    total = meta.get("total_items") if isinstance(meta, dict) else None
+    return total if isinstance(total, int) and not isinstance(total, bool) else None

@@ -1,0 +1,51 @@
+"""AppsFlyer's Master API v4: clicks and installs down to the ad (devhub: master_api.yaml, master_lastupdate_api.yaml).
+
+A plan must include it. It is the only official API with clicks for each adset and ad, and one call may cover all
+apps of an account. One KPI that the account lacks would fail the whole report, so only two are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+from urllib.parse import quote
+
+from crawlfleet.core.errors import PermanentError, TransientError
+from crawlfleet.core.vendor_data import Figures
+from crawlfleet.sources.appsflyer.errors import master_error, without_refusal
+from crawlfleet.sources.appsflyer.report import MASTER_CAPTIONS, ReportText
+from crawlfleet.sources.http.transport import Session
+
+LAST_UPDATE_PATH = "/api/master-agg-data/lastupdate"
+GROUPINGS = "app_id,install_time,pid,c,af_adset_id,af_adset,af_ad,af_ad_id"
+KPIS = "clicks,installs"
+DAY_SECONDS = 86_400.0
+LOOK_AGAIN_SECONDS = 8 * 3600.0  # the data moves on by one day a day, at no known hour
+
+
+def master_rows(session: Session, app_id: str, start: date, end: date) -> Iterator[Figures]:
+    """One Figures for each day, app, media source, campaign, adset and ad; two calls.
+
+    `dimensions` holds app_id, adset_id, adset, ad_id and ad. `app_id` "all" asks for all apps of the account.
+    Raises TransientError when the vendor's data do not reach `end` yet.
+    """
+    last = _last_update(session)
+    if end > last:
+        wait = LOOK_AGAIN_SECONDS + ((end - last).days - 1) * DAY_SECONDS
+        raise TransientError(f"the Master API's data reach {last}, not yet {end}: not ready yet", retry_after=wait)
+    where = f"report master_by_ad of {app_id}"
+    query = {"from": start.isoformat(), "to": end.isoformat(), "groupings": GROUPINGS, "kpis": KPIS}
+    lines = session.stream_lines(f"/api/master-agg-data/v4/app/{quote(app_id, safe='')}", query)
+    text = ReportText(without_refusal(lines, where, session, master_error), where, session.quote, MASTER_CAPTIONS)
+    yield from text.rows(start, end)
+
+
+def _last_update(session: Session) -> date:
+    """The last day that the data reach; the answer is a line like `2026-01-31`."""
+    line = next(session.stream_lines(LAST_UPDATE_PATH, accept="text/plain"), "").strip(' "\r\n')
+    if not line:
+        raise TransientError(f"GET {LAST_UPDATE_PATH}: the answer is empty")
+    try:
+        return date.fromisoformat(line)
+    except ValueError:
+        raise PermanentError(f"GET {LAST_UPDATE_PATH}: the answer is no date: {session.quote(line)}") from None

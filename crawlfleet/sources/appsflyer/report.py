@@ -1,0 +1,207 @@
+"""Reading AppsFlyer's CSV reports by column name.
+
+Columns and their order differ from app to app (events add three each), so only the header says what a cell is. Its
+captions are those of the Pull API, `Media Source (pid)`, or the raw names that the Master API knows too, `pid`.
+Cells, as several public clients agree: a missing dimension is the text `None`, a missing figure `N/A`, which is not 0;
+`Organic` and `restricted` (hidden for privacy) are media sources like any other.
+A response that is no report, or is cut short, raises: it never counts as a day without figures.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+from crawlfleet.core.errors import PermanentError, TransientError
+from crawlfleet.core.vendor_data import Figures
+from crawlfleet.sources.values import storable
+
+DAY = ("day", "day")
+COLUMNS = {  # raw name: (what its cells are, the field of Figures or the name among its dimensions)
+    "date": DAY,
+    "install_time": DAY,
+    "af_prt": ("text", "agency"),
+    "pid": ("text", "media_source"),
+    "c": ("text", "campaign"),
+    "country": ("text", "country"),
+    "app_id": ("dimension", "app_id"),
+    "af_adset_id": ("dimension", "adset_id"),
+    "af_adset": ("dimension", "adset"),
+    "af_ad_id": ("dimension", "ad_id"),
+    "af_ad": ("dimension", "ad"),
+    "impressions": ("count", "impressions"),
+    "clicks": ("count", "clicks"),
+    "installs": ("count", "installs"),
+    "sessions": ("count", "sessions"),
+    "loyal_users": ("count", "loyal_users"),
+    "total_revenue": ("amount", "revenue"),
+    "total_cost": ("amount", "cost"),
+}
+RAW_NAME_IN_CAPTION = re.compile(r".*\((\w+)\)")  # `Media Source (pid)`; the last word of events holds a space
+
+PULL_CAPTIONS = ("Date", "Media Source (pid)")
+GEO_CAPTIONS = (*PULL_CAPTIONS, "Country")
+MASTER_CAPTIONS = (
+    "App ID",
+    "Install Time",
+    "Media Source (pid)",
+    "Campaign (c)",
+    "Adset ID (af_adset_id)",
+    "Adset (af_adset)",
+    "Ad (af_ad)",
+    "Ad ID (af_ad_id)",
+    "Clicks",
+    "Installs",
+)
+
+COUNT_PATTERN = re.compile(r"(-?\d{1,18})(\.0{1,10})?")  # 18 digits fit every database's big integer
+AMOUNT_PATTERN = re.compile(r"-?\d{1,15}(\.\d{1,20})?([eE][+-]?\d)?")
+PLAIN_INTEGER = re.compile(r"-?(0|[1-9]\d{0,15})")  # no leading zero: `007` may be an id; 16 digits are exact in JSON
+
+
+@dataclass(frozen=True, slots=True)
+class ReportText:
+    """The lines of one response and how to speak about them: `quote` makes vendor text fit for a message.
+
+    `required` are the captions without which it is not the report that was asked for, in either spelling.
+    """
+
+    lines: Iterable[str]
+    where: str
+    quote: Callable[[str], str]
+    required: tuple[str, ...] = PULL_CAPTIONS
+
+    def rows(self, start: date, end: date) -> Iterator[Figures]:
+        """One Figures for each row, in the order of the report.
+
+        Raises PermanentError that names line, column and value for what is no report of these days,
+        TransientError when the response is empty or breaks off.
+        """
+        reader = csv.reader(self.lines, strict=True)
+        columns = self._columns(reader)
+        while (cells := self._next(reader)) is not None:
+            if not cells:
+                continue  # a blank line, usually the last
+            if len(cells) != len(columns):
+                self._wrong_length(reader, len(cells), len(columns))
+            yield self._figures(reader.line_num, columns, cells, start, end)
+
+    def _columns(self, reader: Any) -> list[tuple[str, str, str]]:
+        """Of each column its caption, what its cells are, and the name of their value."""
+        first = self._next(reader)
+        while first == []:
+            first = self._next(reader)
+        if first is None:
+            raise TransientError(f"{self.where}: the response is empty, not even a header")
+        header = [caption.strip() for caption in first]
+        found = [column_of(caption) for caption in header]
+        missing = [caption for caption in self.required if column_of(caption) not in found]
+        if missing:
+            text = self.quote(",".join(first))
+            if found[0] is not None and self._next(reader) is None:
+                raise TransientError(f"{self.where}: the response breaks off in its header: {text}")
+            raise PermanentError(f"{self.where}: this is no report, column {missing[0]!r} is missing: {text}")
+        for index, column in enumerate(found):
+            if column is not None and column in found[:index]:
+                raise PermanentError(f"{self.where}: column {header[index]!r} occurs twice")
+        extras = [("extra", storable(_unique(header, index))) for index in range(len(header))]
+        return [(caption, *(column or extra)) for caption, column, extra in zip(header, found, extras, strict=True)]
+
+    def _next(self, reader: Any) -> list[str] | None:
+        try:
+            cells: list[str] | None = next(reader, None)
+        except csv.Error as error:
+            if str(error) == "unexpected end of data":
+                raise TransientError(f"{self.where}: the response breaks off inside quotes") from None
+            raise PermanentError(f"{self.where}: line {reader.line_num} is no CSV: {error}") from None
+        return cells
+
+    def _wrong_length(self, reader: Any, cells: int, columns: int) -> None:
+        line = reader.line_num
+        message = f"{self.where}: line {line} has {cells} cells, the header has {columns}"
+        if cells < columns and self._next(reader) is None:
+            raise TransientError(f"{message}: the response breaks off")
+        raise PermanentError(message)
+
+    def _figures(
+        self, line: int, columns: list[tuple[str, str, str]], cells: list[str], start: date, end: date
+    ) -> Figures:
+        values: dict[str, Any] = {}
+        dimensions: dict[str, str | None] = {}
+        extra: dict[str, Any] = {}
+        for (caption, kind, name), cell in zip(columns, cells, strict=True):
+            if kind == "text":
+                values[name] = _text(cell)
+            elif kind == "dimension":
+                dimensions[name] = _text(cell)
+            elif kind == "count":
+                values[name] = self._count(line, caption, cell)
+            elif kind == "amount":
+                values[name] = self._amount(line, caption, cell)
+            elif kind == "day":
+                values[name] = self._day(line, caption, cell, start, end)
+            else:
+                extra[name] = _extra(cell)
+        return Figures(**values, dimensions=dimensions, extra=extra)
+
+    def _day(self, line: int, caption: str, cell: str, start: date, end: date) -> date:
+        try:
+            day = date.fromisoformat(cell.strip())
+        except ValueError:
+            raise PermanentError(self._wrong(line, caption, cell, "a date like 2026-01-31")) from None
+        if not start <= day <= end:
+            raise PermanentError(self._wrong(line, caption, cell, f"a day from {start} to {end}, as asked for"))
+        return day
+
+    def _count(self, line: int, caption: str, cell: str) -> int | None:
+        cell = cell.strip()
+        if cell in ("N/A", ""):
+            return None
+        match = COUNT_PATTERN.fullmatch(cell)
+        if match is None:
+            raise PermanentError(self._wrong(line, caption, cell, "a whole number or N/A"))
+        return int(match[1])
+
+    def _amount(self, line: int, caption: str, cell: str) -> Decimal | None:
+        cell = cell.strip()
+        if cell in ("N/A", ""):
+            return None
+        if AMOUNT_PATTERN.fullmatch(cell) is None:
+            raise PermanentError(self._wrong(line, caption, cell, "a decimal number or N/A"))
+        return Decimal(cell)
+
+    def _wrong(self, line: int, caption: str, cell: str, expected: str) -> str:
+        return f"{self.where}: line {line}, column {caption!r} must be {expected} (got '{self.quote(cell)}')"
+
+
+def column_of(caption: str) -> tuple[str, str] | None:
+    """What the cells below a caption are; None for one that we have no field for."""
+    match = RAW_NAME_IN_CAPTION.fullmatch(caption)
+    return COLUMNS.get((match[1] if match else caption).lower().replace(" ", "_"))
+
+
+def looks_like_header(line: str) -> bool:
+    """Whether any cell of a first line is a caption that we know."""
+    return any(column_of(cell.strip(' "\r\n')) for cell in line.split(","))
+
+
+def _unique(header: list[str], index: int) -> str:
+    """The caption, numbered where an earlier column has the same."""
+    earlier = header[:index].count(header[index])
+    return f"{header[index]} #{earlier + 1}" if earlier else header[index]
+
+
+def _text(cell: str) -> str | None:
+    return None if cell in ("None", "") else storable(cell)
+
+
+def _extra(cell: str) -> int | str | None:
+    """A cell of a column without a field, fit for JSON: decimals stay text, since a float would round them."""
+    if cell in ("N/A", "None", ""):
+        return None
+    return int(cell) if PLAIN_INTEGER.fullmatch(cell) else storable(cell)

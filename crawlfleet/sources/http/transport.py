@@ -1,0 +1,306 @@
+"""The HTTP transport of all sources: one session per call of a source, connections shared by all of them.
+
+No source imports an HTTP library. What the transport promises: the token goes to the base address and nowhere
+else, and it appears in no message; a body that breaks off raises; every failure is a typed error of `core.errors`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode, urlsplit
+
+from crawlfleet.core.account import Account
+from crawlfleet.core.errors import PermanentError, ProxyError, TaskError, TransientError, UsageError
+from crawlfleet.sources.contract import Cancellable
+from crawlfleet.sources.http.addresses import is_loopback, origin_of, split_address
+from crawlfleet.sources.http.body import decode, inflate, split_lines
+from crawlfleet.sources.http.clients import Clients
+from crawlfleet.sources.http.proxies import OpenProxy, Proxy
+from crawlfleet.sources.http.refusals import Classify, Refusal, general_error, retry_after_seconds, shorten
+
+if TYPE_CHECKING:
+    import httpx2
+
+MAX_ERROR_BODY_BYTES = 16 * 1024
+MAX_JSON_CHARS = 64 * 1024 * 1024
+
+
+class Transport:
+    """Connections to one base address; safe to share between threads, opened at the first request.
+
+    `timeout_seconds` bounds the wait for the next bytes, not the whole response. `proxy` is for sessions that name
+    none; no other is ever used, whatever the environment says.
+    Raises UsageError for an address to which a token must not go: only https, or http on loopback.
+    """
+
+    def __init__(self, base_url: str, proxy: str | None = None, timeout_seconds: float = 300.0) -> None:
+        parts = split_address(base_url, "base_url")
+        if parts.query or parts.fragment:
+            raise UsageError(f"base_url must end with its path (got {base_url!r})")
+        if parts.scheme == "http" and not is_loopback(parts.hostname):
+            raise UsageError(f"base_url must begin with https://, http:// is for loopback only (got {base_url!r})")
+        self._origin = origin_of(parts)
+        self._base_path = parts.path.rstrip("/")
+        self._is_plain = parts.scheme == "http"
+        self._proxy = self._checked(proxy)
+        self._clients = Clients(not self._is_plain, timeout_seconds)
+
+    def _checked(self, address: str | None) -> Proxy | None:
+        proxy = None if address is None else Proxy(address)
+        if proxy is not None and self._is_plain and not is_loopback(proxy.host):
+            raise UsageError(f"an http:// base_url cannot be reached through proxy {proxy.name}: not loopback")
+        return proxy
+
+    def session(
+        self,
+        token: Callable[[], str] | None,
+        context: Cancellable,
+        classify: Classify | None = None,
+        proxy: str | None = None,
+    ) -> Session:
+        """Requests on behalf of one account; `token` is asked before each, with None they carry no
+        Authorization. `proxy` is the account's own.
+
+        `classify` gives answers other than 200 their meaning and may return None for the general one: 401 auth, 429 and
+        5xx transient, the rest permanent.
+        """
+        return Session(self, token, context, classify, self._checked(proxy) or self._proxy)
+
+    def session_of(self, account: Account, context: Cancellable, classify: Classify | None = None) -> Session:
+        """A session with the account's token and proxy."""
+        return self.session(account.token, context, classify, account.proxy)
+
+    def close(self) -> None:
+        """Close idle connections; the next request opens new ones."""
+        self._clients.close()
+
+    def client(self, proxy: OpenProxy | None) -> AbstractContextManager[httpx2.Client]:
+        """The client for requests through this proxy, or through none."""
+        return self._clients.use(proxy)
+
+    def is_forwarded(self, proxy: OpenProxy) -> bool:
+        """Whether this proxy reads the requests and may answer them itself, as with plain http."""
+        return self._is_plain and proxy.address.startswith("http")
+
+    def url(self, path_or_url: str) -> str:
+        """The address of a path below the base address, or of a link when it stays at the same scheme, host and port.
+
+        A link is taken apart and put on our own origin again, so no reading of it can lead elsewhere.
+        Raises PermanentError for any other link.
+        """
+        if path_or_url.startswith("/") and not path_or_url.startswith("//"):
+            return self._origin + self._base_path + path_or_url
+        try:
+            parts = split_address(path_or_url, "link")
+        except UsageError as error:
+            raise PermanentError(str(error)) from None
+        if origin_of(parts) != self._origin:
+            raise PermanentError(f"a link leads to {origin_of(parts)}, away from {self._origin}: not followed")
+        return self._origin + parts.path + (f"?{parts.query}" if parts.query else "")
+
+
+class Session:
+    """The requests that one call of a source makes. Not shared between threads."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        token: Callable[[], str] | None,
+        context: Cancellable,
+        classify: Classify | None,
+        proxy: Proxy | None,
+    ) -> None:
+        self._transport = transport
+        self._token = token
+        self._context = context
+        self._classify = classify
+        self._proxy = proxy
+        self._secrets: list[str] = []
+
+    def get_json(self, path_or_url: str, params: Mapping[str, str] | None = None) -> Any:
+        """The JSON value of the answer.
+
+        Raises TransientError for an empty body or JSON that breaks off, PermanentError for anything else that is
+        no JSON: such an answer is the same tomorrow.
+        """
+        with self._answer(path_or_url, params, "application/json") as (response, where):
+            parts = []
+            total_chars = 0
+            for piece in decode(self._chunks(response, where), where):
+                total_chars += len(piece)
+                if total_chars > MAX_JSON_CHARS:
+                    raise PermanentError(f"{where}: the body is longer than {MAX_JSON_CHARS} characters")
+                parts.append(piece)
+        text = "".join(parts)
+        if not text.strip():
+            raise TransientError(f"{where}: the body is empty")
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+                raise TransientError(f"{where}: the JSON breaks off after {len(text)} characters") from None
+        except (ValueError, RecursionError):
+            pass
+        raise PermanentError(f"{where}: the body is no JSON: {self.quote(text)}")
+
+    def stream_lines(
+        self, path_or_url: str, params: Mapping[str, str] | None = None, accept: str = "text/csv"
+    ) -> Iterator[str]:
+        """Lines of an answer with their line ends, while it arrives.
+
+        Raises TransientError when the body breaks off, PermanentError when it is not UTF-8.
+        """
+        with self._answer(path_or_url, params, accept) as (response, where):
+            length_known = "content-length" in response.headers or "transfer-encoding" in response.headers
+            yield from split_lines(decode(self._chunks(response, where), where), where, length_known)
+
+    def quote(self, text: str) -> str:
+        """Text of the vendor for a message: one line, at most 200 characters, without secrets."""
+        return shorten(self._clean(text))
+
+    def _clean(self, text: str) -> str:
+        """Control characters become spaces before secrets are looked for: none can hide behind them."""
+        text = re.sub(r"\s+", " ", "".join(character if character.isprintable() else " " for character in text)).strip()
+        for secret in self._secrets:
+            text = re.sub(_any_spelling(secret), "[redacted]", text, flags=re.IGNORECASE)
+        return text
+
+    def _chunks(self, response: httpx2.Response, where: str) -> Iterator[bytes]:
+        return inflate(self._raw_chunks(response), response.headers.get("content-encoding", ""), where)
+
+    def _raw_chunks(self, response: httpx2.Response) -> Iterator[bytes]:
+        for chunk in response.iter_raw():
+            self._context.check()
+            yield chunk
+
+    @contextmanager
+    def _answer(
+        self, path_or_url: str, params: Mapping[str, str] | None, accept: str
+    ) -> Iterator[tuple[httpx2.Response, str]]:
+        """One GET with status 200; everything else raises. Library errors are replaced, never chained:
+        they carry the request and with it the token.
+        """
+        import httpx2
+
+        self._context.check()
+        try:
+            url = self._transport.url(path_or_url)
+        except PermanentError as error:
+            raise PermanentError(self.quote(str(error))) from None
+        if params:
+            url += "?" + urlencode(params)
+        headers = {"Accept": accept, **self._authorization()}
+        proxy = None if self._proxy is None else self._proxy.open()
+        for secret in proxy.secrets if proxy else ():
+            self._hide(secret)
+        where = self._clean(f"GET {urlsplit(url).path}")
+        via = f"{where} through proxy {proxy.address}" if proxy else where
+        try:
+            with self._response(url, headers, proxy, where) as response:
+                if response.status_code != 200:
+                    raise self._refused(response, where, proxy)
+                yield response, where
+        except httpx2.TimeoutException as error:
+            raise TransientError(f"{via}: no answer in time ({type(error).__name__})") from None
+        except httpx2.InvalidURL as error:
+            raise PermanentError(f"{where}: {self.quote(str(error))}") from None
+        except httpx2.HTTPError as error:
+            raise TransientError(f"{via}: {self._reason(error)}") from None
+
+    def _authorization(self) -> dict[str, str]:
+        if self._token is None:
+            return {}
+        token = self._token()
+        self._hide(token)
+        return {"Authorization": f"Bearer {token}"}
+
+    def _hide(self, secret: str) -> None:
+        if secret not in self._secrets:
+            self._secrets.append(secret)
+
+    @contextmanager
+    def _response(
+        self, url: str, headers: Mapping[str, str], proxy: OpenProxy | None, where: str
+    ) -> Iterator[httpx2.Response]:
+        """The answer, its body still to come; what fails before the way to the vendor is open is the proxy's."""
+        import httpx2
+
+        way = _Way(self._context)
+        with self._transport.client(proxy) as client:
+            request = client.build_request("GET", url, headers=headers, extensions={"trace": way.follow})
+            try:
+                response = client.send(request, stream=True)
+            except Exception as error:  # what a proxy says out of turn, the library answers with any exception
+                if proxy is None or way.is_open:
+                    raise
+                if isinstance(error, httpx2.ProxyError):
+                    raise ProxyError(f"{where}: proxy {proxy.address} refused: {self.quote(str(error))}") from None
+                raise ProxyError(f"{where}: proxy {proxy.address} failed: {self._reason(error)}") from None
+            with closing(response):
+                yield response
+
+    def _reason(self, error: Exception) -> str:
+        return f"{type(error).__name__}: {self.quote(str(error)) or 'connection lost'}"
+
+    def _refused(self, response: httpx2.Response, where: str, proxy: OpenProxy | None) -> TaskError:
+        status = response.status_code
+        if 300 <= status < 400:
+            target = self.quote(response.headers.get("location", "nowhere").partition("?")[0])
+            return PermanentError(
+                f"{where} redirects ({status}) to {target}: redirects are not followed, since the token must not"
+                " travel; if that is the right address, set it as base_url"
+            )
+        retry_after = retry_after_seconds(response.headers.get("retry-after"))
+        refusal = Refusal(where, status, self._error_body(response, where), retry_after)
+        if status == 407 and proxy is not None and self._transport.is_forwarded(proxy):
+            return ProxyError(f"{where}: proxy {proxy.address} refused: {refusal}")
+        error = self._classify(refusal) if self._classify else None
+        return error or general_error(refusal)
+
+    def _error_body(self, response: httpx2.Response, where: str) -> str:
+        """The start of an error body; what cannot be read of it does not matter."""
+        import httpx2
+
+        raw = b""
+        try:
+            for chunk in self._chunks(response, where):
+                raw += chunk
+                if len(raw) > MAX_ERROR_BODY_BYTES:
+                    # The cut could leave the first half of an echoed token, which no search would find.
+                    raw = raw[: MAX_ERROR_BODY_BYTES - max(map(len, self._secrets), default=0)]
+                    break
+        except (httpx2.HTTPError, TaskError):
+            pass
+        return self._clean(raw.decode("utf-8", errors="replace"))
+
+
+class _Way:
+    """How far a request has come: the way to the vendor is open once the library begins TLS with it or sends to it."""
+
+    def __init__(self, context: Cancellable) -> None:
+        self.is_open = False
+        self._is_sent = False  # the request, not only that for a proxy's connection
+        self._context = context
+
+    def follow(self, event: str, details: Mapping[str, Any]) -> None:
+        """A step of the library, as its extension `trace` names it.
+
+        The vendor counts what it is sent, so a call is counted when its connection stands and the request is about to
+        leave; to ask a proxy for a connection is no call.
+        """
+        if event in ("proxy.start_tls.started", "socks.start_tls.started"):
+            self.is_open = True
+        elif event == "http11.send_request_headers.started" and details["request"].method != b"CONNECT":
+            self.is_open = self._is_sent = True
+            self._context.before_call()
+        elif event == "http11.receive_response_headers.complete" and self._is_sent:
+            self._context.after_answer()
+
+
+def _any_spelling(secret: str) -> str:
+    """A pattern for a secret as it is, percent-encoded, or escaped as in JSON, each character its own way."""
+    return "".join(f"(?:{re.escape(char)}|%{ord(char):02x}|\\\\u{ord(char):04x})" for char in secret)

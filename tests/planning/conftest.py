@@ -1,0 +1,3 @@
+from tests.services.conftest import log, make_pump, url
+
+__all__ = ["log", "make_pump", "url"]

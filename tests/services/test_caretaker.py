@@ -1,0 +1,140 @@
+"""The watch over the fleet: silent devices, tasks that nobody can run, rows that have expired."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from crawlfleet.core.db import Database
+from crawlfleet.model.device import DeviceDAO
+from crawlfleet.model.device_heartbeat import Beat, DeviceHeartbeatDAO
+from crawlfleet.services.caretaker import Monitoring
+from crawlfleet.services.device_manager import DeviceOptions
+from tests.conftest import Backend
+from tests.fleets import Device, add, fresh, runs, task
+from tests.services.conftest import Clock, Log, MakePump
+
+BEAT = Beat(1.0, 2.0, 3.0, "good", 0, 0.5, 0, 0.001)
+
+
+def silent_device(db: Database) -> None:
+    """The device `gone`, which was last heard of an hour ago, and its task 1."""
+    device = Device(db, "gone", types=("quick",))
+    epoch = device.register()
+    add(db, task_type="quick")
+    assert len(device.claim()) == 1
+    with db.read() as connection:
+        earlier = db.now(connection) - timedelta(hours=1)
+    DeviceHeartbeatDAO(db).beat("gone", epoch, BEAT, earlier)
+
+
+def states(db: Database) -> dict[str, object]:
+    return {device["device_id"]: device["status"] for device in DeviceDAO(db).find()}
+
+
+def test_nobody_is_judged_before_a_full_timeout_of_own_beats(
+    backend: Backend, make_pump: MakePump, clock: Clock, log: Log
+) -> None:
+    pump = make_pump(backend.url)
+    silent_device(pump.db)
+    monitoring, heartbeat = pump.manager.monitoring, pump.manager.heartbeat
+    clock.advance(299)
+    assert monitoring.run_once() == 0
+    assert states(pump.db) == {"d1": "online", "gone": "online"}
+    heartbeat.beating_since = None  # a beat failed: an outage, after which everybody's beats are old
+    clock.advance(1)
+    assert monitoring.run_once() == 0
+    pump.beat()
+    clock.advance(299)
+    assert monitoring.run_once() == 0
+    clock.advance(1)
+    assert monitoring.run_once() == 1
+    assert states(pump.db) == {"d1": "online", "gone": "offline"}
+    assert task(pump.db, 1)["status"] == "pending"
+    assert [run["status"] for run in runs(pump.db, 1)] == ["expired"]
+    assert log.count("WARNING Device gone is offline, releasing its tasks") == 1
+    assert log.count("INFO Released 1 tasks from offline device gone") == 1
+    assert monitoring.run_once() == 0
+
+
+def test_any_number_of_nodes_may_watch(url: str, make_pump: MakePump, clock: Clock) -> None:
+    first, second = make_pump(url), make_pump(url, device_id="d2")
+    silent_device(first.db)
+    clock.advance(300)
+    for pump in (first, second):
+        pump.beat()
+    found = [pump.manager.monitoring.run_once() for pump in (first, second)]
+    assert found == [1, 0]
+
+
+def test_it_looks_often_enough(tmp_path: Path) -> None:
+    db = fresh(f"sqlite:///{tmp_path}/crawlfleet.db")
+    for beat, timeout, interval in ((30, 300, 30), (30, 100, 25), (200, 600, 150)):
+        options = DeviceOptions(heartbeat_interval=beat, offline_timeout=timeout)
+        assert Monitoring(db, options, lambda: None).next_wait() == interval
+    db.close()
+
+
+def test_expired_rows_are_deleted_once_an_hour(backend: Backend, make_pump: MakePump, clock: Clock, log: Log) -> None:
+    pump = make_pump(backend.url, device=DeviceOptions(heartbeat_retention_days=7, assignment_retention_days=30))
+    monitoring, beats = pump.manager.monitoring, DeviceHeartbeatDAO(pump.db)
+    epoch = pump.manager.epoch
+    with pump.db.read() as connection:
+        now = pump.db.now(connection)
+    for age in (8, 6, 9):
+        beats.beat("d1", epoch, BEAT, now - timedelta(days=age))
+    monitoring.run_once()
+    assert log.count("INFO Deleted expired rows: heartbeats=2 assignments=0") == 1
+    beats.beat("d1", epoch, BEAT, now - timedelta(days=8))
+    clock.advance(3599)
+    monitoring.run_once()
+    assert log.count("Deleted expired rows") == 1
+    clock.advance(1)
+    monitoring.run_once()
+    assert log.count("INFO Deleted expired rows: heartbeats=1 assignments=0") == 1
+    clock.advance(3600)
+    monitoring.run_once()
+    assert log.count("Deleted expired rows") == 2
+    latest = beats.latest("d1")
+    assert latest is not None
+    assert now - latest["heartbeat_time"] < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["another device knows it", "nobody knows it"])
+def test_a_due_task_fails_when_no_device_knows_its_type(url: str, make_pump: MakePump, log: Log, seen: bool) -> None:
+    pump = make_pump(url)
+    if seen:
+        Device(pump.db, "d2", types=("strange",)).register()
+    due = pump.add("strange", 2)
+    with pump.db.read() as connection:
+        later = pump.db.now(connection) + timedelta(hours=1)
+    [not_due] = pump.add("strange", run_at=later)
+    pump.manager.monitoring.run_once()
+    pump.turn()
+    assert {pump.status(each) for each in due} == {"pending" if seen else "failed"}
+    assert pump.status(not_due) == "pending"
+    assert log.count("ERROR missing executor: type=strange tasks=2 failed") == (0 if seen else 1)
+    if not seen:
+        assert "missing executor: no device seen lately knows the task type 'strange'" in str(
+            task(pump.db, due[0])["error_message"]
+        )
+
+
+def test_after_an_outage_the_types_of_others_are_still_known(
+    backend: Backend, make_pump: MakePump, clock: Clock
+) -> None:
+    """Their beats are old, but nobody had the time to see that they are dead."""
+    pump = make_pump(backend.url)
+    away = Device(pump.db, "away", types=("strange",))
+    with pump.db.read() as connection:
+        earlier = pump.db.now(connection) - timedelta(hours=1)
+    away.register(now=earlier)
+    [task_id] = pump.add("strange")
+    pump.manager.monitoring.run_once()
+    assert pump.status(task_id) == "pending"
+    clock.advance(300)
+    pump.manager.monitoring.run_once()
+    assert states(pump.db)["away"] == "offline"
+    assert pump.status(task_id) == "failed"
