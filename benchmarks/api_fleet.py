@@ -90,9 +90,9 @@ def _make_helpers(db: Database, now: datetime, numbers: int, beats: int) -> None
 
 
 def _fill_helper(db: Database, table: sa.Table, column: str, kind: str, rows: Iterable[tuple[int, object]]) -> None:
-    value = db.wording.binary(column) if kind == "bytes" else column
+    value = db.dialect.binary(column) if kind == "bytes" else column
     statement = (
-        f"INSERT INTO {table.name} (n, {column}) SELECT n, {value} FROM {db.wording.rows(n='int', **{column: kind})}"
+        f"INSERT INTO {table.name} (n, {column}) SELECT n, {value} FROM {db.dialect.rows(n='int', **{column: kind})}"
     )
     parameters = {"rows": json_rows(rows)}
     db.write(lambda transaction: transaction.execute(sa.text(statement), parameters).rowcount)
@@ -103,7 +103,7 @@ def _tasks(db: Database, copies: int, beats: int) -> list[str]:
     part = "CAST(n.n % 20 AS " + ("SIGNED" if db.family == "mysql" else "INTEGER") + ")"
     cases = " ".join(f"WHEN {number} THEN '{state}'" for number, state in STATES.items())
     ended = f"{part} <= {max(STATES)}"
-    later = db.wording.moment("later")
+    later = db.dialect.moment("later")
     values = {
         "status": f"CASE {part} {cases} ELSE 'pending' END",
         "ready_key": f"CASE WHEN {part} > {max(STATES)} AND {part} < {NOT_DUE} THEN t.order_key END",
@@ -160,7 +160,7 @@ def _runs(db: Database) -> list[str]:
 
 def _feeds(db: Database) -> list[str]:
     """A feed and an app for each seed, and the coverage of every day."""
-    now = db.wording.moment("now")
+    now = db.dialect.moment("now")
     seeds = "(SELECT MIN(id) AS id, source, username, app_id FROM cl_crawl_task GROUP BY source, username, app_id) AS t"
     feed = {
         "report": f"'{DEFAULT_REPORT}'",

@@ -80,7 +80,7 @@ def multiply(place: Place, seeds: list[int], have: int, copies: int) -> None:
     tasks = insert_select(
         schema.crawl_task,
         {"order_key": "t.order_key + v.n", "ready_key": "t.ready_key + v.n"},
-        f"cl_crawl_task t CROSS JOIN {db.wording.rows(n='int')} WHERE t.id BETWEEN {seeds[0]} AND {seeds[-1]}",
+        f"cl_crawl_task t CROSS JOIN {db.dialect.rows(n='int')} WHERE t.id BETWEEN {seeds[0]} AND {seeds[-1]}",
     )
     runs = insert_select(
         schema.task_assignment,

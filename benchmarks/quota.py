@@ -110,7 +110,7 @@ def fetch_seconds(place: Place, ids: list[int]) -> list[float]:
     """For each app, from the end of its first fetch to the end of its last, by the database's clock."""
     query = sa.text(
         "SELECT MIN(a.completed_at), MAX(a.completed_at) FROM"
-        f" {place.fleet.db.wording.rows(id='int')} JOIN cl_task_assignment a ON a.task_id = v.id"
+        f" {place.fleet.db.dialect.rows(id='int')} JOIN cl_task_assignment a ON a.task_id = v.id"
         " JOIN cl_crawl_task t ON t.id = a.task_id WHERE a.status = 'completed' GROUP BY t.username, t.app_id"
     )
     with place.fleet.db.read() as connection:

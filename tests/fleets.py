@@ -12,7 +12,7 @@ from crawlfleet.core.process import own_identity
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import claims, migrations, rescue
 from crawlfleet.model.budget import LimitOf, as_stored
-from crawlfleet.model.claims import AssignmentIds, Claim, Owner, Strategy
+from crawlfleet.model.claims import AssignmentIds, Claim, Registration, Strategy
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.device import DeviceDAO, DeviceInfo
 from crawlfleet.model.ending import Ending
@@ -89,7 +89,7 @@ class Device:
                 self.db,
                 connection,
                 self.strategy,
-                lambda _task: Owner(self.device_id, self.epoch),
+                lambda _task: Registration(self.device_id, self.epoch),
                 self.ids,
                 claims.open_heads(self.db, connection, self.types, self.labels),
                 slots,

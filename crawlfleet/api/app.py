@@ -17,7 +17,7 @@ from crawlfleet.api import routes_data, routes_fleet, routes_tasks
 from crawlfleet.api.guard import Guard, Keys
 from crawlfleet.api.metrics import NodeMetrics
 from crawlfleet.api.parameters import PREFIX, PROBLEMS
-from crawlfleet.api.query_runner import Desk, Office
+from crawlfleet.api.query_runner import QueryRunner, RouteContext
 from crawlfleet.api.refusals import MAX_BODY_BYTES, Refusal, add_handlers
 from crawlfleet.api.stream import EventStream, TooManyClients
 from crawlfleet.core.db import Database
@@ -48,7 +48,7 @@ def make_app(node: Node, db: Database) -> FastAPI:
         redoc_url=None,
         dependencies=[Security(HTTPBearer(auto_error=False))],  # so that /openapi.json tells it; the guard looks
     )
-    app.state.office = Office(settings, db)
+    app.state.context = RouteContext(settings, db)
     is_reachable = node.listener is not None and not is_loopback(node.listener.getsockname()[0])
     app.add_middleware(
         Guard, keys=Keys(db, settings.api_token, demanded=is_reachable), is_tls=settings.tls_certificate is not None
@@ -73,7 +73,7 @@ class Readiness:
 
     def __init__(self, node: Node, db: Database) -> None:
         self._node = node
-        self._desk = Desk(db, at_once=1)
+        self._queries = QueryRunner(db, at_once=1)
         self._look: asyncio.Task[str | None] | None = None
 
     async def obstacle(self) -> str | None:
@@ -82,7 +82,7 @@ class Readiness:
             return "the node is stopping"
         look = self._look
         if look is None or look.done():
-            look = self._look = asyncio.create_task(self._desk.ask(self._find_obstacle))
+            look = self._look = asyncio.create_task(self._queries.ask(self._find_obstacle))
         done, _ = await asyncio.wait({look}, timeout=READY_SECONDS)
         return look.result() if done else f"the database did not answer within {READY_SECONDS:g} s"
 

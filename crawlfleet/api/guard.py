@@ -17,7 +17,7 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crawlfleet.api.query_runner import Desk
+from crawlfleet.api.query_runner import QueryRunner
 from crawlfleet.api.refusals import MAX_BODY_BYTES, TOO_LARGE, Refusal, refusal
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseError
@@ -54,7 +54,7 @@ class Keys:
     """The tokens that are known now: the setting's, which is an admin's, and those in the table."""
 
     def __init__(self, db: Database, api_token: str | None, demanded: bool) -> None:
-        self._desk = Desk(db, at_once=1)  # of its own: questions that take long must not keep callers out
+        self._queries = QueryRunner(db, at_once=1)  # of its own: questions that take long must not keep callers out
         self._admin_hash = None if api_token is None else token_hash(api_token)
         self._demanded = demanded
         self._tokens: list[ApiToken] | None = None
@@ -95,7 +95,7 @@ class Keys:
 
     async def _read(self) -> None:
         began = time.monotonic()
-        self._tokens = await self._desk.ask(lambda db: ApiTokenDAO(db).find())
+        self._tokens = await self._queries.ask(lambda db: ApiTokenDAO(db).find())
         self._read_at = began
 
 

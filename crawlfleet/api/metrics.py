@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from crawlfleet import __version__
-from crawlfleet.insights.fleet_metrics import FleetFigures
+from crawlfleet.insights.fleet_metrics import FleetMetrics
 from crawlfleet.model.device_heartbeat import Beat
 from crawlfleet.services.node import Node
 
@@ -113,7 +113,7 @@ class NodeMetrics(Collector):
             yield _gauge("heartbeat_age_seconds", "Time since it arrived", max(0.0, time.monotonic() - arrived_at))
 
 
-def _fleet(figures: FleetFigures) -> Iterator[Metric]:
+def _fleet(figures: FleetMetrics) -> Iterator[Metric]:
     """The whole fleet: every node shows the same."""
     tasks = GaugeMetricFamily("crawlfleet_fleet_tasks", "Open tasks by state and type", labels=["state", "task_type"])
     for (state, task_type), count in figures.tasks.items():

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, Tag
 
 from crawlfleet.insights.explain import Reason
-from crawlfleet.insights.forecast import Limit
+from crawlfleet.insights.forecast import Bottleneck
 from crawlfleet.model.lifecycle import AssignmentStatus, DeviceStatus, TaskStatus
 from crawlfleet.model.task_spec import MAX_PRIORITY
 
@@ -309,7 +309,7 @@ class AccountForecast(BaseModel):
     username: str | None
     open_tasks: int
     not_due: int
-    limit: Limit
+    limit: Bottleneck
     done_at: dt.datetime | None
     why: str
     budget: dict[str, Any] | None

@@ -1,4 +1,4 @@
-"""What the routes have in common: their office, who asks, filters with limits, and pages."""
+"""What the routes have in common: their context, who asks, filters with limits, and pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi import Depends, Path, Query, Request
 
 from crawlfleet.api.guard import caller_of
 from crawlfleet.api.models import MAX_ID, Problem
-from crawlfleet.api.query_runner import Office
+from crawlfleet.api.query_runner import RouteContext
 from crawlfleet.core.errors import NotFound
 from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.insights.pages import Page
@@ -29,10 +29,10 @@ CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "descriptio
 TOO_LARGE: dict[int | str, dict[str, Any]] = {413: {"model": Problem, "description": "the body is too large"}}
 
 
-def office_of(request: Request) -> Office:
+def office_of(request: Request) -> RouteContext:
     """What the routes of this application work with."""
-    office: Office = request.app.state.office
-    return office
+    context: RouteContext = request.app.state.context
+    return context
 
 
 def actor_of(request: Request) -> str:
@@ -44,7 +44,7 @@ def _filter(what: str, most: int = 190) -> Any:
     return Query(max_length=most, pattern=PRINTABLE, description=f"only of this {what}")
 
 
-TheOffice = Annotated[Office, Depends(office_of)]
+Context = Annotated[RouteContext, Depends(office_of)]
 Actor = Annotated[str, Depends(actor_of)]
 Source = Annotated[str | None, _filter("source", 64)]
 Username = Annotated[str | None, _filter("account")]

@@ -30,7 +30,7 @@ PATIENCE = 0.1  # seconds, after which the former answer is given while a new on
 KEPT_ANSWERS = 100
 
 
-class Desk:
+class QueryRunner:
     """Asks the database in threads, a few at a time."""
 
     def __init__(self, db: Database, at_once: int = QUESTIONS_AT_ONCE) -> None:
@@ -61,7 +61,7 @@ class Kept(Generic[T]):
         return {"Age": str(int(time.monotonic() - self.asked_at))}
 
 
-class Ledge:
+class AnswerCache:
     """Answers to questions that may have to count a big table.
 
     All who ask the same at once share one look, and each question costs the database at most SHARE of the time: what
@@ -69,8 +69,8 @@ class Ledge:
     is.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, queries: QueryRunner) -> None:
+        self._queries = queries
         self._kept: OrderedDict[object, Kept[Any]] = OrderedDict()
         self._looks: dict[object, asyncio.Task[Kept[Any]]] = {}
 
@@ -99,7 +99,7 @@ class Ledge:
 
     async def _look(self, key: object, question: Question) -> Kept[Any]:
         began = time.monotonic()
-        value = await self._desk.ask(question)
+        value = await self._queries.ask(question)
         found = self._kept[key] = Kept(value, began, time.monotonic() - began)
         self._kept.move_to_end(key)
         while len(self._kept) > KEPT_ANSWERS:
@@ -107,13 +107,13 @@ class Ledge:
         return found
 
 
-class Office:
-    """What the routes work with: the node's settings, a desk, and a fleet handle for changes."""
+class RouteContext:
+    """What the routes work with: the node's settings, a queries, and a fleet handle for changes."""
 
     def __init__(self, settings: Settings, db: Database) -> None:
         self.settings = settings
-        self.desk = Desk(db)
-        self.ledge = Ledge(self.desk)
+        self.queries = QueryRunner(db)
+        self.cache = AnswerCache(self.queries)
         self._db = db
 
     @cached_property

@@ -14,11 +14,11 @@ from crawlfleet.api.parameters import (
     Actor,
     After,
     AfterId,
+    Context,
     Feeds,
     Name,
     PageLimit,
     Source,
-    TheOffice,
     Username,
     listed,
 )
@@ -36,44 +36,44 @@ LastDay = Annotated[dt.date | None, Query(description="last day, included")]
 
 
 @accounts.get("/accounts", response_model=models.Accounts)
-async def list_accounts(office: TheOffice, source: Source = None, username: Username = None) -> Response:
+async def list_accounts(context: Context, source: Source = None, username: Username = None) -> Response:
     """Accounts and how they stand. Where a token is, is shown; a token never."""
-    return await office.ledge.answer(
+    return await context.cache.answer(
         ("accounts", source, username), lambda db: {"accounts": budgets.accounts(db, username, source)}
     )
 
 
 @accounts.get("/accounts/{source}/{username}", response_model=models.WholeAccount, responses=NOT_THERE)
-async def show_account(office: TheOffice, source: Name, username: Name) -> Response:
+async def show_account(context: Context, source: Name, username: Name) -> Response:
     """One account with its budgets and what its vendor does not let it have."""
-    return await office.desk.answer(lambda db: budgets.account_detail(db, office.fleet.account(username, source)))
+    return await context.queries.answer(lambda db: budgets.account_detail(db, context.fleet.account(username, source)))
 
 
 @accounts.post("/accounts/{source}/{username}/park", response_model=models.Changed, responses=NOT_THERE)
-async def park_account(office: TheOffice, actor: Actor, source: Name, username: Name, why: models.Why) -> Response:
+async def park_account(context: Context, actor: Actor, source: Name, username: Name, why: models.Why) -> Response:
     """Let the account's tasks wait until `resume`."""
 
     def park(_db: Database) -> dict[str, Any]:
-        office.fleet.account(username, source)
-        return {"changed": office.fleet.accounts.park(source, username, why.reason, actor)}
+        context.fleet.account(username, source)
+        return {"changed": context.fleet.accounts.park(source, username, why.reason, actor)}
 
-    return await office.desk.answer(park)
+    return await context.queries.answer(park)
 
 
 @accounts.post("/accounts/{source}/{username}/resume", response_model=models.Changed, responses=NOT_THERE)
-async def resume_account(office: TheOffice, actor: Actor, source: Name, username: Name) -> Response:
+async def resume_account(context: Context, actor: Actor, source: Name, username: Name) -> Response:
     """Let the account's tasks run again."""
 
     def resume(_db: Database) -> dict[str, Any]:
-        office.fleet.account(username, source)
-        return {"changed": office.fleet.accounts.resume(source, username, actor)}
+        context.fleet.account(username, source)
+        return {"changed": context.fleet.accounts.resume(source, username, actor)}
 
-    return await office.desk.answer(resume)
+    return await context.queries.answer(resume)
 
 
 @accounts.get("/budgets", response_model=models.Budgets)
 async def list_budgets(
-    office: TheOffice,
+    context: Context,
     source: Source = None,
     username: Username = None,
     blocked: Annotated[bool, Query(description="only those that allow no call now")] = False,
@@ -86,21 +86,21 @@ async def list_budgets(
         rows, following = budgets.budget_page(db, source, username, blocked, limit, after)
         return {"budgets": rows, "next": None if following is None else str(following)}
 
-    return await office.desk.answer(ask)
+    return await context.queries.answer(ask)
 
 
 @data.get("/apps", response_model=models.Apps)
 async def list_apps(
-    office: TheOffice, source: Source = None, username: Username = None, limit: PageLimit = 100, after: After = None
+    context: Context, source: Source = None, username: Username = None, limit: PageLimit = 100, after: After = None
 ) -> Response:
     """The apps that accounts see, by source, account and app."""
     wanted = FeedFilter(source, username)
-    return await office.desk.answer(lambda db: listed("apps", pages.apps(db, wanted, limit, after)))
+    return await context.queries.answer(lambda db: listed("apps", pages.apps(db, wanted, limit, after)))
 
 
 @data.get("/data/rows", response_model=models.Rows)
 async def list_rows(
-    office: TheOffice,
+    context: Context,
     feeds: Feeds,
     start_date: FirstDay = None,
     end_date: LastDay = None,
@@ -110,14 +110,14 @@ async def list_rows(
     """Stored figures by source, account, app, report and day."""
     if start_date and end_date and start_date > end_date:
         raise UsageError(f"start_date must not be after end_date (got {start_date} and {end_date})")
-    return await office.desk.answer(
+    return await context.queries.answer(
         lambda db: listed("rows", pages.data_rows(db, feeds, start_date, end_date, limit, after))
     )
 
 
 @data.get("/data/coverage", response_model=models.Coverage)
 async def coverage(
-    office: TheOffice,
+    context: Context,
     feeds: Feeds,
     start_date: FirstDay = None,
     end_date: LastDay = None,
@@ -129,15 +129,15 @@ async def coverage(
 
     def ask(db: Database) -> dict[str, Any]:
         start, end = period(db, start_date, end_date)
-        page = pages.coverage(db, feeds, start, end, office.reports_of, limit, after)
+        page = pages.coverage(db, feeds, start, end, context.reports_of, limit, after)
         return listed("feeds", page, start_date=start, end_date=end)
 
-    return await office.desk.answer(ask)
+    return await context.queries.answer(ask)
 
 
 @data.get("/data/gaps", response_model=models.Gaps)
 async def gaps(
-    office: TheOffice,
+    context: Context,
     feeds: Feeds,
     start_date: FirstDay = None,
     end_date: LastDay = None,
@@ -149,7 +149,7 @@ async def gaps(
 
     def ask(db: Database) -> dict[str, Any]:
         start, end = period(db, start_date, end_date)
-        page = pages.gaps(db, feeds, start, end, office.reports_of, limit, after)
+        page = pages.gaps(db, feeds, start, end, context.reports_of, limit, after)
         return listed("gaps", page, start_date=start, end_date=end)
 
-    return await office.desk.answer(ask)
+    return await context.queries.answer(ask)

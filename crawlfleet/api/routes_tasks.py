@@ -19,12 +19,12 @@ from crawlfleet.api.parameters import (
     After,
     AppId,
     Before,
+    Context,
     DeviceFilter,
     PageLimit,
     RowId,
     Source,
     TaskType,
-    TheOffice,
     Username,
     found,
     listed,
@@ -49,7 +49,7 @@ router = APIRouter(tags=["tasks"], responses=PROBLEMS)
 
 @router.get("/tasks", response_model=models.Tasks)
 async def list_tasks(
-    office: TheOffice,
+    context: Context,
     status: TaskStatus | None = None,
     task_type: TaskType = None,
     username: Username = None,
@@ -61,12 +61,12 @@ async def list_tasks(
     """Tasks, newest first. A page looks at no more than 20,000 tasks: with several filters it may be short, or empty,
     and still have a `next`."""
     wanted = TaskFilter(status, task_type, username, source, app_id)
-    return await office.desk.answer(lambda db: listed("tasks", pages.tasks(db, wanted, limit, before)))
+    return await context.queries.answer(lambda db: listed("tasks", pages.tasks(db, wanted, limit, before)))
 
 
 @router.post("/tasks", response_model=models.Ids, status_code=201, responses=TOO_LARGE)
 async def add_tasks(
-    office: TheOffice,
+    context: Context,
     actor: Actor,
     tasks: Annotated[
         models.NewTasks,
@@ -88,29 +88,29 @@ async def add_tasks(
                 specs.append(TaskSpec(**task.model_dump()))
             except UsageError as error:
                 raise UsageError(f"task {number}: {error}" if len(batch) > 1 else str(error)) from None
-        return {"ids": office.fleet.add_tasks(specs, actor)}
+        return {"ids": context.fleet.add_tasks(specs, actor)}
 
-    return await office.desk.answer(add, 201)
+    return await context.queries.answer(add, 201)
 
 
 @router.get("/tasks/stats", response_model=models.TaskStats)
-async def tasks_stats(office: TheOffice) -> Response:
+async def tasks_stats(context: Context) -> Response:
     """How many tasks are in each state. The header `Age` says how many seconds ago they were counted."""
-    return await office.ledge.answer("task_stats", overview.task_stats)
+    return await context.cache.answer("task_stats", overview.task_stats)
 
 
 @router.get("/tasks/forecast", response_model=models.Forecast)
-async def tasks_forecast(office: TheOffice, username: Username = None) -> Response:
+async def tasks_forecast(context: Context, username: Username = None) -> Response:
     """When the open tasks are done, and what limits them. `Age` says how many seconds ago this was reckoned."""
-    kept = await office.ledge.ask("forecast", picture)
-    answer = await office.desk.answer(lambda _db: asdict(kept.value.forecast(username)))
+    kept = await context.cache.ask("forecast", picture)
+    answer = await context.queries.answer(lambda _db: asdict(kept.value.forecast(username)))
     answer.headers.update(kept.age_header)
     return answer
 
 
 @router.get("/tasks/logs", response_model=models.FoundLines)
 async def search_logs(
-    office: TheOffice,
+    context: Context,
     text: Annotated[str | None, Query(max_length=200, pattern=PRINTABLE, description="that a line holds")] = None,
     level: Annotated[Level, Query(description="of this level or a graver one")] = "debug",
     before: Annotated[dt.datetime | None, Query(description="the `next` of the page before")] = None,
@@ -124,19 +124,19 @@ async def search_logs(
         page = lines_with(db, text, level, until, limit)
         return {"lines": [asdict(line) for line in page.lines], "next": page.before}
 
-    return await office.desk.answer(ask)
+    return await context.queries.answer(ask)
 
 
 @router.post("/tasks/retry", response_model=models.Moved, responses=NOT_THERE | CONFLICT | TOO_LARGE)
-async def retry_tasks(office: TheOffice, actor: Actor, choice: models.TaskChoice) -> Response:
+async def retry_tasks(context: Context, actor: Actor, choice: models.TaskChoice) -> Response:
     """Queue failed and cancelled tasks again, due now and with all attempts."""
-    return await office.desk.answer(lambda _db: _move(office.fleet, "revive", choice, actor))
+    return await context.queries.answer(lambda _db: _move(context.fleet, "revive", choice, actor))
 
 
 @router.post("/tasks/cancel", response_model=models.Moved, responses=NOT_THERE | CONFLICT | TOO_LARGE)
-async def cancel_tasks(office: TheOffice, actor: Actor, choice: models.TaskChoice) -> Response:
+async def cancel_tasks(context: Context, actor: Actor, choice: models.TaskChoice) -> Response:
     """Cancel open tasks, running ones too."""
-    return await office.desk.answer(lambda _db: _move(office.fleet, "cancel", choice, actor))
+    return await context.queries.answer(lambda _db: _move(context.fleet, "cancel", choice, actor))
 
 
 def _move(fleet: Fleet, move: str, choice: models.TaskChoice, actor: str) -> dict[str, Any]:
@@ -156,26 +156,26 @@ def _move(fleet: Fleet, move: str, choice: models.TaskChoice, actor: str) -> dic
 
 
 @router.get("/tasks/{task_id}", response_model=models.WholeTask, responses=NOT_THERE)
-async def show_task(office: TheOffice, task_id: RowId) -> Response:
+async def show_task(context: Context, task_id: RowId) -> Response:
     """A task with all its runs, oldest first, and its events."""
-    return await office.desk.answer(lambda db: found(overview.task_detail(db, task_id), f"task {task_id}"))
+    return await context.queries.answer(lambda db: found(overview.task_detail(db, task_id), f"task {task_id}"))
 
 
 @router.get("/tasks/{task_id}/explain", response_model=models.Explanation, responses=NOT_THERE)
-async def explain_task(office: TheOffice, task_id: RowId) -> Response:
+async def explain_task(context: Context, task_id: RowId) -> Response:
     """Why a task waits and until when, or what became of it."""
-    timeout = office.settings.offline_timeout
-    return await office.desk.answer(lambda db: asdict(found(explain(db, task_id, timeout), f"task {task_id}")))
+    timeout = context.settings.offline_timeout
+    return await context.queries.answer(lambda db: asdict(found(explain(db, task_id, timeout), f"task {task_id}")))
 
 
 @router.get("/tasks/{task_id}/events", response_model=models.Events)
-async def task_events(office: TheOffice, task_id: RowId, limit: PageLimit = 50, before: Before = None) -> Response:
+async def task_events(context: Context, task_id: RowId, limit: PageLimit = 50, before: Before = None) -> Response:
     """What people did to a task, newest first."""
-    return await office.desk.answer(lambda db: listed("events", pages.task_events(db, task_id, limit, before)))
+    return await context.queries.answer(lambda db: listed("events", pages.task_events(db, task_id, limit, before)))
 
 
 @router.get("/tasks/{task_id}/logs", response_model=models.TaskLog, responses=NOT_THERE)
-async def task_logs(office: TheOffice, task_id: RowId, after: After = None, limit: PageLimit = 1000) -> Response:
+async def task_logs(context: Context, task_id: RowId, after: After = None, limit: PageLimit = 1000) -> Response:
     """What the runs of a task said, and how each began and ended, oldest first. Asking again with `next` follows it."""
 
     def ask(db: Database) -> dict[str, Any]:
@@ -183,19 +183,19 @@ async def task_logs(office: TheOffice, task_id: RowId, after: After = None, limi
         lines = [asdict(line) for line in page.lines]
         return {"lines": lines, "next": page.after, "more": page.more, "ended": page.ended}
 
-    return await office.desk.answer(ask)
+    return await context.queries.answer(ask)
 
 
 @router.post("/tasks/{task_id}/retry", response_model=models.Moved, responses=NOT_THERE | CONFLICT)
-async def retry_task(office: TheOffice, actor: Actor, task_id: RowId) -> Response:
+async def retry_task(context: Context, actor: Actor, task_id: RowId) -> Response:
     """Queue a failed or cancelled task again; 409 for one that is neither, or whose unique key another one holds."""
-    return await office.desk.answer(lambda _db: _move_one(office.fleet, "revive", task_id, actor))
+    return await context.queries.answer(lambda _db: _move_one(context.fleet, "revive", task_id, actor))
 
 
 @router.post("/tasks/{task_id}/cancel", response_model=models.Moved, responses=NOT_THERE | CONFLICT)
-async def cancel_task(office: TheOffice, actor: Actor, task_id: RowId) -> Response:
+async def cancel_task(context: Context, actor: Actor, task_id: RowId) -> Response:
     """Cancel an open task; 409 for one that has ended."""
-    return await office.desk.answer(lambda _db: _move_one(office.fleet, "cancel", task_id, actor))
+    return await context.queries.answer(lambda _db: _move_one(context.fleet, "cancel", task_id, actor))
 
 
 def _move_one(fleet: Fleet, move: str, task_id: int, actor: str) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def _move_one(fleet: Fleet, move: str, task_id: int, actor: str) -> dict[str, An
 
 @router.get("/assignments", response_model=models.Runs)
 async def list_assignments(
-    office: TheOffice,
+    context: Context,
     task_id: Annotated[int | None, Query(ge=1, le=models.MAX_ID, description="only of this task")] = None,
     device_id: DeviceFilter = None,
     status: AssignmentStatus | None = None,
@@ -217,14 +217,14 @@ async def list_assignments(
 ) -> Response:
     """Runs, the newest of each device first. A page looks at no more than 20,000 runs, so it may be short, or empty,
     and still have a `next`."""
-    return await office.desk.answer(
+    return await context.queries.answer(
         lambda db: listed("assignments", pages.assignments(db, limit, before, task_id, device_id, status))
     )
 
 
 @router.get("/assignments/{assignment_id}", response_model=models.WholeRun, responses=NOT_THERE)
-async def show_assignment(office: TheOffice, assignment_id: RowId) -> Response:
+async def show_assignment(context: Context, assignment_id: RowId) -> Response:
     """One run with its result."""
-    return await office.desk.answer(
+    return await context.queries.answer(
         lambda db: found(pages.assignment(db, assignment_id), f"assignment {assignment_id}")
     )

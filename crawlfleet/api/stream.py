@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 
-from crawlfleet.api.query_runner import Desk
+from crawlfleet.api.query_runner import QueryRunner
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseError
 from crawlfleet.core.json_text import json_text
@@ -49,7 +49,7 @@ class EventStream:
     """The events of the fleet. All methods run in the event loop of the API."""
 
     def __init__(self, db: Database, is_ending: Callable[[], bool]) -> None:
-        self._desk = Desk(db, at_once=1)  # of its own: it must not take a thread from questions
+        self._queries = QueryRunner(db, at_once=1)  # of its own: it must not take a thread from questions
         self._is_ending = is_ending
         self._clients: set[_Client] = set()
         self._life = ""  # of the reader: ids of another one mean nothing here
@@ -107,7 +107,7 @@ class EventStream:
             if self._clients:
                 wanted_at = began
             try:
-                self._tell(await self._desk.ask(reader.look))
+                self._tell(await self._queries.ask(reader.look))
                 is_failing = False
             except DatabaseError:
                 pass  # the heartbeat and the scheduler tell; what happened meanwhile is found when it is back

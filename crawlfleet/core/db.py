@@ -25,7 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from crawlfleet.core.database_url import CONNECT_SECONDS, read_url
 from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable, UsageError
-from crawlfleet.core.sql import Wording, sql, utc
+from crawlfleet.core.sql import SqlDialect, sql, utc
 from crawlfleet.core.transaction import AnyConnection, Transaction
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Database:
     def __init__(self, url: str, pool_size: int = 8) -> None:
         self.address = read_url(url)
         self.family, self.url = self.address.family, self.address.url
-        self.wording = Wording(self.family)
+        self.dialect = SqlDialect(self.family)
         self.product = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB"}[self.family]
         self.version = ""
         self.engine = self._make_engine(
@@ -275,7 +275,7 @@ class Database:
 
     def ask_now(self, connection: AnyConnection) -> Callable[[], datetime]:
         """Ask for the database's clock, which is read by calling the result."""
-        answer = connection.execute(sql(f"SELECT {self.wording.now}"))
+        answer = connection.execute(sql(f"SELECT {self.dialect.now}"))
 
         def read() -> datetime:
             moment = utc(answer.scalar_one())

@@ -48,7 +48,7 @@ def sql(statement: str) -> sa.TextClause:
     return sa.text(statement)
 
 
-class Wording:
+class SqlDialect:
     """SQL fragments of one database; `family` is sqlite, postgresql or mysql (which includes MariaDB)."""
 
     def __init__(self, family: str) -> None:

@@ -31,7 +31,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PARENT_CHECK_SECONDS = 1.0
 
 
-class Node:
+class NodeConnection:
     """The node's end of the connection; a body's threads may log while it ends."""
 
     def __init__(self, connection: Connection) -> None:
@@ -90,7 +90,7 @@ def main(descriptor: int, parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave_it_to_the_node)
     connection = Connection(descriptor)
-    node = Node(connection)
+    node = NodeConnection(connection)
     try:
         modules, levels = connection.recv()
         _log_to(node, levels)
@@ -122,7 +122,7 @@ def _unknown(name: str) -> str:
     return f"executor {name!r} is unknown in a worker process: define it in a module given with --executors"
 
 
-def _log_to(node: Node, levels: Mapping[str, int]) -> None:
+def _log_to(node: NodeConnection, levels: Mapping[str, int]) -> None:
     """Every line goes to the node, which formats and redacts it."""
     logging.getLogger().addHandler(QueueHandler(node))  # type: ignore[arg-type]  # all it needs is put_nowait
     for name, level in levels.items():

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from crawlfleet.core.errors import CallRefused
 
-Slot = tuple[float, float, float]  # not before, not after, and how long the call may be on its way
+SendWindow = tuple[float, float, float]  # not before, not after, and how long the call may be on its way
 
 
 class Permit(Protocol):
@@ -41,7 +41,7 @@ class RunPermit:
 
     def __init__(
         self,
-        slots: Sequence[Slot] | None,
+        slots: Sequence[SendWindow] | None,
         trusted_until: Callable[[], float],
         on_answer: Callable[[tuple[float, ...]], None],
     ) -> None:

@@ -157,7 +157,7 @@ def stored_rows(db: Database, wanted: FeedFilter, start: date | None, end: date 
     where, parameters = conditions(wanted)
     query = sql(
         "SELECT COALESCE(SUM(c.row_count), 0) FROM cl_feed f JOIN cl_coverage c ON c.feed_id = f.id"
-        f" WHERE c.day BETWEEN {db.wording.day('first')} AND {db.wording.day('last')}{where}"
+        f" WHERE c.day BETWEEN {db.dialect.day('first')} AND {db.dialect.day('last')}{where}"
     )
     days = {"first": (start or date.min).isoformat(), "last": (end or date.max).isoformat()}
     with db.read() as connection:
@@ -195,8 +195,8 @@ def _fetched_days(
         return {}
     query = sql(
         "SELECT c.feed_id, c.day, c.row_count, c.settled_fetches, c.fetched_at"
-        f" FROM {db.wording.rows(id='int')} JOIN cl_coverage c ON c.feed_id = v.id"
-        f" WHERE c.day BETWEEN {db.wording.day('first')} AND {db.wording.day('last')}"
+        f" FROM {db.dialect.rows(id='int')} JOIN cl_coverage c ON c.feed_id = v.id"
+        f" WHERE c.day BETWEEN {db.dialect.day('first')} AND {db.dialect.day('last')}"
     )
     parameters = {
         "rows": json_rows([each] for each in feed_ids),

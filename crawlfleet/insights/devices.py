@@ -72,7 +72,7 @@ def performance(db: Database, device_id: str, hours: int) -> dict[str, Any]:
     A span without a beat is missing. A beat's figures that the machine does not tell are left out of the averages.
     """
     span = max(SHORTEST_SPAN, hours * 3600 // POINTS)
-    number = db.wording.span_number("heartbeat_time", span)
+    number = db.dialect.span_number("heartbeat_time", span)
     averages = ", ".join(f"AVG({name})" for name in MEASURED)
     statement = sql(
         f"SELECT {number} AS span, COUNT(*), {averages} FROM cl_device_heartbeat"

@@ -37,7 +37,7 @@ class LimitUse:
 
 
 @dataclass(frozen=True)
-class FleetFigures:
+class FleetMetrics:
     """What is open by (state, type), where a state is due, later, assigned or running; ages in seconds.
 
     `oldest_due` is by "open" (could be claimed now) and "closed" (waits for a quota or a person), without an entry
@@ -56,7 +56,7 @@ class FleetFigures:
     paused: bool = False
 
 
-def fleet_figures(db: Database) -> FleetFigures:
+def read_fleet_metrics(db: Database) -> FleetMetrics:
     """All of them, as of now."""
     with db.read() as connection:
         now = db.now(connection)
@@ -65,7 +65,7 @@ def fleet_figures(db: Database) -> FleetFigures:
         feeds = "SELECT COUNT(*) FROM cl_feed WHERE app_id <> ''"
         by_status = sql("SELECT status, COUNT(*) FROM cl_account GROUP BY status")
         accounts = {status: int(count) for status, count in connection.execute(by_status)}
-        return FleetFigures(
+        return FleetMetrics(
             tasks=_open_tasks(db, connection),
             failed_tasks=int(connection.execute(sql(failed)).scalar_one()),
             oldest_due=_oldest_due(db, connection, now),
@@ -154,7 +154,7 @@ def _limits(connection: Connection, now: datetime) -> dict[tuple[str, str], Limi
 
 def _feeds_missing(db: Database, connection: Connection, now: datetime, days_ago: int) -> int:
     """How many feeds that are kept and not denied lack the day so many days ago, in UTC."""
-    day, moment = db.wording.day, db.wording.moment
+    day, moment = db.dialect.day, db.dialect.moment
     statement = sql(
         f"SELECT COUNT(*) FROM cl_feed f WHERE (f.denied_until IS NULL OR f.denied_until <= {moment('now')})"
         f" AND EXISTS (SELECT 1 FROM cl_coverage c WHERE c.feed_id = f.id AND c.day >= {day('since')}"

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.insights.budgets import budget_facts
-from crawlfleet.insights.forecast_arithmetic import Work, calls_per_day, run_at, sent_at, usual
+from crawlfleet.insights.forecast_arithmetic import OpenTasks, calls_per_day, run_at, sent_at, usual
 from crawlfleet.model import fleet_state, queue_depth
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import Budget
@@ -29,10 +29,10 @@ from crawlfleet.model.queue_depth import EndedRun, OpenLane
 HABIT_DAYS = 3  # whose median tells how much is added on a usual day
 FAILING_RUNS = 5  # an account whose newest runs, at least so many, all failed
 
-Owner = tuple[str | None, str | None]  # (source, username)
+AccountKey = tuple[str | None, str | None]  # (source, username)
 
 
-class Limit(StrEnum):
+class Bottleneck(StrEnum):
     """What decides when an account's backlog is done; the first six: that it never is, as things stand."""
 
     PAUSED = "paused"
@@ -57,7 +57,7 @@ class AccountForecast:
     username: str | None
     open_tasks: int
     not_due: int
-    limit: Limit
+    limit: Bottleneck
     done_at: datetime | None
     why: str
     budget: Mapping[str, Any] | None = None
@@ -75,7 +75,7 @@ class Forecast:
     accounts: list[AccountForecast]
     budgets: list[dict[str, Any]]
     slots: int
-    work: list[Work]
+    work: list[OpenTasks]
 
 
 def forecast(db: Database, username: str | None = None, now: datetime | None = None) -> Forecast:
@@ -97,7 +97,7 @@ class _Load:
     tasks: int = 0
     owed: int = 0
     added: int = 0
-    owners: set[Owner] = field(default_factory=set)
+    owners: set[AccountKey] = field(default_factory=set)
 
 
 class Picture:
@@ -134,20 +134,20 @@ class Picture:
                 load.owners.add((lane.source, lane.username))
         return [load for load in loads.values() if load.owed]
 
-    def _work(self) -> list[Work]:
+    def _work(self) -> list[OpenTasks]:
         tasks: dict[str, int] = defaultdict(int)
         for lane in self.lanes:
             if self._is_healthy((lane.source, lane.username)) and (lane.task_type, lane.label) not in self.untaken:
                 tasks[lane.task_type] += lane.tasks
-        return [Work(name, count, _seconds(self.runs, name)) for name, count in sorted(tasks.items())]
+        return [OpenTasks(name, count, _seconds(self.runs, name)) for name, count in sorted(tasks.items())]
 
-    def _is_healthy(self, owner: Owner) -> bool:
+    def _is_healthy(self, owner: AccountKey) -> bool:
         row = self.status.get(owner)
         return row is None or row["status"] == AccountStatus.HEALTHY
 
     def forecast(self, username: str | None) -> Forecast:
         """The forecast of one account name, or of all."""
-        by_owner: dict[Owner, list[OpenLane]] = defaultdict(list)
+        by_owner: dict[AccountKey, list[OpenLane]] = defaultdict(list)
         for lane in self.lanes:
             if username in (None, lane.username):
                 by_owner[lane.source, lane.username].append(lane)
@@ -164,15 +164,15 @@ class Picture:
             self.work,
         )
 
-    def _account(self, owner: Owner, lanes: Sequence[OpenLane]) -> AccountForecast:
+    def _account(self, owner: AccountKey, lanes: Sequence[OpenLane]) -> AccountForecast:
         limit, done_at, why, budget = self._limit(owner, lanes)
         return AccountForecast(
             *owner, sum(each.tasks for each in lanes), sum(each.later for each in lanes), limit, done_at, why, budget
         )
 
     def _limit(
-        self, owner: Owner, lanes: Sequence[OpenLane]
-    ) -> tuple[Limit, datetime | None, str, Mapping[str, Any] | None]:
+        self, owner: AccountKey, lanes: Sequence[OpenLane]
+    ) -> tuple[Bottleneck, datetime | None, str, Mapping[str, Any] | None]:
         row = self.status.get(owner)
         untaken = sorted(
             {_kind(lane.task_type, lane.label) for lane in lanes if (lane.task_type, lane.label) in self.untaken}
@@ -180,15 +180,20 @@ class Picture:
         own_runs = [run.completed for run in self.runs if (run.source, run.username) == owner][:FAILING_RUNS]
         no_token = next((lane.no_token for lane in lanes if lane.no_token), None)
         if self.paused:
-            return Limit.PAUSED, None, "the queue is paused", None
+            return Bottleneck.PAUSED, None, "the queue is paused", None
         if row is not None and not self._is_healthy(owner):
-            return Limit.PARKED, None, f"{row['status']}: {row['status_reason']}", None
+            return Bottleneck.PARKED, None, f"{row['status']}: {row['status_reason']}", None
         if untaken:
-            return Limit.NO_DEVICE, None, f"no device is online that takes the task type {', '.join(untaken)}", None
+            return (
+                Bottleneck.NO_DEVICE,
+                None,
+                f"no device is online that takes the task type {', '.join(untaken)}",
+                None,
+            )
         if no_token is not None and not any(own_runs):
-            return Limit.NO_TOKEN, None, no_token, None
+            return Bottleneck.NO_TOKEN, None, no_token, None
         if owner != (None, None) and len(own_runs) == FAILING_RUNS and not any(own_runs):
-            return Limit.FAILING, None, f"its newest {FAILING_RUNS} runs all failed", None
+            return Bottleneck.FAILING, None, f"its newest {FAILING_RUNS} runs all failed", None
         loads = [self._facts(load) for load in self.loads if owner in load.owners]
         slowest = max(loads, key=lambda each: each["done_at"], default=None)
         for each in loads:
@@ -197,17 +202,17 @@ class Picture:
                     f"{each['added_per_day']} calls are added on a usual day and {each['limit']} allows"
                     f" {each['calls_per_day']:g}: the backlog grows"
                 )
-                return Limit.INFLOW, None, why, each
-        moments = [(run_at(self.work, self.slots, self.now), Limit.DEVICES, self._speed_of(lanes))]
+                return Bottleneck.INFLOW, None, why, each
+        moments = [(run_at(self.work, self.slots, self.now), Bottleneck.DEVICES, self._speed_of(lanes))]
         if slowest is not None:
             why = f"{slowest['owed']} calls are owed to {slowest['limit']}"
             if slowest["calls_per_day"] is not None:
                 why += f", which allows {slowest['calls_per_day']:g} a day"
-            moments.append((slowest["done_at"], Limit.QUOTA, why))
+            moments.append((slowest["done_at"], Bottleneck.QUOTA, why))
         if due := [lane.last_due_at for lane in lanes if lane.last_due_at is not None]:
-            moments.append((max(due), Limit.DUE, "its last task is not due before"))
+            moments.append((max(due), Bottleneck.DUE, "its last task is not due before"))
         done_at, limit, why = max(moments, key=lambda each: each[0])
-        return limit, done_at, why, slowest if limit is Limit.QUOTA else None
+        return limit, done_at, why, slowest if limit is Bottleneck.QUOTA else None
 
     def _speed_of(self, lanes: Iterable[OpenLane]) -> str:
         unknown = sorted({lane.task_type for lane in lanes if _seconds(self.runs, lane.task_type) is None})

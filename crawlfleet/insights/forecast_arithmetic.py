@@ -50,7 +50,7 @@ def _span(seconds: float) -> timedelta:
 
 
 @dataclass(frozen=True)
-class Work:
+class OpenTasks:
     """Open tasks of one type, and how long such a task took lately (None: none ran)."""
 
     task_type: str
@@ -58,7 +58,7 @@ class Work:
     seconds: float | None
 
 
-def run_at(work: Sequence[Work], slots: int, now: datetime) -> datetime:
+def run_at(work: Sequence[OpenTasks], slots: int, now: datetime) -> datetime:
     """When so many slots have worked through all of it; types whose speed is unknown count as instant."""
     total = sum(each.tasks * (each.seconds or 0.0) for each in work)
     return now + _span(total / slots)

@@ -55,8 +55,8 @@ def restatements(db: Database, wanted: FeedFilter, start: date, end: date) -> It
 def _of_feeds(db: Database, names: Mapping[int, FeedName], start: date, end: date) -> Iterator[Restatement]:
     query = sql(
         "SELECT r.id, r.feed_id, r.day, r.rows_before, r.rows_after, r.totals_before, r.totals_after,"
-        f" r.fetched_before, r.fetched_at FROM {db.wording.rows(id='int')} JOIN cl_restatement r ON r.feed_id = v.id"
-        f" WHERE r.day BETWEEN {db.wording.day('first')} AND {db.wording.day('last')}"
+        f" r.fetched_before, r.fetched_at FROM {db.dialect.rows(id='int')} JOIN cl_restatement r ON r.feed_id = v.id"
+        f" WHERE r.day BETWEEN {db.dialect.day('first')} AND {db.dialect.day('last')}"
     )
     parameters = {
         "rows": json_rows([feed_id] for feed_id in names),

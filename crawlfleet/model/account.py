@@ -97,7 +97,7 @@ class AccountDAO:
         def work(connection: Transaction) -> int:
             query = sql(
                 "SELECT t.id, t.source, t.username, t.token_sealed FROM cl_account t WHERE t.token_sealed IS NOT NULL"
-                f" ORDER BY t.id{self.db.wording.for_update_of_t}"
+                f" ORDER BY t.id{self.db.dialect.for_update_of_t}"
             )
             rows = []
             for account_id, source, username, sealed in connection.execute(query):
@@ -105,10 +105,10 @@ class AccountDAO:
                     rows.append((account_id, keys.reseal(sealed)))
                 except UsageError as error:
                     raise CrawlfleetError(f"account {username} at {source}: {error}; nothing was changed") from None
-            statement = self.db.wording.update_from(
+            statement = self.db.dialect.update_from(
                 "cl_account",
-                {"token_sealed": "v.token_sealed", "updated_at": self.db.wording.moment("now")},
-                self.db.wording.rows(id="int", token_sealed="text"),
+                {"token_sealed": "v.token_sealed", "updated_at": self.db.dialect.moment("now")},
+                self.db.dialect.rows(id="int", token_sealed="text"),
                 "t.id = v.id",
             )
             now = stamp(self.db.now(connection))
@@ -210,7 +210,7 @@ def accounts_of(db: Database, connection: AnyConnection, keys: Collection[tuple[
     """The accounts with these (source, username); those that do not exist are missing."""
     if not keys:
         return {}
-    tables = f"{db.wording.rows(source='text', username='text')} JOIN cl_account a"
+    tables = f"{db.dialect.rows(source='text', username='text')} JOIN cl_account a"
     return _ask_accounts(connection, tables, "v", json_rows(sorted(keys)))()
 
 
@@ -218,7 +218,7 @@ def ask_accounts_of_lanes(db: Database, connection: AnyConnection, lane_ids: Col
     """Ask for the accounts of these lanes, which are read by calling the result."""
     if not lane_ids:
         return dict
-    tables = f"{db.wording.rows(id='int')} JOIN cl_lane l ON l.id = v.id JOIN cl_account a"
+    tables = f"{db.dialect.rows(id='int')} JOIN cl_lane l ON l.id = v.id JOIN cl_account a"
     return _ask_accounts(connection, tables, "l", json_rows([each] for each in sorted(lane_ids)))
 
 

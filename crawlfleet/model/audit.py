@@ -23,7 +23,7 @@ def record(
         return
     statement = sql(
         "INSERT INTO cl_audit (actor, action, target, detail, created_at)"
-        f" VALUES (:actor, :action, :target, :detail, {db.wording.now})"
+        f" VALUES (:actor, :action, :target, :detail, {db.dialect.now})"
     )
     values = {
         "actor": actor[:MAX_NAME],

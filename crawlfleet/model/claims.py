@@ -56,7 +56,7 @@ class AssignmentIds:
         return list(itertools.islice(self._counter, count))
 
 
-class Owner(NamedTuple):
+class Registration(NamedTuple):
     """Whom a run is assigned to: one registration of a device."""
 
     device_id: str
@@ -122,7 +122,7 @@ def ask_heads(
     db: Database, connection: AnyConnection, types: Collection[str], labels: Collection[str] = ()
 ) -> Callable[[], list[Head]]:
     """Ask for `open_heads`, which are read by calling the result."""
-    known = f"{db.wording.is_among('l.task_type', 'types')} AND {labels_fit(db)}"
+    known = f"{db.dialect.is_among('l.task_type', 'types')} AND {labels_fit(db)}"
     # SQLite read all lanes once its statistics said that most have the same source.
     hint = " INDEXED BY ix_lane_account" if db.family == "sqlite" else ""
     statement = sql(
@@ -144,14 +144,14 @@ def ask_heads(
 
 def labels_fit(db: Database) -> str:
     """Whether a device with the labels of the bound JSON list `labels` takes tasks of the lane `l`."""
-    return f"(l.label IS NULL OR {db.wording.is_among('l.label', 'labels')})"
+    return f"(l.label IS NULL OR {db.dialect.is_among('l.label', 'labels')})"
 
 
 def claim(
     db: Database,
     connection: Transaction,
     strategy: Strategy,
-    place: Callable[[AnyRow], Owner | None],
+    place: Callable[[AnyRow], Registration | None],
     ids: AssignmentIds,
     heads: Sequence[Head],
     slots: int,
@@ -184,7 +184,7 @@ def claim(
     accounts = ask_accounts_of_lanes(db, connection, lanes)()
     rows += due.mappings() if due is not None else ()
     found = sorted(rows, key=lambda row: (row["ready_key"], row["id"]))
-    picked: list[tuple[AnyRow, Owner]] = []
+    picked: list[tuple[AnyRow, Registration]] = []
     sourced = 0
     for row in found:
         if len(picked) == slots + reserve:
@@ -292,23 +292,23 @@ def _candidates(family: str, lanes: int, skip_locked: bool) -> sa.TextClause:
     return sql(" UNION ALL ".join(f"SELECT * FROM ({part}) AS lane{i}" for i, part in enumerate(parts)))
 
 
-_Assigned = Sequence[tuple[AnyRow, Owner, int]]  # the task, whom it goes to, the id of the run
+_Assigned = Sequence[tuple[AnyRow, Registration, int]]  # the task, whom it goes to, the id of the run
 
 
 def _take(db: Database, connection: Transaction, assigned: _Assigned, now: datetime) -> None:
     # COALESCE keeps SQLite off the index on status, which made this statement 300 times slower.
     guard = task_guard("claim", "COALESCE(t.status, '')")
-    statement = db.wording.update_from(
+    statement = db.dialect.update_from(
         "cl_crawl_task",
         {
             "status": f"'{TaskStatus.ASSIGNED}'",
             "assignment_id": "v.assignment_id",
             "assigned_device_id": "v.device_id",
-            "assigned_at": db.wording.moment("now"),
-            "updated_at": db.wording.moment("now"),
+            "assigned_at": db.dialect.moment("now"),
+            "updated_at": db.dialect.moment("now"),
             "ready_key": "NULL",
         },
-        db.wording.rows(id="int", ready_key="int", assignment_id="int", device_id="text"),
+        db.dialect.rows(id="int", ready_key="int", assignment_id="int", device_id="text"),
         f"t.id = v.id AND t.ready_key = v.ready_key AND {guard}",
     )
     # in one order everywhere: two claims must not lock crosswise
@@ -318,7 +318,7 @@ def _take(db: Database, connection: Transaction, assigned: _Assigned, now: datet
 
 def _won(db: Database, connection: Transaction, assigned: _Assigned) -> set[int]:
     statement = sql(
-        f"SELECT t.id FROM {db.wording.rows(id='int', assignment_id='int')} JOIN cl_crawl_task t ON t.id = v.id"
+        f"SELECT t.id FROM {db.dialect.rows(id='int', assignment_id='int')} JOIN cl_crawl_task t ON t.id = v.id"
         " WHERE t.assignment_id = v.assignment_id"
     )
     rows = json_rows((row["id"], number) for row, _, number in assigned)
@@ -328,13 +328,13 @@ def _won(db: Database, connection: Transaction, assigned: _Assigned) -> set[int]
 def _open_runs(db: Database, connection: Transaction, assigned: _Assigned, now: datetime) -> None:
     if not assigned:
         return
-    at = db.wording.moment("now")
+    at = db.dialect.moment("now")
     columns = {"id": "int", "task_id": "int", "device_id": "text", "epoch": "int", "retry": "int", "taken_at": "moment"}
     statement = sql(
         "INSERT INTO cl_task_assignment"
         " (id, task_id, device_id, device_epoch, status, retry_count, taken_at, assigned_at, created_at, updated_at)"
         f" SELECT id, task_id, device_id, epoch, '{AssignmentStatus.ASSIGNED}', retry, taken_at, {at}, {at}, {at}"
-        f" FROM {db.wording.rows(**columns)}"
+        f" FROM {db.dialect.rows(**columns)}"
     )
     rows = [
         # a device that claims for itself takes the run with the claim; a master's worker will do so later
@@ -372,7 +372,7 @@ def promote(db: Database, lead_seconds: float = 0.0, now: datetime | None = None
         ledger = Ledger(db, connection, now or db.now(connection))
         found = connection.execute(due, {"now": stamp(ledger.now)}).all()
         if found:
-            statement = db.wording.update_from(
+            statement = db.dialect.update_from(
                 "cl_crawl_task", {"ready_key": "t.order_key", "wake_at": "NULL"}, source, "t.id = v.id"
             )
             connection.execute(sql(statement), {"rows": json_rows([task_id] for task_id, _, _ in found)})
@@ -384,20 +384,20 @@ def promote(db: Database, lead_seconds: float = 0.0, now: datetime | None = None
         horizon = (now or db.now(connection)) + timedelta(seconds=lead_seconds)
         found = connection.execute(opening, {"horizon": stamp(horizon)}).scalars().all()
         if found:
-            statement = db.wording.update_from(
+            statement = db.dialect.update_from(
                 "cl_lane", {"ready_key": "t.head_key", "wake_at": "NULL"}, source, "t.id = v.id"
             )
             connection.execute(sql(statement), {"rows": json_rows([lane_id] for lane_id in found)})
         return len(found)
 
-    lock = db.wording.for_update + db.wording.skip_locked
-    source = db.wording.rows(id="int")
+    lock = db.dialect.for_update + db.dialect.skip_locked
+    source = db.dialect.rows(id="int")
     due = sql(
-        f"SELECT id, lane_id, source FROM cl_crawl_task WHERE wake_at <= {db.wording.moment('now')}"
+        f"SELECT id, lane_id, source FROM cl_crawl_task WHERE wake_at <= {db.dialect.moment('now')}"
         f" ORDER BY wake_at LIMIT {PROMOTE_BATCH}{lock}"
     )
     opening = sql(
-        f"SELECT id FROM cl_lane WHERE wake_at <= {db.wording.moment('horizon')}"
+        f"SELECT id FROM cl_lane WHERE wake_at <= {db.dialect.moment('horizon')}"
         f" ORDER BY wake_at LIMIT {PROMOTE_BATCH}{lock}"
     )
     return db.write(make_ready) + db.write(open_lanes)

@@ -81,7 +81,7 @@ def ask_days(
     columns = {**dict.fromkeys(FeedKey._fields, "text"), "first": "day", "last": "day"}
     match = " AND ".join(f"f.{name} = v.{name}" for name in FeedKey._fields)
     statement = sql(
-        f"SELECT {_COVERED} FROM {db.wording.rows(**columns)} JOIN cl_feed f ON {match}"
+        f"SELECT {_COVERED} FROM {db.dialect.rows(**columns)} JOIN cl_feed f ON {match}"
         " JOIN cl_coverage c ON c.feed_id = f.id AND c.day BETWEEN v.first AND v.last"
     )
     answer = connection.execute(statement, {"rows": json_rows((*key, first, last) for key, first, last in ranges)})
@@ -93,8 +93,8 @@ def of_feeds(
 ) -> dict[int, dict[date, Covered]]:
     """What is known of these days of feeds; feeds and days that were never fetched are missing."""
     statement = sql(
-        f"SELECT {_COVERED} FROM {db.wording.rows(id='int')} JOIN cl_coverage c ON c.feed_id = v.id"
-        f" WHERE c.day BETWEEN {db.wording.day('first')} AND {db.wording.day('last')}"
+        f"SELECT {_COVERED} FROM {db.dialect.rows(id='int')} JOIN cl_coverage c ON c.feed_id = v.id"
+        f" WHERE c.day BETWEEN {db.dialect.day('first')} AND {db.dialect.day('last')}"
     )
     rows = json_rows([each] for each in sorted(feed_ids))
     return _by_feed(connection.execute(statement, {"rows": rows, "first": start.isoformat(), "last": end.isoformat()}))
@@ -142,12 +142,12 @@ def write(
                     before.fetched_at,
                 )
             )
-    feed, at = db.wording.integer("feed"), db.wording.moment("at")
+    feed, at = db.dialect.integer("feed"), db.dialect.moment("at")
     columns = {"day": "day", "row_count": "int", "checksum": "text", "totals": "json", "settled_fetches": "int"}
     names = ", ".join(columns)
-    statement = db.wording.upsert(
+    statement = db.dialect.upsert(
         f"INSERT INTO cl_coverage (feed_id, {names}, fetched_at) SELECT {feed}, {names}, {at}"
-        f" FROM {db.wording.rows(**columns)}" + (" WHERE 1 = 1" if db.family == "sqlite" else ""),
+        f" FROM {db.dialect.rows(**columns)}" + (" WHERE 1 = 1" if db.family == "sqlite" else ""),
         "feed_id, day",
         ["row_count", "checksum", "totals", "settled_fetches", "fetched_at"],
     )
@@ -165,6 +165,6 @@ def write(
         names = ", ".join(columns)
         statement = (
             f"INSERT INTO cl_restatement (feed_id, {names}, fetched_at) SELECT {feed}, {names}, {at}"
-            f" FROM {db.wording.rows(**columns)}"
+            f" FROM {db.dialect.rows(**columns)}"
         )
         connection.execute(sql(statement), {**parameters, "rows": json_rows(changes)})

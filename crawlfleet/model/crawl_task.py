@@ -114,9 +114,9 @@ class CrawlTaskDAO:
     def _add_plain(self, specs: Sequence[TaskSpec], defaults: TaskDefaults) -> list[int]:
         """Queue tasks that are alike in what decides their place, with one answer of the database, which finds lane and
         time by itself. If their lane is new none is queued, and there are no ids."""
-        wording = self.db.wording
-        moment = wording.now_of_statement
-        key = f"{wording.milliseconds(moment)} - {wording.integer('head_start')}"
+        dialect = self.db.dialect
+        moment = dialect.now_of_statement
+        key = f"{dialect.milliseconds(moment)} - {dialect.integer('head_start')}"
         placed = {
             "lane_id": "l.id",
             "order_key": key,
@@ -173,7 +173,7 @@ class CrawlTaskDAO:
                 fresh.append(spec)
                 fresh_lanes.append(lane_ids[lane])
             ledger.touch(lane_ids[lane] for lane in lane_ids if lane.source is not None)
-            moment = self.db.wording.moment("now")
+            moment = self.db.dialect.moment("now")
             stamps = {"created_at": moment, "updated_at": moment}
             inserted = []
             for first in range(0, len(fresh), self._rows_at_once):
@@ -205,7 +205,7 @@ class CrawlTaskDAO:
         found = connection.execute(
             sql(
                 "SELECT t.open_key, t.id FROM cl_crawl_task t"
-                f" JOIN {self.db.wording.rows(k='text')} ON t.open_key = v.k"
+                f" JOIN {self.db.dialect.rows(k='text')} ON t.open_key = v.k"
             ),
             {"rows": json_rows([key] for key in keys)},
         )
@@ -228,12 +228,12 @@ class CrawlTaskDAO:
 
         What all rows have in common is bound once, which more than halves the time of a typical batch.
         """
-        wording = self.db.wording
+        dialect = self.db.dialect
         own = {
             name: cells for name, cells in columns.items() if name == "task_data" or cells.count(cells[0]) < len(cells)
         }
         common = {name: bindable(cells[0]) for name, cells in columns.items() if name not in own}
-        picks = {name: f"v.{name}" if name in own else wording.bound(name, _COLUMNS[name]) for name in columns}
+        picks = {name: f"v.{name}" if name in own else dialect.bound(name, _COLUMNS[name]) for name in columns}
         picks |= {
             "open_key": picks["unique_key"],
             "status": f"'{TaskStatus.PENDING}'",
@@ -245,7 +245,7 @@ class CrawlTaskDAO:
         returning = "" if self.db.product in {"SQLite", "MySQL"} else " RETURNING id"
         statement = sql(
             f"INSERT INTO cl_crawl_task ({', '.join(picks)}) SELECT {', '.join(picks.values())}"
-            f" FROM {wording.rows(**{name: _COLUMNS[name] for name in own})}{join}{returning}"
+            f" FROM {dialect.rows(**{name: _COLUMNS[name] for name in own})}{join}{returning}"
         )
         rows = json_rows(zip(*own.values(), strict=True))
         answer = connection.execute(statement, {**common, **parameters, "rows": rows})
@@ -286,7 +286,7 @@ class CrawlTaskDAO:
 
     def states(self, task_ids: Iterable[int]) -> dict[int, str]:
         """The state of each of these tasks; ids of no task are missing."""
-        query = sql(f"SELECT t.id, t.status FROM cl_crawl_task t JOIN {self.db.wording.rows(k='int')} ON t.id = v.k")
+        query = sql(f"SELECT t.id, t.status FROM cl_crawl_task t JOIN {self.db.dialect.rows(k='int')} ON t.id = v.k")
         with self.db.read() as connection:
             found = connection.execute(query, {"rows": json_rows([task_id] for task_id in task_ids)})
             return dict(found.all())

@@ -45,7 +45,7 @@ class DeviceInfo:
 
 
 @dataclass(frozen=True)
-class Standing:
+class DeviceState:
     """What a scheduler must know before it claims.
 
     `may_claim`: neither is the device draining nor the queue paused. `master_alive`: some master assigns tasks.
@@ -93,7 +93,7 @@ class DeviceDAO:
             next_epoch = fleet_state.next_epoch(self.db, connection)
             clock = self.db.ask_now(connection)
             answer = connection.execute(
-                sql(f"SELECT * FROM cl_device WHERE device_id = :device_id{self.db.wording.for_update}"),
+                sql(f"SELECT * FROM cl_device WHERE device_id = :device_id{self.db.dialect.for_update}"),
                 {"device_id": info.device_id},
             )
             epoch, moment, former = next_epoch(), now or clock(), answer.mappings().first()
@@ -156,23 +156,25 @@ class DeviceDAO:
                 sql(f"UPDATE cl_device SET {pairs}, draining = {_FALSE} WHERE device_id = :device_id"), values
             )
 
-    def hold(self, connection: Transaction, device_id: str, epoch: int) -> Callable[[], Standing]:
+    def hold(self, connection: Transaction, device_id: str, epoch: int) -> Callable[[], DeviceState]:
         """Lock the device's row for this transaction; the standing is read by calling the result.
 
         That raises LeaseLost when the device is no longer this process.
         """
-        lock = " FOR UPDATE OF d" if self.db.family == "postgresql" else self.db.wording.for_update
+        lock = " FOR UPDATE OF d" if self.db.family == "postgresql" else self.db.dialect.for_update
         return self._ask_standing(connection, device_id, epoch, lock)
 
-    def standing(self, connection: AnyConnection, device_id: str, epoch: int) -> Standing:
+    def standing(self, connection: AnyConnection, device_id: str, epoch: int) -> DeviceState:
         """Like `hold`, but without the lock: good for a look, not for a claim."""
         return self._ask_standing(connection, device_id, epoch, "")()
 
-    def _ask_standing(self, connection: AnyConnection, device_id: str, epoch: int, lock: str) -> Callable[[], Standing]:
+    def _ask_standing(
+        self, connection: AnyConnection, device_id: str, epoch: int, lock: str
+    ) -> Callable[[], DeviceState]:
         asked_at = time.monotonic()
         answer = connection.execute(
             sql(
-                f"SELECT d.epoch, d.status, d.draining, {self.db.wording.now},"
+                f"SELECT d.epoch, d.status, d.draining, {self.db.dialect.now},"
                 " (SELECT p.value FROM cl_fleet_state p WHERE p.name = 'paused'),"
                 # not MIN, for which MariaDB reads them all
                 " (SELECT t.wake_at FROM cl_crawl_task t WHERE t.wake_at IS NOT NULL ORDER BY t.wake_at LIMIT 1),"
@@ -184,14 +186,14 @@ class DeviceDAO:
             {"device_id": device_id},
         )
 
-        def read() -> Standing:
+        def read() -> DeviceState:
             row = answer.first()
             if row is None or row[0] != epoch or row[1] != DeviceStatus.ONLINE:
                 raise LeaseLost(device_id, epoch)
             now = utc(row[3])
             assert now is not None
             may_claim = not row[2] and not row[4]
-            return Standing(now, may_claim, row[7] > 0, utc(row[5]), utc(row[6]), asked_at, time.monotonic())
+            return DeviceState(now, may_claim, row[7] > 0, utc(row[5]), utc(row[6]), asked_at, time.monotonic())
 
         return read
 
@@ -297,7 +299,7 @@ class DeviceDAO:
             device = connection.execute(
                 sql(
                     "SELECT status, last_heartbeat FROM cl_device WHERE device_id = :device_id"
-                    + self.db.wording.for_update
+                    + self.db.dialect.for_update
                 ),
                 {"device_id": device_id},
             ).first()

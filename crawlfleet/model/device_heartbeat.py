@@ -52,7 +52,7 @@ class DeviceHeartbeatDAO:
         """Renew the lease of (device_id, epoch) and record the beat; raises LeaseLost when it is no longer ours."""
 
         def work(connection: Transaction) -> None:
-            at = ":now" if now is not None else self.db.wording.now
+            at = ":now" if now is not None else self.db.dialect.now
             parameters: dict[str, Any] = {"device_id": device_id, "epoch": epoch}
             if now is not None:
                 parameters["now"] = stamp(now)
@@ -132,7 +132,7 @@ def sweep(
                 .all()
             )
             if ids:
-                statement = db.wording.delete_from(table, db.wording.rows(id="int"), "t.id = v.id")
+                statement = db.dialect.delete_from(table, db.dialect.rows(id="int"), "t.id = v.id")
                 connection.execute(sql(statement), {"rows": json_rows([each] for each in ids)})
             return len(ids)
 

@@ -17,7 +17,7 @@ from crawlfleet.core.sql import json_rows, json_value, sql, stamp
 from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.model import audit, signals
 from crawlfleet.model.account import ask_accounts_of_lanes
-from crawlfleet.model.claims import TASK_COLUMNS, Claim, Owner, task_of
+from crawlfleet.model.claims import TASK_COLUMNS, Claim, Registration, task_of
 from crawlfleet.model.ending import Ending
 from crawlfleet.model.gate import end_runs
 from crawlfleet.model.ledger import Ledger
@@ -45,7 +45,7 @@ class Candidate:
     this master has assigned to it so far. Use of CPU and memory, in percent, is that of its latest beat, if any.
     """
 
-    owner: Owner
+    owner: Registration
     kind: Kind
     slots: int
     live: int
@@ -74,7 +74,7 @@ def candidates(db: Database, connection: AnyConnection, lock: bool) -> list[Cand
     """The workers that are online and do not drain, by id; `lock` keeps each as it is until the transaction ends."""
     suffix = ""
     if lock:
-        suffix = " FOR UPDATE OF d" if db.family == "postgresql" else db.wording.for_update
+        suffix = " FOR UPDATE OF d" if db.family == "postgresql" else db.dialect.for_update
     newest = "SELECT MAX(h.id) FROM cl_device_heartbeat h WHERE h.device_id = d.device_id"
     statement = sql(
         "SELECT d.device_id, d.epoch, d.capabilities, d.max_concurrent_tasks,"
@@ -88,7 +88,7 @@ def candidates(db: Database, connection: AnyConnection, lock: bool) -> list[Cand
         f" ORDER BY d.device_id{suffix}"
     )
     return [
-        Candidate(Owner(device_id, epoch), _kind(capabilities), slots, live, waiting, cpu, memory)
+        Candidate(Registration(device_id, epoch), _kind(capabilities), slots, live, waiting, cpu, memory)
         for device_id, epoch, capabilities, slots, live, waiting, cpu, memory in connection.execute(statement).all()
     ]
 
@@ -114,8 +114,8 @@ def take_back(
         "SELECT a.id, a.task_id FROM cl_task_assignment a JOIN cl_crawl_task t ON t.id = a.task_id"
         " WHERE a.device_id = :device_id AND a.device_epoch = :epoch"
         f" AND a.status = '{AssignmentStatus.ASSIGNED}' AND a.taken_at IS NULL"
-        f" AND {db.wording.is_among('t.task_type', 'types')}"
-        f" AND (t.label IS NULL OR {db.wording.is_among('t.label', 'labels')})"
+        f" AND {db.dialect.is_among('t.task_type', 'types')}"
+        f" AND (t.label IS NULL OR {db.dialect.is_among('t.label', 'labels')})"
         " ORDER BY a.assigned_at DESC, a.id DESC LIMIT :count"
     )
     lists = {"types": json.dumps(sorted(kind.types)), "labels": json.dumps(sorted(kind.labels))}
@@ -140,7 +140,7 @@ def unlevel(workers: Sequence[Candidate]) -> list[tuple[Candidate, Candidate]]:
 
 def level(db: Database, transaction: Transaction, workers: Sequence[Candidate], ledger: Ledger) -> int:
     """Take back what waits at busy workers, as much as idle ones could run now; how many. All are locked."""
-    taken: Counter[Owner] = Counter()  # by the idle worker for whom it was taken back
+    taken: Counter[Registration] = Counter()  # by the idle worker for whom it was taken back
     for idle, busy in unlevel(workers):
         # what waits may be for other labels: only what was found there fills the idle one's slots
         count = min(busy.surplus, idle.idle_slots - taken[idle.owner])
@@ -168,7 +168,9 @@ def rebalance(db: Database, actor: str | None = None) -> int:
     return db.write(work)
 
 
-def ask_assigned(connection: AnyConnection, owner: Owner, held: Collection[int], count: int) -> Callable[[], list[Any]]:
+def ask_assigned(
+    connection: AnyConnection, owner: Registration, held: Collection[int], count: int
+) -> Callable[[], list[Any]]:
     """Ask for up to `count` runs that were assigned to this device and that it does not hold; read by calling it."""
     statement = sql(
         f"SELECT a.id AS assignment_id, {TASK_COLUMNS} FROM cl_task_assignment a JOIN cl_crawl_task t"
@@ -197,7 +199,7 @@ def adopt(db: Database, transaction: Transaction, rows: Sequence[Any], ledger: L
         ids.append([row["assignment_id"]])
         adopted.append(Claim(row["assignment_id"], task_of(row), account, calls))
     if ids:
-        taken = {"taken_at": db.wording.moment("now"), "updated_at": db.wording.moment("now")}
-        statement = db.wording.update_from("cl_task_assignment", taken, db.wording.rows(id="int"), "t.id = v.id")
+        taken = {"taken_at": db.dialect.moment("now"), "updated_at": db.dialect.moment("now")}
+        statement = db.dialect.update_from("cl_task_assignment", taken, db.dialect.rows(id="int"), "t.id = v.id")
         transaction.execute(sql(statement), {"rows": json_rows(ids), "now": stamp(ledger.now)})
     return adopted

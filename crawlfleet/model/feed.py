@@ -45,8 +45,8 @@ def ask_feeds(
         found = known()
         missing = sorted(set(keys) - set(found))
         if missing:
-            names, at = ", ".join(FeedKey._fields), db.wording.moment("now")
-            insert = db.wording.insert_ignore(
+            names, at = ", ".join(FeedKey._fields), db.dialect.moment("now")
+            insert = db.dialect.insert_ignore(
                 f"INSERT INTO cl_feed ({names}, denials, created_at) SELECT {names}, 0, {at} FROM {_keys(db)}"
                 + (" WHERE 1 = 1" if db.family == "sqlite" else ""),  # or its parser takes ON CONFLICT for a join
                 names,
@@ -65,8 +65,8 @@ def _ask_locked(
         return dict
     columns = ", ".join(f"t.{name}" for name in FeedKey._fields)
     statement = (
-        f"SELECT {columns}, t.id, t.denials, t.denied_until FROM {db.wording.by_key(_keys(db), 'cl_feed', 'uq_feed')}"
-        f" ON {_MATCH} ORDER BY {columns}{db.wording.for_update_of_t}"
+        f"SELECT {columns}, t.id, t.denials, t.denied_until FROM {db.dialect.by_key(_keys(db), 'cl_feed', 'uq_feed')}"
+        f" ON {_MATCH} ORDER BY {columns}{db.dialect.for_update_of_t}"
     )
     answer = connection.execute(sql(statement), {"rows": json_rows(sorted(set(keys)))})
     return lambda: {FeedKey(*row[:4]): LockedFeed(row[4], row[5], utc(row[6])) for row in answer}
@@ -76,7 +76,7 @@ _MATCH = " AND ".join(f"t.{name} = v.{name}" for name in FeedKey._fields)
 
 
 def _keys(db: Database) -> str:
-    return db.wording.rows(**dict.fromkeys(FeedKey._fields, "text"))
+    return db.dialect.rows(**dict.fromkeys(FeedKey._fields, "text"))
 
 
 def forget_denials(connection: Transaction, feed: LockedFeed) -> None:
@@ -110,7 +110,7 @@ def denied_among(db: Database, connection: Transaction, keys: Collection[FeedKey
     columns = ", ".join(f"t.{name}" for name in FeedKey._fields)
     statement = sql(
         f"SELECT {columns} FROM {_keys(db)} JOIN cl_feed t ON {_MATCH}"
-        f" WHERE t.denied_until > {db.wording.moment('now')}"
+        f" WHERE t.denied_until > {db.dialect.moment('now')}"
     )
     found = connection.execute(statement, {"rows": json_rows(sorted(set(keys))), "now": stamp(now)})
     return {FeedKey(*row) for row in found}

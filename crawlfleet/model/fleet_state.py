@@ -20,7 +20,7 @@ def next_epoch(db: Database, connection: Transaction) -> Callable[[], int]:
     Serialises registrations until the caller commits.
     """
     connection.execute(
-        sql(f"UPDATE cl_fleet_state SET value = value + 1, updated_at = {db.wording.now} WHERE name = 'epoch'")
+        sql(f"UPDATE cl_fleet_state SET value = value + 1, updated_at = {db.dialect.now} WHERE name = 'epoch'")
     )
     answer = connection.execute(sql("SELECT value FROM cl_fleet_state WHERE name = 'epoch'"))
 

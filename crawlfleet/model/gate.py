@@ -36,7 +36,7 @@ QUOTA_PAUSE_SECONDS = 60.0  # when the vendor does not say how long
 AskedEnds = tuple[Callable[[], Tasks], range_store.Targets]
 
 
-class Verdict(StrEnum):
+class FenceVerdict(StrEnum):
     """What became of one ending."""
 
     WRITTEN = "written"
@@ -49,7 +49,7 @@ class Ended:
     """What the gate did with an ending: the verdict, the move made, and how the task stands now."""
 
     ending: Ending
-    verdict: Verdict
+    verdict: FenceVerdict
     move: str | None = None
     next_run_at: datetime | None = None
     parked: bool = False  # this ending parked the task's account
@@ -108,7 +108,7 @@ def end_runs(
             ledger.touch([ending.lane_id or task["lane_id"]])
         moves.append(move)
         again_at = closed_until or move.next_run_at
-        settled[ending.assignment_id] = Ended(ending, Verdict.WRITTEN, move.name, again_at, parked)
+        settled[ending.assignment_id] = Ended(ending, FenceVerdict.WRITTEN, move.name, again_at, parked)
     _write(db, connection, moves, ledger.now)
     book_calls(
         db, connection, ledger, [RunCalls(e.assignment_id, e.task_id, e.calls) for e in lost if e.calls is not None]
@@ -140,7 +140,7 @@ def book_calls(db: Database, connection: Transaction, ledger: Ledger, runs: Sequ
     if not runs:
         return
     statement = sql(
-        f"SELECT t.id, t.lane_id FROM {db.wording.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
+        f"SELECT t.id, t.lane_id FROM {db.dialect.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
         " WHERE t.source IS NOT NULL"
     )
     found = connection.execute(statement, {"rows": json_rows([each] for each in {run.task_id for run in runs})})
@@ -212,22 +212,22 @@ def _lock_tasks(db: Database, connection: Transaction, ids: Collection[int]) -> 
     statement = sql(
         "SELECT t.id, t.assignment_id, t.lane_id, t.source, t.username, t.app_id, t.report, t.label, t.priority,"
         " t.order_key, t.next_run_at, t.retry, t.max_retry_count, t.crash_count"
-        f" FROM {db.wording.by_key(db.wording.rows(id='int'), 'cl_crawl_task')} ON t.id = v.id"
-        f" WHERE {guard} ORDER BY t.id{db.wording.for_update_of_t}"
+        f" FROM {db.dialect.by_key(db.dialect.rows(id='int'), 'cl_crawl_task')} ON t.id = v.id"
+        f" WHERE {guard} ORDER BY t.id{db.dialect.for_update_of_t}"
     )
     found = connection.execute(statement, {"rows": json_rows([task_id] for task_id in sorted(ids))})
     return lambda: {row["id"]: row for row in found.mappings()}
 
 
-def _judge_lost(db: Database, connection: Transaction, endings: Sequence[Ending]) -> list[tuple[Ending, Verdict]]:
+def _judge_lost(db: Database, connection: Transaction, endings: Sequence[Ending]) -> list[tuple[Ending, FenceVerdict]]:
     """An assignment that this very ending ended before is success; any other is stale."""
     if not endings:
         return []
-    statement = sql(f"SELECT t.id, t.status FROM {db.wording.rows(id='int')} JOIN cl_task_assignment t ON t.id = v.id")
+    statement = sql(f"SELECT t.id, t.status FROM {db.dialect.rows(id='int')} JOIN cl_task_assignment t ON t.id = v.id")
     found = connection.execute(statement, {"rows": json_rows([e.assignment_id] for e in endings)})
     states: dict[int, str] = dict(found.all())
     return [
-        (e, Verdict.ALREADY if states.get(e.assignment_id) in _OWN_END.get(e.kind, ()) else Verdict.STALE)
+        (e, FenceVerdict.ALREADY if states.get(e.assignment_id) in _OWN_END.get(e.kind, ()) else FenceVerdict.STALE)
         for e in endings
     ]
 
@@ -335,7 +335,7 @@ def _write(db: Database, connection: Transaction, moves: Sequence[_Move], now: d
 def _runs_statement(db: Database) -> sa.TextClause:
     json_cast = "CAST(v.summary AS json)" if db.family == "postgresql" else "v.summary"
     return sql(
-        db.wording.update_from(
+        db.dialect.update_from(
             "cl_task_assignment",
             {
                 "status": "v.status",
@@ -344,9 +344,9 @@ def _runs_statement(db: Database) -> sa.TextClause:
                 "error_kind": "v.error_kind",
                 "error_message": "v.error_message",
                 "result_data": json_cast,
-                "updated_at": db.wording.moment("now"),
+                "updated_at": db.dialect.moment("now"),
             },
-            db.wording.rows(
+            db.dialect.rows(
                 id="int",
                 status="text",
                 started_at="moment",
@@ -363,7 +363,7 @@ def _runs_statement(db: Database) -> sa.TextClause:
 def _tasks_statement(db: Database) -> sa.TextClause:
     json_cast = "CAST(v.summary AS json)" if db.family == "postgresql" else "v.summary"
     return sql(
-        db.wording.update_from(
+        db.dialect.update_from(
             "cl_crawl_task",
             {
                 "status": "v.status",
@@ -380,9 +380,9 @@ def _tasks_statement(db: Database) -> sa.TextClause:
                 "error_kind": "v.error_kind",
                 "error_message": "v.error_message",
                 "lane_id": "COALESCE(v.lane_id, t.lane_id)",
-                "updated_at": db.wording.moment("now"),
+                "updated_at": db.dialect.moment("now"),
             },
-            db.wording.rows(
+            db.dialect.rows(
                 id="int",
                 assignment_id="int",
                 status="text",
@@ -418,19 +418,19 @@ def mark_started(
         return
     move = MOVES["start"]
     rows = json_rows(started)
-    source = db.wording.rows(id="int", task_id="int", started_at="moment")
-    tasks = db.wording.update_from(
+    source = db.dialect.rows(id="int", task_id="int", started_at="moment")
+    tasks = db.dialect.update_from(
         "cl_crawl_task",
-        {"status": f"'{move.task_to}'", "updated_at": db.wording.moment("now")},
+        {"status": f"'{move.task_to}'", "updated_at": db.dialect.moment("now")},
         source,
         f"t.id = v.task_id AND t.assignment_id = v.id AND t.status = '{move.task_from[0]}'",
     )
-    runs = db.wording.update_from(
+    runs = db.dialect.update_from(
         "cl_task_assignment",
         {
             "status": f"'{move.run_to}'",
             "started_at": _after_assignment("started_at"),
-            "updated_at": db.wording.moment("now"),
+            "updated_at": db.dialect.moment("now"),
         },
         source,
         f"t.id = v.id AND {run_guard('start', 't.status')}",

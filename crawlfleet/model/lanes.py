@@ -130,19 +130,19 @@ def _insert(
 ) -> None:
     """Insert what is not there yet."""
     names = ", ".join(columns)
-    created = ("", "") if created_at is None else (", created_at", f", {db.wording.moment('now')}")
+    created = ("", "") if created_at is None else (", created_at", f", {db.dialect.moment('now')}")
     statement = (
-        f"INSERT INTO {table} ({names}{created[0]}) SELECT {names}{created[1]} FROM {db.wording.rows(**columns)}"
+        f"INSERT INTO {table} ({names}{created[0]}) SELECT {names}{created[1]} FROM {db.dialect.rows(**columns)}"
         + (" WHERE 1 = 1" if db.family == "sqlite" else "")  # or its parser takes ON CONFLICT for a join
     )
     parameters = {"rows": json_rows(rows)} | ({} if created_at is None else {"now": stamp(created_at)})
-    connection.execute(sql(db.wording.insert_ignore(statement, key)), parameters)
+    connection.execute(sql(db.dialect.insert_ignore(statement, key)), parameters)
 
 
 def _ask_keys(
     db: Database, connection: Transaction, table: str, column: str, keys: Iterable[str]
 ) -> Callable[[], dict[str, int]]:
-    statement = f"SELECT t.{column}, t.id FROM {table} t JOIN {db.wording.rows(k='text')} ON t.{column} = v.k"
+    statement = f"SELECT t.{column}, t.id FROM {table} t JOIN {db.dialect.rows(k='text')} ON t.{column} = v.k"
     answer = connection.execute(sql(statement), {"rows": json_rows([key] for key in keys)})
     return lambda: dict(answer.all())
 
@@ -173,7 +173,7 @@ def refresh(
     named = [(each, None, None, (postponed or {}).get(each, LONG_AGO)) for each in sorted(lane_ids)]
     found = [(None, budget_id, calls, LONG_AGO) for budget_id, calls in sorted((budgets or {}).items())]
     rows = json_rows([*named, *found])
-    given = db.wording.rows(id="int", budget_id="int", calls="int", not_before="moment")
+    given = db.dialect.rows(id="int", budget_id="int", calls="int", not_before="moment")
     source = (
         "(SELECT u.id, MAX(u.not_before) AS not_before FROM"
         f" (SELECT v.id, v.not_before FROM {given} WHERE v.id IS NOT NULL UNION ALL"
@@ -182,8 +182,8 @@ def refresh(
         f" GROUP BY u.id ORDER BY u.id LIMIT {MANY_ROWS}) AS v"
     )
     if db.family != "sqlite":
-        join = f"{db.wording.by_key(source, 'cl_lane')} ON t.id = v.id"
-        lock = f"SELECT t.id FROM {join} ORDER BY t.id{db.wording.for_update_of_t}"
+        join = f"{db.dialect.by_key(source, 'cl_lane')} ON t.id = v.id"
+        lock = f"SELECT t.id FROM {join} ORDER BY t.id{db.dialect.for_update_of_t}"
         connection.execute(sql(lock), {"rows": rows})
     # MAX over what must be waited for; a lane whose account is parked waits for a person
     state = (
@@ -194,10 +194,10 @@ def refresh(
         " (SELECT a.status FROM cl_account a WHERE a.source = l.source AND a.username = l.username) AS account_status"
         f" FROM {source} JOIN cl_lane l ON l.id = v.id) AS s"
     )
-    open_at = f"{db.wording.greatest}(COALESCE(s.budgets_open_at, s.not_before), s.not_before)"
-    moment, never = db.wording.moment("now"), db.wording.moment("never")
+    open_at = f"{db.dialect.greatest}(COALESCE(s.budgets_open_at, s.not_before), s.not_before)"
+    moment, never = db.dialect.moment("now"), db.dialect.moment("never")
     parked = f"COALESCE(s.account_status, '{AccountStatus.HEALTHY}') <> '{AccountStatus.HEALTHY}'"
-    statement = db.wording.update_from(
+    statement = db.dialect.update_from(
         "cl_lane",
         {
             "head_key": "s.head",

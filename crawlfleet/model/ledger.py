@@ -109,7 +109,7 @@ class Ledger:
         """These lanes with their budgets, locked; `skip_locked` leaves out lanes of which another holds a budget."""
         if missing := set(lane_ids) - set(self._lanes):
             lock = _lock(self.db, skip_locked) if self._locks else ""
-            self.take(_ask(self.db, self._connection, self.db.wording.rows(id="int"), missing, lock))
+            self.take(_ask(self.db, self._connection, self.db.dialect.rows(id="int"), missing, lock))
         return {each: self._lanes[each] for each in lane_ids if each in self._lanes}
 
     def take(self, asked: Asked) -> None:
@@ -128,7 +128,7 @@ class Ledger:
         """These budgets by themselves, in the order of their ids."""
         rows = json_rows([each] for each in sorted(ids))
         lock = _lock(self.db) if self._locks else ""
-        self._take_budgets(*_ask_budgets(self.db, self._connection, self.db.wording.rows(id="int"), rows, lock))
+        self._take_budgets(*_ask_budgets(self.db, self._connection, self.db.dialect.rows(id="int"), rows, lock))
         return [self._budgets[each] for each in sorted(ids) if each in self._budgets]
 
     def _take_budgets(self, budgets: Result, calls: Result) -> None:
@@ -241,11 +241,11 @@ class Ledger:
             if values != self._before[budget.id]:
                 rows.append((budget.id, *values))
         if rows:
-            moment = self.db.wording.moment("now")
-            statement = self.db.wording.update_from(
+            moment = self.db.dialect.moment("now")
+            statement = self.db.dialect.update_from(
                 "cl_budget",
                 {**{name: f"v.{name}" for name in _BUDGET_COLUMNS}, "updated_at": moment},
-                self.db.wording.rows(id="int", **_BUDGET_COLUMNS),
+                self.db.dialect.rows(id="int", **_BUDGET_COLUMNS),
                 "t.id = v.id",
             )
             self._connection.execute(sql(statement), {"rows": json_rows(rows), "now": stamp(self.now)})
@@ -257,16 +257,16 @@ class Ledger:
         if self._changed:
             names = ", ".join((*key, *columns))
             insert = (
-                f"INSERT INTO cl_budget_call ({names}) SELECT {names} FROM {self.db.wording.rows(**key, **columns)}"
+                f"INSERT INTO cl_budget_call ({names}) SELECT {names} FROM {self.db.dialect.rows(**key, **columns)}"
             )
             if self.db.family == "sqlite":
                 insert += " WHERE 1 = 1"
-            statement = self.db.wording.upsert(insert, ", ".join(key), list(columns))
+            statement = self.db.dialect.upsert(insert, ", ".join(key), list(columns))
             rows = [(*key_of, call.called_at, call.free_at) for key_of, (_, call) in sorted(self._changed.items())]
             self._connection.execute(sql(statement), {"rows": json_rows(rows)})
         if self._gone:
             match = " AND ".join(f"t.{name} = v.{name}" for name in key)
-            statement = self.db.wording.delete_from("cl_budget_call", self.db.wording.rows(**key), match)
+            statement = self.db.dialect.delete_from("cl_budget_call", self.db.dialect.rows(**key), match)
             self._connection.execute(sql(statement), {"rows": json_rows(sorted(self._gone))})
 
 
@@ -280,7 +280,7 @@ class Asked(NamedTuple):
 
 def ask_lanes_of_tasks(db: Database, connection: Transaction, task_ids: Collection[int]) -> Asked:
     """Ask for the lanes of these tasks, as far as they have a source, and lock their budgets."""
-    tasks = f"{db.wording.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id WHERE t.source IS NOT NULL"
+    tasks = f"{db.dialect.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id WHERE t.source IS NOT NULL"
     return _ask(db, connection, f"(SELECT DISTINCT t.lane_id AS id FROM {tasks}) AS v", task_ids, _lock(db))
 
 
@@ -299,7 +299,7 @@ def _ask(db: Database, connection: AnyConnection, wanted: str, ids: Collection[i
 
 def _ask_budgets(db: Database, connection: AnyConnection, wanted: str, rows: str, lock: str) -> tuple[Result, Result]:
     """Ask for budgets and their calls; `wanted` is a table expression `v` of their ids, in order, made from `rows`."""
-    join = f"{db.wording.by_key(wanted, 'cl_budget')} ON t.id = v.id"
+    join = f"{db.dialect.by_key(wanted, 'cl_budget')} ON t.id = v.id"
     budgets = connection.execute(sql(f"SELECT {BUDGET_COLUMNS} FROM {join} ORDER BY t.id{lock}"), {"rows": rows})
     # A statement of its own: it sees what was committed before the lock was ours.
     columns = "t.budget_id, t.assignment_id, t.number, t.called_at, t.free_at"
@@ -308,7 +308,7 @@ def _ask_budgets(db: Database, connection: AnyConnection, wanted: str, rows: str
 
 
 def _lock(db: Database, skip_locked: bool = False) -> str:
-    return db.wording.for_update_of_t + (db.wording.skip_locked if skip_locked else "")
+    return db.dialect.for_update_of_t + (db.dialect.skip_locked if skip_locked else "")
 
 
 _BUDGET_COLUMNS = {

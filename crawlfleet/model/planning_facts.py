@@ -19,7 +19,7 @@ from crawlfleet.model.task_spec import Task
 
 
 @dataclass(frozen=True, slots=True)
-class Feed:
+class FeedFacts:
     """One stream of figures as far as it was fetched; `denied_until` lies in the future while the vendor denies it."""
 
     id: int
@@ -37,7 +37,7 @@ def active_apps(connection: AnyConnection, source: str, username: str) -> list[s
     return list(connection.execute(statement, {"source": source, "username": username}).scalars())
 
 
-def feeds(connection: AnyConnection, source: str, username: str, report: str) -> dict[str, Feed]:
+def feeds(connection: AnyConnection, source: str, username: str, report: str) -> dict[str, FeedFacts]:
     """The account's feeds of a report, by app id."""
     statement = sql(
         "SELECT f.app_id, f.id, f.denied_until, f.denied_reason,"
@@ -46,7 +46,7 @@ def feeds(connection: AnyConnection, source: str, username: str, report: str) ->
     )
     found = connection.execute(statement, {"source": source, "username": username, "report": report})
     return {
-        app_id: Feed(feed_id, utc(denied_until), reason, None if rows is None else float(rows))
+        app_id: FeedFacts(feed_id, utc(denied_until), reason, None if rows is None else float(rows))
         for app_id, feed_id, denied_until, reason, rows in found
     }
 
@@ -83,7 +83,7 @@ def open_requests(db: Database, connection: AnyConnection, source: str, username
 def budgets(db: Database, connection: AnyConnection, keys: Collection[str], now: datetime) -> dict[str, Budget]:
     """Those of these budgets that exist, by key, with the calls that count now. Locks nothing."""
     statement = sql(
-        f"SELECT t.id, t.budget_key FROM {db.wording.rows(k='text')} JOIN cl_budget t ON t.budget_key = v.k"
+        f"SELECT t.id, t.budget_key FROM {db.dialect.rows(k='text')} JOIN cl_budget t ON t.budget_key = v.k"
     )
     rows = json_rows([key] for key in sorted(keys))
     key_of: dict[int, str] = dict(connection.execute(statement, {"rows": rows}).all())
@@ -95,9 +95,9 @@ def owed_calls(
     db: Database, connection: AnyConnection, budget_ids: Iterable[int], now: datetime
 ) -> Mapping[int, Sequence[tuple[datetime, int]]]:
     """The calls that queued tasks will make against these budgets: (when they are due, how many), by budget."""
-    source = f"{db.wording.rows(id='int')} JOIN cl_lane_budget lb ON lb.budget_id = v.id"
+    source = f"{db.dialect.rows(id='int')} JOIN cl_lane_budget lb ON lb.budget_id = v.id"
     statement = sql(
-        f"SELECT lb.budget_id, {db.wording.moment('now')} AS due, l.calls * COUNT(*) FROM {source}"
+        f"SELECT lb.budget_id, {db.dialect.moment('now')} AS due, l.calls * COUNT(*) FROM {source}"
         f" JOIN cl_lane l ON l.id = lb.lane_id {_join_tasks(db)} ON t.ready_lane_id = l.id"
         " GROUP BY lb.budget_id, l.id, l.calls"
         # counted before they are joined: their index is by moment, not by lane

@@ -45,7 +45,7 @@ def ahead_of_slots(
     return _ahead(
         db,
         connection,
-        f"{db.wording.rows(task_type='text')} JOIN cl_lane l ON l.task_type = v.task_type"
+        f"{db.dialect.rows(task_type='text')} JOIN cl_lane l ON l.task_type = v.task_type"
         f" JOIN cl_crawl_task t{_claim_index(db)} ON t.ready_lane_id = l.id"
         f" WHERE (l.source IS NULL OR l.ready_key <= :key) AND {labels_fit(db)}",
         {
@@ -76,7 +76,7 @@ def waiting_for(db: Database, connection: AnyConnection, budget_ids: Collection[
     statement = sql(
         "SELECT w.budget_id, SUM(w.tasks) FROM (SELECT lb.budget_id, (SELECT COUNT(*) FROM cl_crawl_task t"
         f"{_claim_index(db)} WHERE t.ready_lane_id = lb.lane_id) AS tasks"
-        f" FROM {db.wording.rows(id='int')} JOIN cl_lane_budget lb ON lb.budget_id = v.id) AS w GROUP BY w.budget_id"
+        f" FROM {db.dialect.rows(id='int')} JOIN cl_lane_budget lb ON lb.budget_id = v.id) AS w GROUP BY w.budget_id"
     )
     rows = connection.execute(statement, {"rows": json_rows([each] for each in sorted(budget_ids))})
     return {budget_id: int(tasks) for budget_id, tasks in rows}

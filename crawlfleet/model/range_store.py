@@ -133,10 +133,10 @@ def _replace_apps(db: Database, connection: Transaction, scope: AppList, apps: l
     if not apps:
         return
     names = ", ".join(_APPS)
-    at = db.wording.moment("at")
-    statement = db.wording.upsert(
+    at = db.dialect.moment("at")
+    statement = db.dialect.upsert(
         f"INSERT INTO cl_user_app ({names}, source, username, app_status, first_seen_at, fetched_at)"
-        f" SELECT {names}, :source, :username, 'active', {at}, {at} FROM {db.wording.rows(**_APPS)}"
+        f" SELECT {names}, :source, :username, 'active', {at}, {at} FROM {db.dialect.rows(**_APPS)}"
         + (" WHERE 1 = 1" if db.family == "sqlite" else ""),
         "source, username, app_id",
         ["app_name", "platform", "timezone", "currency", "extra", "app_status", "fetched_at"],
@@ -161,17 +161,17 @@ def _replace_figures(
     days = [each for each in _days(scope) if each not in later]
     delete = sql(
         "DELETE FROM cl_app_data WHERE feed_id = :feed"
-        f" AND date BETWEEN {db.wording.day('start')} AND {db.wording.day('end')}"
+        f" AND date BETWEEN {db.dialect.day('start')} AND {db.dialect.day('end')}"
     )
     for first, last in _stretches(days):
         connection.execute(delete, {"feed": feed_id, "start": first.isoformat(), "end": last.isoformat()})
     found = {each: coverage.DayTotals() for each in days}
     seen: Counter[bytes] = Counter()
     names = ", ".join(_FIGURES)
-    columns = names.replace("row_hash", db.wording.binary("row_hash"))
+    columns = names.replace("row_hash", db.dialect.binary("row_hash"))
     insert = sql(
-        f"INSERT INTO cl_app_data (feed_id, {names}) SELECT {db.wording.integer('feed')}, {columns}"
-        f" FROM {db.wording.rows(**_FIGURES)}"
+        f"INSERT INTO cl_app_data (feed_id, {names}) SELECT {db.dialect.integer('feed')}, {columns}"
+        f" FROM {db.dialect.rows(**_FIGURES)}"
     )
     for batch in _batches(row for row in rows if row.day not in later):
         values = [_figures_row(row, seen) for row in batch]

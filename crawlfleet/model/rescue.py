@@ -108,7 +108,7 @@ def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None, now:
         if not found:
             return []
         rows = json_rows([(task_id, assignment_id) for task_id, assignment_id in found.items()])
-        tasks = db.wording.update_from(
+        tasks = db.dialect.update_from(
             "cl_crawl_task",
             {
                 "status": f"'{move.task_to}'",
@@ -116,20 +116,20 @@ def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None, now:
                 "ready_key": "NULL",
                 "wake_at": "NULL",
                 "open_key": "NULL",
-                "completed_at": db.wording.moment("now"),
-                "updated_at": db.wording.moment("now"),
+                "completed_at": db.dialect.moment("now"),
+                "updated_at": db.dialect.moment("now"),
             },
-            db.wording.rows(id="int", assignment_id="int"),
+            db.dialect.rows(id="int", assignment_id="int"),
             "t.id = v.id",
         )
-        runs = db.wording.update_from(
+        runs = db.dialect.update_from(
             "cl_task_assignment",
             {
                 "status": f"'{move.run_to}'",
-                "completed_at": db.wording.moment("now"),
-                "updated_at": db.wording.moment("now"),
+                "completed_at": db.dialect.moment("now"),
+                "updated_at": db.dialect.moment("now"),
             },
-            db.wording.rows(id="int", assignment_id="int"),
+            db.dialect.rows(id="int", assignment_id="int"),
             f"t.id = v.assignment_id AND {run_guard('cancel', 't.status')}",
         )
         for statement in (tasks, runs):
@@ -159,7 +159,7 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
             return []
         connection.execute(
             sql(
-                db.wording.update_from(
+                db.dialect.update_from(
                     "cl_crawl_task",
                     {
                         "status": f"'{MOVES['revive'].task_to}'",
@@ -169,11 +169,11 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
                         "order_key": "v.order_key",
                         "ready_key": "v.order_key",
                         "wake_at": "NULL",
-                        "next_run_at": db.wording.moment("now"),
+                        "next_run_at": db.dialect.moment("now"),
                         "completed_at": "NULL",
-                        "updated_at": db.wording.moment("now"),
+                        "updated_at": db.dialect.moment("now"),
                     },
-                    db.wording.rows(id="int", order_key="int"),
+                    db.dialect.rows(id="int", order_key="int"),
                     "t.id = v.id",
                 )
             ),
@@ -210,7 +210,7 @@ def _reject_batch(db: Database, lane_id: int, task_type: str, now: datetime | No
             connection.execute(
                 sql(
                     "SELECT id FROM cl_crawl_task WHERE ready_lane_id = :lane"
-                    f" ORDER BY ready_key LIMIT {RESCUE_BATCH}{db.wording.for_update}"
+                    f" ORDER BY ready_key LIMIT {RESCUE_BATCH}{db.dialect.for_update}"
                 ),
                 {"lane": lane_id},
             )
@@ -219,7 +219,7 @@ def _reject_batch(db: Database, lane_id: int, task_type: str, now: datetime | No
         )
         if not ids:
             return 0
-        statement = db.wording.update_from(
+        statement = db.dialect.update_from(
             "cl_crawl_task",
             {
                 "status": f"'{MOVES['reject'].task_to}'",
@@ -227,10 +227,10 @@ def _reject_batch(db: Database, lane_id: int, task_type: str, now: datetime | No
                 "open_key": "NULL",
                 "error_kind": "'permanent'",
                 "error_message": ":message",
-                "completed_at": db.wording.moment("now"),
-                "updated_at": db.wording.moment("now"),
+                "completed_at": db.dialect.moment("now"),
+                "updated_at": db.dialect.moment("now"),
             },
-            db.wording.rows(id="int"),
+            db.dialect.rows(id="int"),
             f"t.id = v.id AND {task_guard('reject', 't.status')}",
         )
         message = (
@@ -255,8 +255,8 @@ def record_events(
     """Note what happened to tasks that their assignments cannot show."""
     statement = (
         "INSERT INTO cl_task_event (task_id, event, actor, detail, created_at)"
-        f" SELECT id, event, actor, detail, {db.wording.moment('now')}"
-        f" FROM {db.wording.rows(id='int', event='text', actor='text', detail='text')}"
+        f" SELECT id, event, actor, detail, {db.dialect.moment('now')}"
+        f" FROM {db.dialect.rows(id='int', event='text', actor='text', detail='text')}"
     )
     rows = json_rows((task_id, event, actor, detail) for task_id in task_ids)
     connection.execute(sql(statement), {"rows": rows, "now": stamp(now)})
@@ -264,7 +264,7 @@ def record_events(
 
 def _lanes_of_sources(db: Database, connection: Transaction, task_ids: Sequence[int]) -> list[int]:
     statement = sql(
-        f"SELECT DISTINCT t.lane_id FROM {db.wording.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
+        f"SELECT DISTINCT t.lane_id FROM {db.dialect.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
         " WHERE t.source IS NOT NULL"
     )
     return list(connection.execute(statement, {"rows": json_rows([each] for each in task_ids)}).scalars())
@@ -274,8 +274,8 @@ def _lock(
     db: Database, connection: Transaction, task_ids: Sequence[int], column: str, condition: str
 ) -> dict[int, Any]:
     statement = sql(
-        f"SELECT t.id, t.{column} FROM {db.wording.by_key(db.wording.rows(id='int'), 'cl_crawl_task')}"
-        f" ON t.id = v.id WHERE {condition} ORDER BY t.id{db.wording.for_update_of_t}"
+        f"SELECT t.id, t.{column} FROM {db.dialect.by_key(db.dialect.rows(id='int'), 'cl_crawl_task')}"
+        f" ON t.id = v.id WHERE {condition} ORDER BY t.id{db.dialect.for_update_of_t}"
     )
     return dict(connection.execute(statement, {"rows": json_rows([each] for each in sorted(task_ids))}).all())
 

@@ -47,7 +47,7 @@ class TaskLogDAO:
             " AND t.assignment_id = v.assignment_id AND t.number = v.number)"
         )
         statement = sql(
-            f"INSERT INTO cl_task_log ({names}) SELECT {picked} FROM {self.db.wording.rows(**columns)}"
+            f"INSERT INTO cl_task_log ({names}) SELECT {picked} FROM {self.db.dialect.rows(**columns)}"
             f"{unless if perhaps_there else ''}"
         )
         rows = [

@@ -20,7 +20,7 @@ UNLIMITED = sys.maxsize
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class BudgetState:
     """What a budget allows at present: `allowed` calls a period (None: any number), from `opens_at` on.
 
     `busy` calls are held or count still; `owed` are those of queued tasks, each as (when it is due, calls).
@@ -35,7 +35,7 @@ class Standing:
 class Meter:
     """One budget over time, as a plan made at `now` may use it."""
 
-    def __init__(self, charge: Charge, standing: Standing, now: datetime) -> None:
+    def __init__(self, charge: Charge, standing: BudgetState, now: datetime) -> None:
         self.charge = charge
         self.allowed = standing.allowed
         self.is_daily = charge.seconds == DAY_SECONDS

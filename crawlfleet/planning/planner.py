@@ -24,7 +24,7 @@ from crawlfleet.model.task_spec import Task, TaskSpec
 from crawlfleet.planning.backfill import Backfill
 from crawlfleet.planning.call_plan import CallPlanner, Need
 from crawlfleet.planning.day_needs import Skip, day_needs
-from crawlfleet.planning.meters import Meter, Standing
+from crawlfleet.planning.meters import BudgetState, Meter
 from crawlfleet.sources.contract import ALL_APPS, Report, Shape
 from crawlfleet.sources.registry import default_report
 
@@ -171,12 +171,12 @@ class BackfillPlanner:
         owed = planning_facts.owed_calls(self._db, self._connection, [budget.id for budget in known.values()], now)
         made = {}
         for key, charge in by_key.items():
-            standing = Standing(charge.calls, now)
+            standing = BudgetState(charge.calls, now)
             if key in known:
                 budget = known[key]
                 budget.calls, budget.seconds = charge.calls, charge.seconds
                 opens_at = budget.closed_until or now
-                standing = Standing(budget.allowed(now), opens_at, len(budget.busy), owed.get(budget.id, ()))
+                standing = BudgetState(budget.allowed(now), opens_at, len(budget.busy), owed.get(budget.id, ()))
             made[key] = Meter(charge, standing, now)
         return {way: tuple(made[charge.key] for charge in each) for way, each in charges.items()}
 

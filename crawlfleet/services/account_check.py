@@ -12,7 +12,7 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CallRefused, CrawlfleetError, QuotaError
 from crawlfleet.core.transaction import Transaction
-from crawlfleet.executors.permit import RunPermit, Slot
+from crawlfleet.executors.permit import RunPermit, SendWindow
 from crawlfleet.insights.budgets import budget_facts, budget_name, calls_used
 from crawlfleet.model import fleet_state, lanes
 from crawlfleet.model.budget import MAX_CALLS, Window
@@ -107,7 +107,7 @@ class _Check:
         ledger.close()
 
 
-def _slots(windows: tuple[Window, ...] | None, now: datetime, asked_at: float) -> list[Slot] | None:
+def _slots(windows: tuple[Window, ...] | None, now: datetime, asked_at: float) -> list[SendWindow] | None:
     """The windows on the monotonic clock, on the safe side: the database read `now` after `asked_at`."""
     if windows is None:
         return None

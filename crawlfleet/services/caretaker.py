@@ -36,7 +36,7 @@ class MonitoringOptions(Protocol):
     def task_log_retention_days(self) -> float: ...
 
 
-class Monitoring(Service):
+class Caretaker(Service):
     """One pass every min(heartbeat_interval, offline_timeout / 4) seconds; any number of nodes may do it."""
 
     def __init__(self, db: Database, options: MonitoringOptions, beating_since: Callable[[], float | None]) -> None:

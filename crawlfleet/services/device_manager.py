@@ -16,7 +16,7 @@ from crawlfleet.core.service import Service
 from crawlfleet.core.system_metrics import MachineUse, network_status
 from crawlfleet.model.device import DeviceDAO, DeviceInfo
 from crawlfleet.model.device_heartbeat import Beat, DeviceHeartbeatDAO
-from crawlfleet.services.caretaker import Monitoring
+from crawlfleet.services.caretaker import Caretaker
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class DeviceOptions:
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkReport:
     """What the scheduler tells for a beat: bodies that run, counters since the node started, and how the work goes."""
 
     running_tasks: int
@@ -58,10 +58,10 @@ class DeviceManager:
         self._lock = threading.Lock()
         self._epoch = 0
         self._use = MachineUse()
-        self._work: Callable[[], Work] = lambda: Work(0, {})
+        self._work: Callable[[], WorkReport] = lambda: WorkReport(0, {})
         self._on_beat: Callable[[], None] = lambda: None
         self.heartbeat = Heartbeat(self)
-        self.monitoring = Monitoring(db, options, lambda: self.heartbeat.beating_since)
+        self.monitoring = Caretaker(db, options, lambda: self.heartbeat.beating_since)
         log.info("DeviceManager initialized")
 
     @property
@@ -113,7 +113,7 @@ class DeviceManager:
         self.heartbeat.send(epoch, delay_seconds=0.0)
         self._epoch = epoch
 
-    def start(self, work: Callable[[], Work], on_beat: Callable[[], None]) -> None:
+    def start(self, work: Callable[[], WorkReport], on_beat: Callable[[], None]) -> None:
         """Start beating and monitoring; `work` fills the beats, `on_beat` is called after each."""
         self._work, self._on_beat = work, on_beat
         self.heartbeat.start()

@@ -21,7 +21,7 @@ from crawlfleet.core.service import Service
 from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.model import claims, dispatch, signals
 from crawlfleet.model.budget import LimitOf, as_stored
-from crawlfleet.model.claims import AssignmentIds, Head, Owner
+from crawlfleet.model.claims import AssignmentIds, Head, Registration
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.dispatch import Candidate, Kind
 from crawlfleet.model.ledger import Ledger
@@ -181,7 +181,7 @@ class Dispatcher(Service):
         if self._claiming is None:
             self._claiming = claims.probe_strategy(self.db)
         strategy = self._claiming
-        placed: list[tuple[int, Owner, str, str | None]] = []
+        placed: list[tuple[int, Registration, str, str | None]] = []
 
         def work(transaction: Transaction) -> Dispatched:
             placed.clear()
@@ -194,7 +194,7 @@ class Dispatcher(Service):
                 each.given = self._given[each.owner.device_id]
             done = Dispatched(taken_back=dispatch.level(self.db, transaction, workers, ledger), busy=True)
 
-            def place(task: Any) -> Owner | None:
+            def place(task: Any) -> Registration | None:
                 able = [each for each in workers if each.room and each.kind.takes(task["task_type"], task["label"])]
                 if not able:
                     return None
@@ -219,7 +219,7 @@ class Dispatcher(Service):
         self._tell(placed)
         return done
 
-    def _tell(self, placed: Sequence[tuple[int, Owner, str, str | None]]) -> None:
+    def _tell(self, placed: Sequence[tuple[int, Registration, str, str | None]]) -> None:
         if not placed:
             return
         devices = Counter(owner.device_id for _, owner, _, _ in placed)

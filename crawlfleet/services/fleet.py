@@ -72,9 +72,9 @@ class Fleet:
         gives that task's id.
         Raises UsageError for a username with no account or several, and nothing is queued.
         """
-        return self.tasks.add(self.completed(specs), self._defaults, actor=actor)
+        return self.tasks.add(self.with_defaults(specs), self._defaults, actor=actor)
 
-    def completed(self, specs: Iterable[TaskSpec]) -> list[TaskSpec]:
+    def with_defaults(self, specs: Iterable[TaskSpec]) -> list[TaskSpec]:
         """The specs with the source and the report that they leave out; raises UsageError as `add_tasks` does."""
         batch = [replace(s, task_type=ALIASES[s.task_type]) if s.task_type in ALIASES else s for s in specs]
         bound = [spec for spec in batch if spec.task_type in ACCOUNT_TYPES]
@@ -125,7 +125,7 @@ class Fleet:
         start, end = parse_date(start_date, "start_date"), parse_date(end_date, "end_date")
         if start is None or end is None:
             raise UsageError("a backfill needs start_date and end_date")
-        [spec] = self.completed([TaskSpec("app_data", username, source, report=report, label=label)])
+        [spec] = self.with_defaults([TaskSpec("app_data", username, source, report=report, label=label)])
         assert spec.source is not None
         accounts = self.accounts.find(username, spec.source)
         if not accounts:

@@ -7,20 +7,20 @@ import time
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.core.service import Service
-from crawlfleet.insights.fleet_metrics import FleetFigures, fleet_figures
+from crawlfleet.insights.fleet_metrics import FleetMetrics, read_fleet_metrics
 
 REFRESH_SECONDS = 15.0
 READ_SHARE = 0.02  # of the time may go into reading: a deep queue is counted less often
 INTEREST_SECONDS = 300.0  # after the last scrape
 
 
-class Figures(Service):
+class FleetMetricsReader(Service):
     """`latest` is None until they were read, and while the database is away. Starts with the first `want`."""
 
     def __init__(self, db: Database) -> None:
         super().__init__("figures", REFRESH_SECONDS)
         self.db = db
-        self.latest: FleetFigures | None = None
+        self.latest: FleetMetrics | None = None
         self.read_at = 0.0  # monotonic
         self.read_seconds = 0.0  # that reading them took
         self._wanted_at = float("-inf")
@@ -43,7 +43,7 @@ class Figures(Service):
             return False
         self._due_at = began + self.interval
         try:
-            self.latest = fleet_figures(self.db)
+            self.latest = read_fleet_metrics(self.db)
         except DatabaseUnreachable:  # the scheduler tells
             self.latest = None
             return False

@@ -26,11 +26,11 @@ from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.device import DeviceInfo
 from crawlfleet.model.gate import RetryPolicy
 from crawlfleet.planning.tariff import Tariff, all_source_settings
-from crawlfleet.services.device_manager import DeviceManager, DeviceOptions, Work
+from crawlfleet.services.device_manager import DeviceManager, DeviceOptions, WorkReport
 from crawlfleet.services.dispatcher import Dispatcher
-from crawlfleet.services.fleet_metrics_reader import Figures
+from crawlfleet.services.fleet_metrics_reader import FleetMetricsReader
 from crawlfleet.services.queue_watcher import QueueWatcher
-from crawlfleet.services.task_log_writer import TaskLogs
+from crawlfleet.services.task_log_writer import TaskLogWriter
 from crawlfleet.services.task_scheduler import LoadBalanceStrategy, SchedulerOptions, TaskScheduler
 from crawlfleet.settings.definitions import Settings
 from crawlfleet.sources.contract import SourceSettings
@@ -71,7 +71,7 @@ class Node:
         self._fatal: str | None = None
         self._started_at: datetime | None = None
         self._engines = self._make_engines()
-        self.logs = TaskLogs(db, settings.task_log_lines, settings.task_log_line_bytes)
+        self.logs = TaskLogWriter(db, settings.task_log_lines, settings.task_log_line_bytes)
         self.scheduler = TaskScheduler(
             db,
             lease=_LeaseLater(self),
@@ -105,7 +105,7 @@ class Node:
             ),
             on_fatal=self.end,
         )
-        self.figures = Figures(db)
+        self.figures = FleetMetricsReader(db)
         self.dispatcher = self._make_dispatcher(tariff)
         doer = self.dispatcher or self.scheduler
         self.watcher = QueueWatcher(db, doer.sees_work, lambda: doer.hungry, doer.queue_changed)
@@ -181,7 +181,7 @@ class Node:
                 engine.stop()
             raise
         self.manager.start(
-            lambda: Work(self.scheduler.bodies, dict(self.scheduler.counters), self.scheduler.performance()),
+            lambda: WorkReport(self.scheduler.bodies, dict(self.scheduler.counters), self.scheduler.performance()),
             self.scheduler.request_reconcile,
         )
         self.logs.start()

@@ -17,7 +17,7 @@ from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.ending import Ending
 from crawlfleet.model.gate import Ended, RetryPolicy, end_runs
 from crawlfleet.model.ledger import Ledger
-from crawlfleet.services.uncommitted import Decided
+from crawlfleet.services.uncommitted import UncommittedEnding
 
 
 class ResultWriter(Service):
@@ -29,7 +29,7 @@ class ResultWriter(Service):
         retry: RetryPolicy,
         defaults: TaskDefaults,
         limit_of: LimitOf,
-        report: Callable[[Decided, Ended], None],
+        report: Callable[[UncommittedEnding, Ended], None],
     ) -> None:
         super().__init__("result_writer", 5.0)
         self.db = db
@@ -37,14 +37,14 @@ class ResultWriter(Service):
         self._defaults = defaults
         self._limit_of = limit_of
         self._report = report
-        self._queue: deque[Decided] = deque()
+        self._queue: deque[UncommittedEnding] = deque()
 
     @property
     def pending(self) -> int:
         """How many are on their way."""
         return len(self._queue)
 
-    def put(self, decided: Decided) -> None:
+    def put(self, decided: UncommittedEnding) -> None:
         """Commit it soon; `report` is called then."""
         self._queue.append(decided)
         self.wake()
@@ -68,7 +68,7 @@ class ResultWriter(Service):
             self._report(decided, ended)
         return len(self._queue)
 
-    def _write(self, decided: Decided) -> Ended:
+    def _write(self, decided: UncommittedEnding) -> Ended:
         def work(connection: Transaction) -> Ended:
             asked_at = time.monotonic()
             now = self.db.now(connection)

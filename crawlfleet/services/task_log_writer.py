@@ -54,7 +54,7 @@ class WaitingLine:
         return len(self.message) + 200
 
 
-class TaskLogs(Service):
+class TaskLogWriter(Service):
     """Stores the lines of this node's runs: at most `lines_per_run` of each, cut at `line_bytes`.
 
     `kept` and `dropped` count lines since the start.

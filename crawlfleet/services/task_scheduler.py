@@ -27,17 +27,17 @@ from crawlfleet.core.transaction import AnyConnection, Transaction
 from crawlfleet.engines.contract import Engine, Run
 from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.executors.outcome import SPOOL_ROWS, Outcome
-from crawlfleet.executors.permit import RunPermit, Slot
+from crawlfleet.executors.permit import RunPermit, SendWindow
 from crawlfleet.model import claims, dispatch, fleet_state, rescue
 from crawlfleet.model.budget import LimitOf, as_stored
-from crawlfleet.model.claims import SPARE_LANES, AssignmentIds, Claim, Head, Owner, Strategy
+from crawlfleet.model.claims import SPARE_LANES, AssignmentIds, Claim, Head, Registration, Strategy
 from crawlfleet.model.crawl_task import TaskDefaults
-from crawlfleet.model.device import DeviceDAO, Standing
+from crawlfleet.model.device import DeviceDAO, DeviceState
 from crawlfleet.model.ending import Ending
 from crawlfleet.model.gate import (
     Ended,
+    FenceVerdict,
     RetryPolicy,
-    Verdict,
     ask_ends,
     book_calls,
     end_runs,
@@ -47,7 +47,7 @@ from crawlfleet.model.ledger import Ledger, ask_lanes_of_tasks
 from crawlfleet.services.durations import Durations
 from crawlfleet.services.pace import Pace
 from crawlfleet.services.result_writer import ResultWriter
-from crawlfleet.services.uncommitted import Decided, Sent, close_rows, ending_of, final_calls, moment
+from crawlfleet.services.uncommitted import SentCalls, UncommittedEnding, close_rows, ending_of, final_calls, moment
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class Held:
 class Turn:
     """What one transaction did."""
 
-    standing: Standing
+    standing: DeviceState
     claimed: list[Claim] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
     lost: set[int] = field(default_factory=set)
@@ -164,10 +164,10 @@ class TaskScheduler(Service):
         self._busy: dict[int, Run] = {}  # bodies that began and have not ended, wanted or not: they fill slots
         self._stuck: set[int] = set()  # of those, the ones that timed out and cannot be ended
         self._started: list[Run] = []  # begun, not yet recorded
-        self._decided: list[Decided] = []  # ended, not yet committed
-        self._sent: deque[Sent] = deque()  # calls that were sent, not yet booked
+        self._decided: list[UncommittedEnding] = []  # ended, not yet committed
+        self._sent: deque[SentCalls] = deque()  # calls that were sent, not yet booked
         self._writer = ResultWriter(db, options.retry, options.defaults, options.limit_of, self._wrote)
-        self._written: deque[tuple[Decided, Ended]] = deque()
+        self._written: deque[tuple[UncommittedEnding, Ended]] = deque()
         self._claiming = True
         self._hand_back = False
         self._reconcile = False
@@ -231,7 +231,7 @@ class TaskScheduler(Service):
     def sees_work(self, connection: AnyConnection) -> bool:
         """Whether a task was assigned to this device, or is due that it knows and no master assigns."""
         if self.options.adopts:
-            me = Owner(self.lease.device_id, self.lease.epoch)
+            me = Registration(self.lease.device_id, self.lease.epoch)
             if dispatch.ask_assigned(connection, me, tuple(self._held), 1)():
                 return True
             if self._master_alive or not self.options.claim_without_master:
@@ -346,7 +346,7 @@ class TaskScheduler(Service):
                 continue
             held.phase = "ended"
             ended_at = run.ended_at or time.monotonic()
-            decided = Decided(ending_of(run, outcome), run.began_at, ended_at, final_calls(run))
+            decided = UncommittedEnding(ending_of(run, outcome), run.began_at, ended_at, final_calls(run))
             if len(outcome.rows) > SPOOL_ROWS:
                 self._writer.put(decided)
             else:
@@ -399,7 +399,7 @@ class TaskScheduler(Service):
         held.phase = "ended"
         self._waiting.pop(run.assignment_id, None)
         ending = Ending(run.assignment_id, run.task.id, kind, message=message)
-        self._decided.append(Decided(ending, run.began_at, time.monotonic(), final_calls(run)))
+        self._decided.append(UncommittedEnding(ending, run.began_at, time.monotonic(), final_calls(run)))
 
     def _room(self) -> tuple[int, int]:
         """How many tasks to claim: for free slots, and beyond them for the reserve."""
@@ -433,7 +433,7 @@ class TaskScheduler(Service):
         if self._ids.epoch != epoch:
             self._ids = AssignmentIds(epoch)
         device_id, ids, strategy = self.lease.device_id, self._ids, self._strategy()
-        me = Owner(device_id, epoch)
+        me = Registration(device_id, epoch)
 
         def work(connection: Transaction) -> Turn:
             # asked together, so that a far database is asked once
@@ -527,7 +527,7 @@ class TaskScheduler(Service):
         self._wait = min(self._wait, left)
         return True
 
-    def _sourced(self, batch: Sequence[Decided], sent: Sequence[Sent]) -> set[int]:
+    def _sourced(self, batch: Sequence[UncommittedEnding], sent: Sequence[SentCalls]) -> set[int]:
         """The tasks of these runs that have a source, and so budgets in which their calls are booked."""
         keys = [each.ending.assignment_id for each in batch] + [each.assignment_id for each in sent]
         tasks = (self._held[key].run.task for key in keys if key in self._held)
@@ -538,13 +538,13 @@ class TaskScheduler(Service):
         free = [head.lane_id for head in heads if not head.sourced]
         self._free_lanes = tuple(dict.fromkeys((*free, *self._free_lanes)))[:SPARE_LANES]
 
-    def _claims_itself(self, standing: Standing) -> bool:
+    def _claims_itself(self, standing: DeviceState) -> bool:
         """Whether this device takes tasks by itself now: a worker leaves that to a master while there is one."""
         if not self.options.adopts:
             return standing.may_claim
         return standing.may_claim and self.options.claim_without_master and not standing.master_alive
 
-    def _ask_assigned(self, connection: AnyConnection, me: Owner, slots: int) -> Callable[[], list[Any]] | None:
+    def _ask_assigned(self, connection: AnyConnection, me: Registration, slots: int) -> Callable[[], list[Any]] | None:
         """Ask for runs that a master assigned to this worker and that have a free slot here."""
         if not self.options.adopts or slots == 0:
             return None
@@ -576,7 +576,7 @@ class TaskScheduler(Service):
         if not self._look_first:
             return True
         with self.db.read() as connection:
-            me = Owner(self.lease.device_id, epoch)
+            me = Registration(self.lease.device_id, epoch)
             standing = self._devices.standing(connection, me.device_id, epoch)
             heads, assigned = [], None
             if standing.may_claim:
@@ -589,7 +589,7 @@ class TaskScheduler(Service):
             self.idle.set()
         return found
 
-    def _note_wake(self, standing: Standing) -> None:
+    def _note_wake(self, standing: DeviceState) -> None:
         """Remember the earliest moment at which something becomes possible."""
         self._master_alive = standing.master_alive
         waits = []
@@ -615,7 +615,7 @@ class TaskScheduler(Service):
                 wait = min(wait, max(TIMEOUT_CHECK_SECONDS, min(deadlines) - time.monotonic()))
         return wait
 
-    def _after(self, turn: Turn, batch: list[Decided]) -> None:
+    def _after(self, turn: Turn, batch: list[UncommittedEnding]) -> None:
         """Take over what the transaction committed."""
         for decided, ended in zip(batch, turn.ended, strict=True):
             self._settle(decided, ended, quiet=len(batch) > QUIET_LINES)
@@ -646,11 +646,11 @@ class TaskScheduler(Service):
             # What was claimed begins before it: the bodies' threads need the interpreter, too.
             self._wait = min(self._wait, LOOK_AGAIN_SECONDS)
 
-    def _permit(self, claim: Claim, standing: Standing) -> RunPermit | None:
+    def _permit(self, claim: Claim, standing: DeviceState) -> RunPermit | None:
         """The calls of a run, its moments turned into those of the monotonic clock, on the safe side."""
         if claim.task.source is None:
             return None
-        slots: list[Slot] | None = None
+        slots: list[SendWindow] | None = None
         if claim.calls is not None:
             slots = [
                 (
@@ -663,12 +663,12 @@ class TaskScheduler(Service):
         assignment_id, task_id = claim.assignment_id, claim.task.id
 
         def on_answer(seen: tuple[float, ...]) -> None:
-            self._sent.append(Sent(assignment_id, task_id, seen))
+            self._sent.append(SentCalls(assignment_id, task_id, seen))
             self.wake()
 
         return RunPermit(slots, lambda: self.lease.trusted_until, on_answer)
 
-    def _submit(self, claimed: list[Claim], standing: Standing) -> None:
+    def _submit(self, claimed: list[Claim], standing: DeviceState) -> None:
         by_engine: dict[int, tuple[Engine, list[Run]]] = {}
         for each in claimed:
             executor = self.executors[each.task.task_type]
@@ -683,13 +683,13 @@ class TaskScheduler(Service):
         for engine, runs in by_engine.values():
             engine.submit(runs)
 
-    def _settle(self, decided: Decided, ended: Ended, quiet: bool = False) -> None:
+    def _settle(self, decided: UncommittedEnding, ended: Ended, quiet: bool = False) -> None:
         """One ending is committed, or was refused."""
         ending = ended.ending
         key, task_id = ending.assignment_id, ending.task_id
         held = self._held.pop(key, None)
         close_rows(decided.ending.rows)
-        if ended.verdict is Verdict.STALE:
+        if ended.verdict is FenceVerdict.STALE:
             if decided.ending.kind != "released":
                 self._reject(key, task_id)
             return
@@ -725,7 +725,7 @@ class TaskScheduler(Service):
         self._waiting.pop(key, None)
         permit = held.run.context.permit
         if isinstance(permit, RunPermit):
-            self._sent.append(Sent(key, held.run.task.id, permit.revoke(), is_over=True))
+            self._sent.append(SentCalls(key, held.run.task.id, permit.revoke(), is_over=True))
         if not held.run.withdraw():
             self._engine_of(held.run.executor).interrupt(held.run)
         log.warning("run cancelled or lost: task=%d assignment=%d", held.run.task.id, key)
@@ -748,7 +748,7 @@ class TaskScheduler(Service):
             self._claiming = False
             self._on_fatal(str(error))
 
-    def _find_culprit(self, batch: list[Decided], error: Exception) -> None:
+    def _find_culprit(self, batch: list[UncommittedEnding], error: Exception) -> None:
         """The database refused the transaction, not because it is away: one ending may be what it cannot take."""
         cause = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
         self._wait = 1.0
@@ -766,7 +766,7 @@ class TaskScheduler(Service):
         self._one_by_one = True
         self._wait = 0.0
 
-    def _wrote(self, decided: Decided, ended: Ended) -> None:
+    def _wrote(self, decided: UncommittedEnding, ended: Ended) -> None:
         self._written.append((decided, ended))
         self.wake()
 

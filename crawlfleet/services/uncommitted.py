@@ -16,7 +16,7 @@ from crawlfleet.model.gate import RunCalls
 
 
 @dataclass
-class Decided:
+class UncommittedEnding:
     """An ending that is not committed yet; its moments are still those of the monotonic clock."""
 
     ending: Ending
@@ -36,7 +36,7 @@ class Decided:
 
 
 @dataclass
-class Sent:
+class SentCalls:
     """By when the vendor saw the calls of a run (monotonic clock), not booked yet; `is_over`: it sends no more."""
 
     assignment_id: int

@@ -19,14 +19,14 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.insights import fleet_metrics
-from crawlfleet.insights.fleet_metrics import LimitUse, fleet_figures
+from crawlfleet.insights.fleet_metrics import LimitUse, read_fleet_metrics
 from crawlfleet.model import fleet_state
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.planning.tariff import task_defaults
 from crawlfleet.services import fleet_metrics_reader as figures_service
 from crawlfleet.services.durations import BOUNDS, Durations
 from crawlfleet.services.fleet import Fleet
-from crawlfleet.services.fleet_metrics_reader import Figures
+from crawlfleet.services.fleet_metrics_reader import FleetMetricsReader
 from crawlfleet.settings.definitions import Settings
 from tests.api.conftest import Serve, Served
 from tests.api.test_api import metrics_of
@@ -137,7 +137,7 @@ def test_the_fleets_figures_tell_what_is_open_and_what_it_waits_for(backend: Bac
     AccountDAO(db).add(Account("appsflyer", "u", token_env="SOME"))
     AccountDAO(db).add(Account("appsflyer", "v", token_env="SOME"))
     AccountDAO(db).park("appsflyer", "v", "a test")
-    empty = fleet_figures(db)
+    empty = read_fleet_metrics(db)
     assert (sum(empty.tasks.values()), empty.failed_tasks, empty.oldest_due, empty.limits) == (0, 0, {}, {})
     assert empty.devices == {"online": 1, "draining": 0, "offline": 0}
     assert empty.accounts == {"healthy": 1, "token_expired": 0, "parked": 1}
@@ -157,7 +157,7 @@ def test_the_fleets_figures_tell_what_is_open_and_what_it_waits_for(backend: Bac
         fleet.add_task("app_data", source="appsflyer", username=username, app_id="com.a", **day)
     [call] = [each for each in device.claim(slots=5) if each.task.source]
     fleet_state.set_paused(db, True)
-    found = fleet_figures(db)
+    found = read_fleet_metrics(db)
     assert found.failed_tasks == len(failing) == 1
     assert found.paused
     open_tasks = {key: count for key, count in found.tasks.items() if count}
@@ -174,7 +174,7 @@ def test_the_fleets_figures_tell_what_is_open_and_what_it_waits_for(backend: Bac
     assert call.task.username == "u"
     assert found.oldest_beat is not None
     device.end(ending(call, "quota", message="too many", retry_after=3600, calls=[now]))
-    assert fleet_figures(db).limits["appsflyer", "aggregate_short_range"].closed == 1
+    assert read_fleet_metrics(db).limits["appsflyer", "aggregate_short_range"].closed == 1
     db.close()
 
 
@@ -205,7 +205,7 @@ def test_feeds_that_miss_a_day_are_counted(backend: Backend) -> None:
                 )
 
     db.write(work)
-    found = fleet_figures(db)
+    found = read_fleet_metrics(db)
     assert found.feeds == 5
     assert found.feeds_missing == {1: 2, 2: 1, 3: 1}
     db.close()
@@ -220,20 +220,20 @@ def test_labels_are_bounded(backend: Backend, monkeypatch: pytest.MonkeyPatch) -
     db = fresh(backend.url)
     for number, task_type in enumerate(("a", "b", "c", "d"), 1):
         add(db, number, task_type=task_type)
-    found = fleet_figures(db).tasks
+    found = read_fleet_metrics(db).tasks
     assert {key: count for key, count in found.items() if count} == {
         ("due", "d"): 4,
         ("due", "c"): 3,
         ("due", "other"): 3,
     }
-    assert fleet_figures(db).oldest_due.keys() == {"open"}
+    assert read_fleet_metrics(db).oldest_due.keys() == {"open"}
     db.close()
 
 
 def test_a_scrape_never_asks_the_database(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fleet's figures hang: scrapes are answered without them."""
     answers = threading.Event()
-    monkeypatch.setattr(figures_service, "fleet_figures", lambda db: answers.wait(30))
+    monkeypatch.setattr(figures_service, "read_fleet_metrics", lambda db: answers.wait(30))
     served = serve()
     for _ in range(20):
         assert "crawlfleet_figures_age_seconds" not in metrics_of(served)
@@ -242,7 +242,7 @@ def test_a_scrape_never_asks_the_database(serve: Serve, monkeypatch: pytest.Monk
 
 def test_nobody_reads_figures_that_nobody_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     db = fresh(f"sqlite:///{tmp_path}/crawlfleet.db")
-    figures = Figures(db)
+    figures = FleetMetricsReader(db)
     assert not figures.run_once()
     figures._wanted_at = figures_service.time.monotonic()
     assert figures.run_once()
@@ -255,7 +255,7 @@ def test_nobody_reads_figures_that_nobody_wants(tmp_path: Path, monkeypatch: pyt
         raise DatabaseUnreachable("cannot use the database x")
 
     with monkeypatch.context() as patch:
-        patch.setattr(figures_service, "fleet_figures", away)
+        patch.setattr(figures_service, "read_fleet_metrics", away)
         assert not figures.run_once()
     assert figures.latest is None
     figures._due_at, figures._wanted_at = 0, figures_service.time.monotonic() - 301
@@ -265,12 +265,12 @@ def test_nobody_reads_figures_that_nobody_wants(tmp_path: Path, monkeypatch: pyt
 
 def test_a_deep_queue_is_counted_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     db = fresh(f"sqlite:///{tmp_path}/crawlfleet.db")
-    figures = Figures(db)
+    figures = FleetMetricsReader(db)
     clock = iter([0.0, 0.0, 2.0, 2.0])
     figures._wanted_at = 0.0
     with monkeypatch.context() as patch:
         patch.setattr(figures_service.time, "monotonic", lambda: next(clock))
-        patch.setattr(figures_service, "fleet_figures", lambda db: None)
+        patch.setattr(figures_service, "read_fleet_metrics", lambda db: None)
         assert figures.run_once()
     assert figures.read_seconds == 2.0
     assert figures._due_at == 2.0 + 2.0 / 0.02

@@ -225,9 +225,9 @@ def test_moments_keep_their_microseconds(db: Database) -> None:
     moment = datetime(2026, 3, 29, 2, 30, 0, 123456, tzinfo=UTC)  # an hour that many zones skip
 
     def work(connection: Transaction) -> None:
-        at = db.wording.moment("at")
+        at = db.dialect.moment("at")
         connection.execute(sa.text(f"INSERT INTO cl_note (id, at) VALUES (1, {at})"), {"at": stamp(moment)})
-        source = db.wording.rows(id="int", at="moment")
+        source = db.dialect.rows(id="int", at="moment")
         statement = sa.text(f"INSERT INTO cl_note (id, at) SELECT id, at FROM {source}")
         connection.execute(statement, {"rows": json_rows([(2, moment), (3, None)])})
 
@@ -235,7 +235,7 @@ def test_moments_keep_their_microseconds(db: Database) -> None:
     with db.read() as connection:
         found = connection.execute(sa.text("SELECT at FROM cl_note ORDER BY id")).scalars().all()
         before = connection.execute(
-            sa.text(f"SELECT COUNT(*) FROM cl_note WHERE at < {db.wording.moment('at')}"),
+            sa.text(f"SELECT COUNT(*) FROM cl_note WHERE at < {db.dialect.moment('at')}"),
             {"at": stamp(moment.replace(microsecond=123457))},
         ).scalar_one()
     assert [utc(value) for value in found] == [moment, moment, None]
@@ -250,7 +250,7 @@ def test_moments_travel_as_utc_text_of_one_width_so_that_sqlite_can_compare_them
 
 def test_text_compares_exactly_and_may_hold_any_character(db: Database) -> None:
     words = ["a", "A", "ä", "á", "用户", "𝄞😀", "ß", "ss", "%_", "x'\"\\;--"]
-    source = db.wording.rows(id="int", word="text")
+    source = db.dialect.rows(id="int", word="text")
 
     def work(connection: Transaction) -> None:
         statement = sa.text(f"INSERT INTO cl_note (id, word) SELECT id, word FROM {source}")
@@ -271,8 +271,8 @@ def test_the_row_count_is_that_of_rows_matched(db: Database) -> None:
     def work(connection: Transaction) -> list[int]:
         insert(connection, 1, "same")
         insert(connection, 2, "same")
-        joined = db.wording.update_from(
-            "cl_note", {"word": "v.word"}, db.wording.rows(id="int", word="text"), "t.id = v.id AND t.id < 9"
+        joined = db.dialect.update_from(
+            "cl_note", {"word": "v.word"}, db.dialect.rows(id="int", word="text"), "t.id = v.id AND t.id < 9"
         )
         return [
             connection.execute(sa.text("UPDATE cl_note SET word = 'same'")).rowcount,

@@ -133,7 +133,7 @@ def test_a_savepoint_undoes_its_own_block_only(db: Database) -> None:
 def test_a_statement_that_changes_too_little_is_told(db: Database) -> None:
     def work(transaction: Transaction) -> None:
         note(transaction, 1)
-        statement = db.wording.update_from("cl_note", {"word": "'x'"}, db.wording.rows(id="int"), "t.id = v.id")
+        statement = db.dialect.update_from("cl_note", {"word": "'x'"}, db.dialect.rows(id="int"), "t.id = v.id")
         transaction.execute(sa.text(statement), {"rows": json_rows([[1], [2]])}).must_change(2)
 
     with pytest.raises(AssertionError, match="changed 1 rows instead of 2"):

@@ -9,7 +9,7 @@ import pytest
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
-from crawlfleet.insights.forecast import AccountForecast, Limit, forecast
+from crawlfleet.insights.forecast import AccountForecast, Bottleneck, forecast
 from crawlfleet.model import fleet_state
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import DAY_MARGIN_SECONDS, Charge, Cost
@@ -69,7 +69,7 @@ def test_a_daily_quota_decides_with_its_arithmetic(device: Device, db: Database)
     [claim] = device.claim(slots=1, now=NOON)
     device.end(ending(claim, calls=[NOON, NOON]), now=NOON)
     found = of(db)
-    assert (found.open_tasks, found.limit) == (29, Limit.QUOTA)
+    assert (found.open_tasks, found.limit) == (29, Bottleneck.QUOTA)
     # 58 calls are owed, 22 are left today, 24 come tomorrow, 12 the day after
     assert found.done_at == TOMORROW + timedelta(days=1)
     assert found.why == "58 calls are owed to day, which allows 24 a day"
@@ -86,7 +86,7 @@ def test_devices_decide_by_their_slots_and_the_recent_speed_of_the_type(device: 
         device.end(ending(claim, started_at=NOON, completed_at=end, calls=[]), now=end)
     add(db, 100)
     found = of(db)
-    assert (found.limit, found.done_at) == (Limit.DEVICES, NOON + timedelta(seconds=15 * 100 / 5))
+    assert (found.limit, found.done_at) == (Bottleneck.DEVICES, NOON + timedelta(seconds=15 * 100 / 5))
     assert found.why == "100 tasks of the fleet share 5 slots"
     [work] = forecast(db, now=NOON).work
     assert (work.task_type, work.tasks, work.seconds) == ("fetch", 100, 15)
@@ -101,7 +101,7 @@ def test_a_task_that_is_not_due_decides(device: Device, db: Database) -> None:
     later = NOON + timedelta(days=3)
     CrawlTaskDAO(db).add([TaskSpec("noop", run_at=later), TaskSpec("noop", run_at=NOON)], now=NOON)
     found = of(db, None)
-    assert (found.open_tasks, found.not_due, found.limit, found.done_at) == (2, 1, Limit.DUE, later)
+    assert (found.open_tasks, found.not_due, found.limit, found.done_at) == (2, 1, Bottleneck.DUE, later)
 
 
 def test_what_is_never_done_as_things_stand_says_why(device: Device, db: Database) -> None:
@@ -109,17 +109,17 @@ def test_what_is_never_done_as_things_stand_says_why(device: Device, db: Databas
     add(db, username="w")
     CrawlTaskDAO(db).add([TaskSpec("unheard_of", run_at=NOON)], now=NOON)
     AccountDAO(db).park("vendor", "w", "contract ended")
-    assert (of(db, "w").limit, of(db, "w").done_at) == (Limit.PARKED, None)
+    assert (of(db, "w").limit, of(db, "w").done_at) == (Bottleneck.PARKED, None)
     assert of(db, "w").why == "parked: contract ended"
-    assert of(db, None).limit is Limit.NO_DEVICE
+    assert of(db, None).limit is Bottleneck.NO_DEVICE
     assert "unheard_of" in of(db, None).why
     assert of(db).done_at is not None
     assert forecast(db, now=NOON).done_at is None
     assert forecast(db, "u", NOON).done_at is not None
     DeviceDAO(db).set_draining("d1", True)
-    assert of(db).limit is Limit.NO_DEVICE
+    assert of(db).limit is Bottleneck.NO_DEVICE
     fleet_state.set_paused(db, True)
-    assert {each.limit for each in forecast(db, now=NOON).accounts} == {Limit.PAUSED}
+    assert {each.limit for each in forecast(db, now=NOON).accounts} == {Bottleneck.PAUSED}
 
 
 def test_an_account_whose_token_no_node_has_is_not_merely_due_later(device: Device, db: Database) -> None:
@@ -127,30 +127,30 @@ def test_an_account_whose_token_no_node_has_is_not_merely_due_later(device: Devi
     [claim] = device.claim(now=NOON)
     device.end(ending(claim, "token", message="T is not set on this node", retry_after=60.0, calls=[]), now=NOON)
     found = of(db)
-    assert (found.limit, found.done_at, found.why) == (Limit.NO_TOKEN, None, "T is not set on this node")
+    assert (found.limit, found.done_at, found.why) == (Bottleneck.NO_TOKEN, None, "T is not set on this node")
     [claim] = device.claim(now=NOON + timedelta(minutes=1))
     device.end(ending(claim, calls=[]), now=NOON + timedelta(minutes=1))
     CrawlTaskDAO(db).add([TaskSpec("fetch", source="vendor", username="u", run_at=NOON)], DEFAULTS, NOON)
-    assert of(db).limit is Limit.DEVICES
+    assert of(db).limit is Bottleneck.DEVICES
 
 
 def test_an_account_whose_runs_all_failed_is_failing_until_one_does_not(device: Device, db: Database) -> None:
     add(db, 7)
     for n in range(5):
         [claim] = device.claim(slots=1, now=NOON)
-        assert of(db).limit is Limit.DEVICES
+        assert of(db).limit is Bottleneck.DEVICES
         device.end(ending(claim, "permanent", calls=[], completed_at=NOON + timedelta(seconds=n)), now=NOON)
-    assert (of(db).limit, of(db).done_at) == (Limit.FAILING, None)
+    assert (of(db).limit, of(db).done_at) == (Bottleneck.FAILING, None)
     [claim] = device.claim(slots=1, now=NOON)
     device.end(ending(claim, calls=[], completed_at=NOON + timedelta(seconds=9)), now=NOON)
-    assert of(db).limit is Limit.DEVICES
+    assert of(db).limit is Bottleneck.DEVICES
 
 
 def test_a_backlog_that_grows_is_said_from_the_habit_of_three_days(device: Device, db: Database) -> None:
     for days, count in ((4, 1), (3, 14), (2, 13), (1, 200)):
         add(db, count, now=NOON - timedelta(days=days) + timedelta(minutes=1), day=24)
     found = of(db)
-    assert (found.limit, found.done_at) == (Limit.INFLOW, None)  # 14 tasks of two calls are the median
+    assert (found.limit, found.done_at) == (Bottleneck.INFLOW, None)  # 14 tasks of two calls are the median
     assert found.why == "28 calls are added on a usual day and day allows 24: the backlog grows"
     assert found.budget is not None
     assert found.budget["added_per_day"] == 28
@@ -159,12 +159,12 @@ def test_a_backlog_that_grows_is_said_from_the_habit_of_three_days(device: Devic
 def test_a_queue_of_less_than_three_days_has_no_habit(device: Device, db: Database) -> None:
     for days in (2, 1):
         add(db, 20, now=NOON - timedelta(days=days), day=24)
-    assert of(db).limit is Limit.QUOTA
+    assert of(db).limit is Bottleneck.QUOTA
     assert forecast(db, now=NOON).budgets[0]["added_per_day"] is None
 
 
 def test_a_large_order_on_one_day_is_no_habit(device: Device, db: Database) -> None:
     for days, count in ((4, 1), (3, 2), (2, 2), (1, 200)):
         add(db, count, now=NOON - timedelta(days=days) + timedelta(minutes=1), day=24)
-    assert of(db).limit is Limit.QUOTA
+    assert of(db).limit is Bottleneck.QUOTA
     assert forecast(db, now=NOON).budgets[0]["added_per_day"] == 4

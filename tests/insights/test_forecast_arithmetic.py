@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from crawlfleet.insights.forecast_arithmetic import LONGEST, Work, calls_per_day, run_at, sent_at, usual
+from crawlfleet.insights.forecast_arithmetic import LONGEST, OpenTasks, calls_per_day, run_at, sent_at, usual
 from crawlfleet.model.budget import DAY_MARGIN_SECONDS, DAY_SECONDS, Budget, Call
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -63,9 +63,9 @@ def test_what_a_budget_allows_in_a_day(made: Budget, expected: float | None) -> 
 
 
 def test_slots_share_the_work_and_an_unknown_length_counts_as_none() -> None:
-    work = [Work("a", 100, 3.0), Work("b", 10, 6.0), Work("c", 1000, None)]
+    work = [OpenTasks("a", 100, 3.0), OpenTasks("b", 10, 6.0), OpenTasks("c", 1000, None)]
     assert run_at(work, 4, NOON) == NOON + timedelta(seconds=90)
-    assert run_at([Work("a", 10**12, 3600.0)], 1, NOON) == NOON + LONGEST
+    assert run_at([OpenTasks("a", 10**12, 3600.0)], 1, NOON) == NOON + LONGEST
 
 
 def test_one_large_order_is_no_habit() -> None:

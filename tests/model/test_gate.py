@@ -18,7 +18,7 @@ from crawlfleet.insights import overview, restatements
 from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.crawl_task import CrawlTaskDAO
-from crawlfleet.model.gate import CRASH_CAP, Verdict
+from crawlfleet.model.gate import CRASH_CAP, FenceVerdict
 from crawlfleet.model.task_spec import TaskSpec
 from tests.conftest import Backend
 from tests.fleets import Device, add, ending, fresh, runs, task
@@ -75,7 +75,7 @@ def test_what_this_node_lacks_costs_no_attempt_and_parks_nothing(device: Device,
     lost_reply = ending(claim, kind, message="not here", retry_after=60.0)
     [ended] = device.end(lost_reply, now=now)
     assert ended.next_run_at == now + timedelta(seconds=60)
-    assert [each.verdict for each in device.end(lost_reply, now=now)] == [Verdict.ALREADY]
+    assert [each.verdict for each in device.end(lost_reply, now=now)] == [FenceVerdict.ALREADY]
     found = task(db, task_id)
     assert (found["status"], found["retry"], found["error_kind"]) == ("pending", 0, kind)
     assert AccountDAO(db).find("alice")[0]["status"] == "healthy"
@@ -135,7 +135,7 @@ def test_rows_follow_ups_and_end_commit_together(device: Device, db: Database) -
     assert (follower["parent_id"], follower["task_data"]) == (task_id, {"a": 1})
     row = next(iter(overview.data_rows(db)))
     assert (row["revenue"], row["clicks"], row["extra"]) == (Decimal("1.2345"), None, extra)
-    assert device.end(done)[0].verdict is Verdict.ALREADY
+    assert device.end(done)[0].verdict is FenceVerdict.ALREADY
     assert len(list(overview.data_rows(db))) == 2
     assert len(CrawlTaskDAO(db).find(task_type="next")) == 1
 
@@ -155,7 +155,7 @@ def test_a_stale_run_stores_nothing(device: Device, db: Database) -> None:
     [claim] = device.claim()
     device.register()
     [ended] = device.end(ending(claim, rows=[figures(1)], replaces=RANGE, follow_ups=[TaskSpec("next")]))
-    assert ended.verdict is Verdict.STALE
+    assert ended.verdict is FenceVerdict.STALE
     assert list(overview.data_rows(db)) == []
     assert CrawlTaskDAO(db).find(task_type="next") == []
 

@@ -12,7 +12,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
 from crawlfleet.insights import overview
 from crawlfleet.insights.explain import Reason, explain
-from crawlfleet.insights.forecast import Limit, forecast
+from crawlfleet.insights.forecast import Bottleneck, forecast
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.claims import Strategy
@@ -134,11 +134,11 @@ def test_tasks_that_a_device_may_not_take_do_not_stand_before_its_slots(device: 
 def test_a_forecast_knows_that_nobody_takes_the_label(device: Device, db: Database) -> None:
     add(db, 3, label="eu")
     [found] = forecast(db).accounts
-    assert (found.limit, found.done_at) == (Limit.NO_DEVICE, None)
+    assert (found.limit, found.done_at) == (Bottleneck.NO_DEVICE, None)
     assert found.why == "no device is online that takes the task type noop with the label eu"
     Device(db, "eu-1", labels=("eu",)).register()
     [found] = forecast(db).accounts
-    assert found.limit is Limit.DEVICES
+    assert found.limit is Bottleneck.DEVICES
 
 
 def test_tasks_of_a_label_that_nobody_has_wait_for_a_person(device: Device, db: Database) -> None:

@@ -10,7 +10,7 @@ import pytest
 from crawlfleet.core.db import Database
 from crawlfleet.model import rescue
 from crawlfleet.model.device import DeviceDAO
-from crawlfleet.model.gate import Verdict
+from crawlfleet.model.gate import FenceVerdict
 from crawlfleet.model.lifecycle import LIVE, MOVES, TaskStatus, diagram
 from tests.fleets import Device, add, ending, runs, task
 
@@ -93,12 +93,12 @@ def test_a_move_happens_exactly_from_its_states(device: Device, name: str, state
 def test_a_finished_run_is_success_for_the_same_ending_and_stale_for_another_run(device: Device, db: Database) -> None:
     add(db)
     [first] = device.claim()
-    assert device.end(ending(first))[0].verdict is Verdict.WRITTEN
-    assert device.end(ending(first))[0].verdict is Verdict.ALREADY
+    assert device.end(ending(first))[0].verdict is FenceVerdict.WRITTEN
+    assert device.end(ending(first))[0].verdict is FenceVerdict.ALREADY
     [task_id] = add(db)
     [second] = device.claim()
     device.register()  # expires it
-    assert device.end(ending(second))[0].verdict is Verdict.STALE
+    assert device.end(ending(second))[0].verdict is FenceVerdict.STALE
     assert task(db, task_id)["status"] == TaskStatus.PENDING
 
 

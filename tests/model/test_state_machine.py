@@ -35,7 +35,7 @@ from crawlfleet.model.claims import Claim
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import Beat, DeviceHeartbeatDAO
-from crawlfleet.model.gate import Verdict
+from crawlfleet.model.gate import FenceVerdict
 from crawlfleet.model.lifecycle import ENDED, LIVE, LIVE_RUN
 from crawlfleet.model.task_spec import TaskSpec
 from tests.fleets import Device, ending, fresh
@@ -121,10 +121,10 @@ class FleetLife(RuleBasedStateMachine):
         found = ending(claim, kind, started_at=self.now if began else None, **more)
         [ended] = self.devices["d1"].end(found, now=self.now)
         if before["assignment_id"] == claim.assignment_id:
-            assert ended.verdict is Verdict.WRITTEN
+            assert ended.verdict is FenceVerdict.WRITTEN
             assert self.task(claim.task.id)["assignment_id"] is None
         else:
-            assert ended.verdict is not Verdict.WRITTEN
+            assert ended.verdict is not FenceVerdict.WRITTEN
             assert (self.task(claim.task.id), self.run(claim)) == (before, run)
 
     @rule(first=claims, second=claims)

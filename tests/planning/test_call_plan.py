@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from crawlfleet.model.budget import DAY_MARGIN_SECONDS, Charge
 from crawlfleet.planning.call_plan import CallPlanner, Need, PlannedCall, cover
-from crawlfleet.planning.meters import BACKFILL_SHARE, Meter, Standing
+from crawlfleet.planning.meters import BACKFILL_SHARE, BudgetState, Meter
 from crawlfleet.sources.appsflyer.source import LIMITS, REPORTS
 from crawlfleet.sources.contract import Limit, Report, Shape
 
@@ -48,7 +48,7 @@ class Vendor:
 
     def meter(self, limit: Limit, app_id: str) -> Meter:
         owner = app_id if "app" in limit.scope else ""
-        standing = Standing(limit.calls, self.opens_at, self.busy.get(limit.name, 0))
+        standing = BudgetState(limit.calls, self.opens_at, self.busy.get(limit.name, 0))
         charge = Charge("vendor", limit.name, limit.calls, limit.seconds, "u", owner)
         return self.meters.setdefault((limit.name, owner), Meter(charge, standing, NOW))
 
@@ -281,5 +281,5 @@ def outcome(day_counts: Sequence[int], long: Sequence[int], today: int) -> tuple
     ],
 )
 def test_calls_of_queued_tasks_take_the_room_of_their_day(owed: list[tuple[datetime, int]], room: list[int]) -> None:
-    meter = Meter(Charge("vendor", "app", 24, 86_400), Standing(24, NOW, 0, owed), NOW)
+    meter = Meter(Charge("vendor", "app", 24, 86_400), BudgetState(24, NOW, 0, owed), NOW)
     assert [meter.room(n) for n in range(3)] == room

@@ -27,9 +27,9 @@ from crawlfleet.executors.registry import executors
 from crawlfleet.model.claims import Claim
 from crawlfleet.model.device import DeviceInfo
 from crawlfleet.model.task_spec import TaskSpec
-from crawlfleet.services.device_manager import DeviceManager, DeviceOptions, Work
+from crawlfleet.services.device_manager import DeviceManager, DeviceOptions, WorkReport
 from crawlfleet.services.fleet import Fleet
-from crawlfleet.services.task_log_writer import TaskLogs
+from crawlfleet.services.task_log_writer import TaskLogWriter
 from crawlfleet.services.task_scheduler import SchedulerOptions, TaskScheduler, Turn
 from tests.fleets import fresh, runs, task
 from tests.waiting import wait_until
@@ -84,7 +84,7 @@ class Pump:
             {"supported_tasks": sorted(self.executors), "labels": [*options.get("labels", ())]},
         )
         self.manager = DeviceManager(self.db, info, device or DeviceOptions(), self.fatal.append)
-        self.logs = TaskLogs(self.db, log_lines, 2000)
+        self.logs = TaskLogWriter(self.db, log_lines, 2000)
         self.scheduler = TaskScheduler(
             self.db,
             self.manager,
@@ -159,9 +159,9 @@ class Pump:
         """Write a beat now, with what the scheduler tells for it."""
         self.manager.heartbeat.send(self.manager.epoch, delay_seconds=0.0)
 
-    def work(self) -> Work:
+    def work(self) -> WorkReport:
         """What the scheduler tells for a beat."""
-        return Work(self.scheduler.bodies, dict(self.scheduler.counters), self.scheduler.performance())
+        return WorkReport(self.scheduler.bodies, dict(self.scheduler.counters), self.scheduler.performance())
 
     def close(self) -> None:
         self.scheduler.stop()

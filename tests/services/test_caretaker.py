@@ -10,7 +10,7 @@ import pytest
 from crawlfleet.core.db import Database
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import Beat, DeviceHeartbeatDAO
-from crawlfleet.services.caretaker import Monitoring
+from crawlfleet.services.caretaker import Caretaker
 from crawlfleet.services.device_manager import DeviceOptions
 from tests.conftest import Backend
 from tests.fleets import Device, add, fresh, runs, task
@@ -73,7 +73,7 @@ def test_it_looks_often_enough(tmp_path: Path) -> None:
     db = fresh(f"sqlite:///{tmp_path}/crawlfleet.db")
     for beat, timeout, interval in ((30, 300, 30), (30, 100, 25), (200, 600, 150)):
         options = DeviceOptions(heartbeat_interval=beat, offline_timeout=timeout)
-        assert Monitoring(db, options, lambda: None).next_wait() == interval
+        assert Caretaker(db, options, lambda: None).next_wait() == interval
     db.close()
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from crawlfleet.core.account import Account
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import Charge, Cost
-from crawlfleet.model.claims import Owner
+from crawlfleet.model.claims import Registration
 from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.dispatch import Candidate, Kind
@@ -251,7 +251,7 @@ def test_several_masters_give_each_task_once(make_master: MakeMaster, worker: Ca
 
 
 def candidate(name: str, live: int, slots: int = 4, given: int = 0, cpu: float | None = None) -> Candidate:
-    return Candidate(Owner(name, 1), Kind(frozenset()), slots, live, 0, cpu, cpu, given)
+    return Candidate(Registration(name, 1), Kind(frozenset()), slots, live, 0, cpu, cpu, given)
 
 
 def test_the_four_strategies() -> None:

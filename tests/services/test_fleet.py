@@ -103,7 +103,7 @@ def test_what_was_checked_is_what_is_queued(fleet: Fleet) -> None:
     spec = TaskSpec("quick", task_data=given)
     given["n"] = object()  # could never be stored
     assert task(fleet.db, fleet.add_tasks([spec])[0])["task_data"] == {"n": 1}
-    assert fleet.completed([replace(spec, task_type="slow", task_data={"n": 2})])[0].task_data_text == '{"n": 2}'
+    assert fleet.with_defaults([replace(spec, task_type="slow", task_data={"n": 2})])[0].task_data_text == '{"n": 2}'
 
 
 def test_names_of_older_documents_mean_the_same_types(fleet: Fleet) -> None:

@@ -27,7 +27,7 @@ from crawlfleet.model.task_log import StoredLine, TaskLogDAO
 from crawlfleet.model.task_spec import Task
 from crawlfleet.services import task_log_writer
 from crawlfleet.services.fleet import Fleet
-from crawlfleet.services.task_log_writer import TaskLogs
+from crawlfleet.services.task_log_writer import TaskLogWriter
 from tests.conftest import Backend
 from tests.fleets import Device, add, ending, fresh
 from tests.servers import Server
@@ -59,7 +59,7 @@ def record(text: str, level: int = logging.INFO) -> logging.LogRecord:
     return logging.LogRecord("a", level, "file.py", 1, text, None, None)
 
 
-def store(logs: TaskLogs) -> None:
+def store(logs: TaskLogWriter) -> None:
     """All that waits, at once."""
     while logs._batch or logs._buffer:
         logs._store()
@@ -68,7 +68,7 @@ def store(logs: TaskLogs) -> None:
 @pytest.fixture
 def logs_of(backend: Backend) -> Any:
     db = fresh(backend.url)
-    yield lambda lines=1000, size=2000: TaskLogs(db, lines, size)
+    yield lambda lines=1000, size=2000: TaskLogWriter(db, lines, size)
     db.close()
 
 
@@ -203,7 +203,7 @@ def test_a_live_reader_is_told_the_end_after_the_last_lines(backend: Backend) ->
     db.close()
 
 
-def test_a_run_keeps_so_many_lines_and_says_so(logs_of: Callable[..., TaskLogs]) -> None:
+def test_a_run_keeps_so_many_lines_and_says_so(logs_of: Callable[..., TaskLogWriter]) -> None:
     logs = logs_of(lines=10)
     keep = logs.of_run(1, 7)
     assert keep is not None
@@ -220,7 +220,7 @@ def test_a_run_keeps_so_many_lines_and_says_so(logs_of: Callable[..., TaskLogs])
 
 
 @pytest.mark.parametrize("text", ["x" * 5000, "ü" * 5000, "汉" * 5000, "x" * 10_000_000])
-def test_a_long_line_is_cut_to_whole_characters(logs_of: Callable[..., TaskLogs], text: str) -> None:
+def test_a_long_line_is_cut_to_whole_characters(logs_of: Callable[..., TaskLogWriter], text: str) -> None:
     logs = logs_of(size=200)
     keep = logs.of_run(1, 7)
     assert keep is not None
@@ -276,7 +276,7 @@ def test_secrets_reach_neither_log(
     assert "pass-of-the-proxy" not in whole
 
 
-def test_a_line_whose_arguments_do_not_fit_harms_nobody(logs_of: Callable[..., TaskLogs]) -> None:
+def test_a_line_whose_arguments_do_not_fit_harms_nobody(logs_of: Callable[..., TaskLogWriter]) -> None:
     logs = logs_of()
     context = TaskContext(Task(1, "noop"))  # type: ignore[call-arg]
     context.keeper = lambda: logs.of_run(1, 7)
@@ -285,7 +285,7 @@ def test_a_line_whose_arguments_do_not_fit_harms_nobody(logs_of: Callable[..., T
     assert line.message == "%d apples (its arguments do not fit: TypeError)"
 
 
-def test_lines_are_gathered_for_a_second_unless_there_are_many(logs_of: Callable[..., TaskLogs]) -> None:
+def test_lines_are_gathered_for_a_second_unless_there_are_many(logs_of: Callable[..., TaskLogWriter]) -> None:
     logs = logs_of(lines=10_000)
     assert logs.next_wait() == task_log_writer.IDLE_SECONDS
     keep = logs.of_run(1, 7)
@@ -300,7 +300,7 @@ def test_lines_are_gathered_for_a_second_unless_there_are_many(logs_of: Callable
     assert logs.next_wait() > 0, "others have their turn first"
 
 
-def test_the_thread_stores_by_itself_and_at_the_end_what_is_left(logs_of: Callable[..., TaskLogs]) -> None:
+def test_the_thread_stores_by_itself_and_at_the_end_what_is_left(logs_of: Callable[..., TaskLogWriter]) -> None:
     logs = logs_of()
     logs.start()
     keep = logs.of_run(1, 7)
@@ -315,7 +315,7 @@ def test_the_thread_stores_by_itself_and_at_the_end_what_is_left(logs_of: Callab
 
 
 def test_memory_is_bounded_and_the_loss_is_told_once(
-    logs_of: Callable[..., TaskLogs], monkeypatch: pytest.MonkeyPatch, log: Log
+    logs_of: Callable[..., TaskLogWriter], monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
     monkeypatch.setattr(task_log_writer, "BUFFER_LINES", 100)
     logs = logs_of()
@@ -344,7 +344,7 @@ def test_memory_is_bounded_and_the_loss_is_told_once(
 def test_lines_wait_while_the_database_is_away(private_server: Server) -> None:
     private_server.create_database("logs")
     db = fresh(private_server.url("logs"))
-    logs = TaskLogs(db, 1000, 2000)
+    logs = TaskLogWriter(db, 1000, 2000)
     keep = logs.of_run(1, 7)
     assert keep is not None
     logs.start()
@@ -367,7 +367,7 @@ def test_lines_wait_while_the_database_is_away(private_server: Server) -> None:
 @pytest.mark.parametrize("backend", ["mariadb", "postgresql"], indirect=True)
 def test_lines_are_stored_once_when_the_reply_to_their_commit_is_lost(backend: Backend, proxy: TcpProxy) -> None:
     db = fresh(backend.url_at(proxy.port))
-    logs = TaskLogs(db, 1000, 2000)
+    logs = TaskLogWriter(db, 1000, 2000)
     keep = logs.of_run(1, 7)
     assert keep is not None
     for number in range(20):
@@ -381,7 +381,7 @@ def test_lines_are_stored_once_when_the_reply_to_their_commit_is_lost(backend: B
 
 
 def test_a_batch_that_the_database_refuses_is_given_up(
-    logs_of: Callable[..., TaskLogs], monkeypatch: pytest.MonkeyPatch
+    logs_of: Callable[..., TaskLogWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logs = logs_of()
     keep = logs.of_run(1, 7)
@@ -420,7 +420,7 @@ def test_a_flood_of_lines_leaves_the_pump_and_the_heartbeat_their_turns(url: str
     assert pump.logs.join(10)
 
 
-def test_threads_of_a_body_may_speak_at_once(logs_of: Callable[..., TaskLogs]) -> None:
+def test_threads_of_a_body_may_speak_at_once(logs_of: Callable[..., TaskLogWriter]) -> None:
     logs = logs_of(lines=10_000)
     keep = logs.of_run(1, 7)
     assert keep is not None

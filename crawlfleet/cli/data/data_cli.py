@@ -1,4 +1,4 @@
-"""`data`: what was fetched. Here are the apps of accounts and the figures of apps; the modules beside this one have the others."""
+"""`data`: the apps of accounts and the figures of apps; the modules beside this one have the other commands."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def _name_the_line(fleet: Fleet, lines: list[tuple[str, TaskSpec]]) -> None:
     alike = {(spec.task_type, spec.username, spec.source): (place, spec) for place, spec in reversed(lines)}
     for place, spec in reversed(alike.values()):
         try:
-            fleet.completed([spec])
+            fleet.with_defaults([spec])
         except UsageError as error:
             raise UsageError(f"{place}: {error}") from None
 
