@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from crawlfleet.core.clock import SYSTEM_CLOCK, ClockReading
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+READING = ClockReading(NOON, asked_at=100.0, answered_at=103.0)
+
+
+def test_something_that_happened_here_is_dated_on_the_side_that_its_use_needs() -> None:
+    assert READING.earliest_date(103.0) == NOON
+    assert READING.latest_date(100.0) == NOON
+    assert READING.latest_date(90.0) - READING.earliest_date(90.0) == timedelta(seconds=3)
+
+
+def test_a_moment_of_the_database_is_surely_past_later_than_it_is_surely_to_come() -> None:
+    assert READING.surely_after(NOON + timedelta(seconds=10)) == 113.0
+    assert READING.surely_before(NOON + timedelta(seconds=10)) == 110.0
+
+
+def test_the_machines_own_clocks_are_not_moved() -> None:
+    assert SYSTEM_CLOCK.database_ahead_seconds == 0
+    assert SYSTEM_CLOCK.monotonic() <= SYSTEM_CLOCK.monotonic()
+    assert SYSTEM_CLOCK.wall().tzinfo is UTC
