@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from crawlfleet.core.clock import SYSTEM_CLOCK, Clock
 from crawlfleet.core.db import Database
 from crawlfleet.core.process import own_identity
 from crawlfleet.core.transaction import Transaction
@@ -22,9 +23,9 @@ from crawlfleet.model.task_assignment import TaskAssignmentDAO
 from crawlfleet.model.task_spec import TaskSpec
 
 
-def fresh(url: str) -> Database:
+def fresh(url: str, clock: Clock = SYSTEM_CLOCK) -> Database:
     """The database behind this URL, with tables."""
-    db = Database(url).open()
+    db = Database(url, clock=clock).open()
     migrations.upgrade(db)
     return db
 

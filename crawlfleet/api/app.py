@@ -87,9 +87,9 @@ class Readiness:
         return look.result() if done else f"the database did not answer within {READY_SECONDS:g} s"
 
     def _find_obstacle(self, db: Database) -> str | None:
-        manager = self._node.manager
+        lease = self._node.lease
         try:
-            overview.check_lease(db, manager.device_id, manager.epoch)
+            overview.check_lease(db, lease.device_id, lease.epoch)
         except CrawlfleetError as error:
             return str(error)
         except SQLAlchemyError as error:  # it answers, but not as ours would: a table is missing, say

@@ -65,11 +65,11 @@ class NodeMetrics(Collector):
             yield _gauge("figures_read_seconds", "How long reading them took", figures.read_seconds)
 
     def _identity(self) -> Iterator[Metric]:
-        settings, manager = self._node.settings, self._node.manager
+        settings, lease = self._node.settings, self._node.lease
         who = GaugeMetricFamily("crawlfleet_node_info", "Which node this is", labels=["device_id", "mode", "version"])
-        who.add_metric([manager.device_id, settings.mode, __version__], 1)
+        who.add_metric([lease.device_id, settings.mode, __version__], 1)
         yield who
-        yield _gauge("device_online", "1 while the fleet counts this device as online", manager.online)
+        yield _gauge("device_online", "1 while the fleet counts this device as online", lease.online)
 
     def _work(self) -> Iterator[Metric]:
         settings, scheduler, logs = self._node.settings, self._node.scheduler, self._node.logs
@@ -102,11 +102,11 @@ class NodeMetrics(Collector):
         yield bodies
 
     def _beats(self) -> Iterator[Metric]:
-        heartbeat = self._node.manager.heartbeat
-        beat, arrived_at = heartbeat.latest, heartbeat.arrived_at
+        lease = self._node.lease
+        beat, arrived_at = lease.latest, lease.arrived_at
         if beat is not None:
             yield _gauge("heartbeat_delay_seconds", "How late the latest heartbeat was", beat.delay_seconds)
-            yield _gauge("round_trip_seconds", "How long the database took to store it", heartbeat.round_trip_seconds)
+            yield _gauge("round_trip_seconds", "How long the database took to store it", lease.round_trip_seconds)
             if self._node.settings.enable_monitoring:
                 yield from _monitored(beat)
         if arrived_at is not None:

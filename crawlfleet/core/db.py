@@ -23,6 +23,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from crawlfleet.core.clock import SYSTEM_CLOCK, Clock
 from crawlfleet.core.database_url import CONNECT_SECONDS, read_url
 from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable, UsageError
 from crawlfleet.core.sql import SqlDialect, sql, utc
@@ -65,9 +66,10 @@ registry.register("postgresql.quick", "crawlfleet.core.dialect_postgresql", "Qui
 class Database:
     """A pool of connections to one database. Making one connects to nothing; `open` does."""
 
-    def __init__(self, url: str, pool_size: int = 8) -> None:
+    def __init__(self, url: str, pool_size: int = 8, clock: Clock = SYSTEM_CLOCK) -> None:
         self.address = read_url(url)
         self.family, self.url = self.address.family, self.address.url
+        self.clock = clock
         self.dialect = SqlDialect(self.family)
         self.product = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB"}[self.family]
         self.version = ""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
 from typing import Protocol
 
 from crawlfleet.core.db import Database
@@ -15,6 +13,7 @@ from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
 from crawlfleet.model.task_log import TaskLogDAO
+from crawlfleet.services.lease import Lease
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +38,12 @@ class MonitoringOptions(Protocol):
 class Caretaker(Service):
     """One pass every min(heartbeat_interval, offline_timeout / 4) seconds; any number of nodes may do it."""
 
-    def __init__(self, db: Database, options: MonitoringOptions, beating_since: Callable[[], float | None]) -> None:
+    def __init__(self, db: Database, options: MonitoringOptions, lease: Lease) -> None:
         super().__init__("monitoring", min(options.heartbeat_interval, options.offline_timeout / 4))
         self.db = db
         self.options = options
-        self._beating_since = beating_since
+        self._lease = lease
+        self._clock = db.clock
         self._devices = DeviceDAO(db)
         self._swept_at: float | None = None
 
@@ -60,8 +60,8 @@ class Caretaker(Service):
     def _may_judge(self) -> bool:
         """After an outage of the database everybody's beats are old and nobody is dead: judge only after a full
         offline_timeout of own beats that all arrived."""
-        since = self._beating_since()
-        return since is not None and time.monotonic() - since >= self.options.offline_timeout
+        since = self._lease.beating_since
+        return since is not None and self._clock.monotonic() - since >= self.options.offline_timeout
 
     def mark_offline(self) -> int:
         """Mark the devices offline that were silent for offline_timeout, and give their tasks back."""
@@ -79,9 +79,9 @@ class Caretaker(Service):
         return sum(rejected.values())
 
     def _sweep(self) -> None:
-        if self._swept_at is not None and time.monotonic() - self._swept_at < SWEEP_SECONDS:
+        if self._swept_at is not None and self._clock.monotonic() - self._swept_at < SWEEP_SECONDS:
             return
-        self._swept_at = time.monotonic()
+        self._swept_at = self._clock.monotonic()
         beats = DeviceHeartbeatDAO(self.db).sweep(self.options.heartbeat_retention_days)
         runs = TaskAssignmentDAO(self.db).sweep(self.options.assignment_retention_days)
         lines = TaskLogDAO(self.db).sweep(self.options.task_log_retention_days)

@@ -25,7 +25,8 @@ from crawlfleet.model.claims import AssignmentIds, Head, Registration
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.dispatch import Candidate, Kind
 from crawlfleet.model.ledger import Ledger
-from crawlfleet.services.task_scheduler import Lease, LoadBalanceStrategy
+from crawlfleet.services.lease import Lease
+from crawlfleet.services.task_scheduler import LoadBalanceStrategy
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,6 @@ class Dispatcher(Service):
         self._given: Counter[str] = Counter()  # by device
         self._kinds: set[Kind] = set()  # of the workers of the latest pass
         self._wait = 0.0
-        log.info("Load balance strategy: %s", strategy)
 
     @property
     def hungry(self) -> bool:

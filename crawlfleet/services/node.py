@@ -26,12 +26,15 @@ from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.device import DeviceInfo
 from crawlfleet.model.gate import RetryPolicy
 from crawlfleet.planning.tariff import Tariff, all_source_settings
-from crawlfleet.services.device_manager import DeviceManager, DeviceOptions, WorkReport
+from crawlfleet.services import log_lines
+from crawlfleet.services.device_manager import DeviceManager, DeviceOptions
 from crawlfleet.services.dispatcher import Dispatcher
 from crawlfleet.services.fleet_metrics_reader import FleetMetricsReader
+from crawlfleet.services.lease import Lease
 from crawlfleet.services.queue_watcher import QueueWatcher
 from crawlfleet.services.task_log_writer import TaskLogWriter
 from crawlfleet.services.task_scheduler import LoadBalanceStrategy, SchedulerOptions, TaskScheduler
+from crawlfleet.services.vital_signs import VitalSigns
 from crawlfleet.settings.definitions import Settings
 from crawlfleet.sources.contract import SourceSettings
 
@@ -61,6 +64,7 @@ class Node:
         self.db = db
         self.settings = settings
         self.until_idle = until_idle
+        self._takeover = takeover
         self.listener = listener
         self._executors = executors
         self._sources = all_source_settings(settings)
@@ -72,16 +76,9 @@ class Node:
         self._started_at: datetime | None = None
         self._engines = self._make_engines()
         self.logs = TaskLogWriter(db, settings.task_log_lines, settings.task_log_line_bytes)
-        self.scheduler = TaskScheduler(
-            db,
-            lease=_LeaseLater(self),
-            executors=executors,
-            engine_of=self._engine_of,
-            make_context=self._make_context,
-            options=scheduler_options(settings, tariff),
-            on_fatal=self.end,
-        )
-        self.manager = DeviceManager(
+        self._signs = VitalSigns(settings.enable_monitoring)
+        options = scheduler_options(settings, tariff)
+        self.lease = Lease(
             db,
             DeviceInfo(
                 device_id=settings.device_id,
@@ -89,33 +86,44 @@ class Node:
                 device_type=settings.mode,
                 ip_address=local_ip(db.url.host),
                 port=DEFAULT_PORT if listener is None else listener.getsockname()[1],
-                max_concurrent_tasks=self.scheduler.options.concurrent_tasks,
+                max_concurrent_tasks=options.concurrent_tasks,
                 process=own_identity(),
                 version=__version__,
                 capabilities=capabilities(executors, settings.labels, db.url.host),
             ),
+            self._signs,
+            settings.offline_timeout,
+        )
+        self.scheduler = TaskScheduler(
+            db,
+            lease=self.lease,
+            executors=executors,
+            engine_of=self._engine_of,
+            make_context=self._make_context,
+            options=options,
+            on_fatal=self.end,
+        )
+        self.manager = DeviceManager(
+            db,
+            self.lease,
             DeviceOptions(
                 heartbeat_interval=settings.heartbeat_interval,
                 offline_timeout=settings.offline_timeout,
                 heartbeat_retention_days=settings.heartbeat_retention_days,
                 assignment_retention_days=settings.assignment_retention_days,
                 task_log_retention_days=settings.task_log_retention_days,
-                enable_monitoring=settings.enable_monitoring,
-                takeover=takeover,
             ),
+            on_beat=self.scheduler.request_reconcile,
             on_fatal=self.end,
         )
         self.figures = FleetMetricsReader(db)
-        self.dispatcher = self._make_dispatcher(tariff)
+        strategy = LoadBalanceStrategy(settings.load_balance_strategy) if settings.mode == "master" else None
+        self.dispatcher = None
+        if strategy is not None:
+            self.dispatcher = Dispatcher(db, self.lease, strategy, settings.dispatch_interval, tariff.limit_of)
         doer = self.dispatcher or self.scheduler
         self.watcher = QueueWatcher(db, doer.sees_work, lambda: doer.hungry, doer.queue_changed)
-
-    def _make_dispatcher(self, tariff: Tariff) -> Dispatcher | None:
-        """A master's."""
-        if self.settings.mode != "master":
-            return None
-        strategy = LoadBalanceStrategy(self.settings.load_balance_strategy)
-        return Dispatcher(self.db, _LeaseLater(self), strategy, self.settings.dispatch_interval, tariff.limit_of)
+        log_lines.node_initialized(settings.mode, strategy)
 
     def _make_engines(self) -> dict[str, Engine]:
         reports = Reports(  # lambdas, because the scheduler is made after the engines
@@ -175,17 +183,17 @@ class Node:
         try:
             for engine in set(self._engines.values()):
                 engine.start()
-            self.manager.register(self.settings.database_wait)
+            self.lease.register(self._takeover, self.settings.database_wait)
         except BaseException:
             for engine in set(self._engines.values()):
                 engine.stop()
             raise
-        self.manager.start(
-            lambda: WorkReport(self.scheduler.bodies, dict(self.scheduler.counters), self.scheduler.performance()),
-            self.scheduler.request_reconcile,
-        )
+        self._signs.work = self.scheduler.report
+        self.manager.start()
+        log_lines.device_manager_started()
         self.logs.start()
         self.scheduler.start()
+        log_lines.task_scheduler_started(self.settings.mode)
         if self.dispatcher is not None:
             self.dispatcher.start()
         self.watcher.start()
@@ -255,28 +263,6 @@ class Node:
         if failed:
             log.warning("nothing is left to do; %d tasks failed", failed)
         return 1 if failed or left.blocked else 0
-
-
-class _LeaseLater:
-    """The scheduler's view of the DeviceManager, which is made after it (the start-up lines have that order)."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    @property
-    def device_id(self) -> str:
-        return self._node.manager.device_id
-
-    @property
-    def epoch(self) -> int:
-        return self._node.manager.epoch
-
-    @property
-    def trusted_until(self) -> float:
-        return self._node.manager.trusted_until
-
-    def renew(self, lost_epoch: int) -> int:
-        return self._node.manager.renew(lost_epoch)
 
 
 def scheduler_options(settings: Settings, tariff: Tariff) -> SchedulerOptions:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -28,7 +28,7 @@ from crawlfleet.engines.contract import Engine, Run
 from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.executors.outcome import SPOOL_ROWS, Outcome
 from crawlfleet.executors.permit import RunPermit, SendWindow
-from crawlfleet.model import claims, dispatch, fleet_state, rescue
+from crawlfleet.model import claims, dispatch, rescue
 from crawlfleet.model.budget import LimitOf, as_stored
 from crawlfleet.model.claims import SPARE_LANES, AssignmentIds, Claim, Head, Registration, Strategy
 from crawlfleet.model.crawl_task import TaskDefaults
@@ -45,9 +45,11 @@ from crawlfleet.model.gate import (
 )
 from crawlfleet.model.ledger import Ledger, ask_lanes_of_tasks
 from crawlfleet.services.durations import Durations
+from crawlfleet.services.lease import Lease
 from crawlfleet.services.pace import Pace
 from crawlfleet.services.result_writer import ResultWriter
 from crawlfleet.services.uncommitted import SentCalls, UncommittedEnding, close_rows, ending_of, final_calls, moment
+from crawlfleet.services.vital_signs import WorkReport
 
 log = logging.getLogger(__name__)
 
@@ -66,28 +68,6 @@ class LoadBalanceStrategy(StrEnum):
     LEAST_TASKS = "least_tasks"
     WEIGHTED = "weighted"
     RANDOM = "random"
-
-
-class Lease(Protocol):
-    """The registration of this process, kept by the DeviceManager."""
-
-    @property
-    def device_id(self) -> str: ...
-
-    @property
-    def epoch(self) -> int: ...
-
-    @property
-    def trusted_until(self) -> float:
-        """Until when, on the monotonic clock, the lease surely holds."""
-        ...
-
-    def renew(self, lost_epoch: int) -> int:
-        """Register again after `lost_epoch` was lost; the new epoch.
-
-        Raises DeviceRefused when someone else has the id.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -183,7 +163,6 @@ class TaskScheduler(Service):
         self._times_checked_at = 0.0
         self._pace = Pace()
         self._passed = threading.Event()
-        log.info("TaskScheduler initialized in %s mode", options.mode)
 
     # -- called by engines and other services, from any thread
 
@@ -216,7 +195,11 @@ class TaskScheduler(Service):
         """Whether a task could be claimed now."""
         return self._claiming and len(self._busy) + len(self._waiting) < self.options.concurrent_tasks
 
-    def performance(self) -> dict[str, Any]:
+    def report(self) -> WorkReport:
+        """What a beat tells of the work."""
+        return WorkReport(self.bodies, dict(self.counters), self._performance())
+
+    def _performance(self) -> dict[str, Any]:
         """How the work goes: usual times of late, success rate and errors since the start; for a node that monitors."""
         counted = dict(self.counters)
         ended = sum(counted.get(move, 0) for move in ("finish", "fail", "bury"))
@@ -238,20 +221,11 @@ class TaskScheduler(Service):
                 return False
         return bool(claims.open_heads(self.db, connection, self.executors.keys(), self.options.labels))
 
-    def pause(self, reason: str | None = None) -> bool:
-        """Pause the fleet's queue: running tasks go on, nothing is claimed until `resume`. False: it was paused."""
-        return fleet_state.set_paused(self.db, True, reason)
-
-    def resume(self) -> bool:
-        """Let the fleet claim again; False: it was not paused."""
-        return fleet_state.set_paused(self.db, False)
-
     # -- life
 
     def start(self) -> None:
         self._writer.start()
         super().start()
-        log.info("TaskScheduler started in %s mode", self.options.mode)
 
     def drain(self, grace_seconds: float) -> None:
         """Claim no more, let running bodies end for `grace_seconds`, then hand the rest back without an attempt spent.

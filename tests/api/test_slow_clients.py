@@ -43,15 +43,15 @@ def is_closed(client: socket.socket) -> bool:
 def beats_of(served: Served, monkeypatch: pytest.MonkeyPatch) -> list[Beat]:
     """Every beat from now on, once it has arrived."""
     beats: list[Beat] = []
-    after = served.node.manager.after_beat
+    lease = served.node.lease
+    send = lease.beat
 
-    def note() -> None:
-        latest = served.node.manager.heartbeat.latest
-        assert latest is not None
-        beats.append(latest)
-        after()
+    def note(epoch: int, delay_seconds: float) -> None:
+        send(epoch, delay_seconds)
+        assert lease.latest is not None
+        beats.append(lease.latest)
 
-    monkeypatch.setattr(served.node.manager, "after_beat", note)
+    monkeypatch.setattr(lease, "beat", note)
     return beats
 
 

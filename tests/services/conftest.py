@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from crawlfleet.core import clock as clocks
 from crawlfleet.engines import contract
 from crawlfleet.executors import permit
 from crawlfleet.model import device
-from crawlfleet.services import caretaker, device_manager, result_writer, task_scheduler, uncommitted
+from crawlfleet.services import result_writer, task_scheduler, uncommitted
 from tests.conftest import Backend
 from tests.services.pump import Pump
 from tests.tcp_proxy import TcpProxy
@@ -41,8 +42,8 @@ class Log:
         self._caplog.clear()
 
 
-class Clock:
-    """The monotonic clock as the services read it. It runs like the real one, or not at all once it is frozen."""
+class Clock(clocks.Clock):
+    """The clock of the pumps' databases. It runs like the real one, or not at all once it is frozen."""
 
     def __init__(self) -> None:
         self._ahead = 0.0
@@ -61,7 +62,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (contract, permit, device, uncommitted, device_manager, caretaker, result_writer, task_scheduler):
+    for module in (contract, permit, device, uncommitted, result_writer, task_scheduler):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made.monotonic, sleep=time.sleep))
     return made
 
@@ -72,12 +73,12 @@ def log(caplog: pytest.LogCaptureFixture) -> Log:
 
 
 @pytest.fixture
-def make_pump() -> Iterator[MakePump]:
-    """Makes devices that are driven by hand; they are given up after the test."""
+def make_pump(clock: Clock) -> Iterator[MakePump]:
+    """Makes devices that are driven by hand, all with the test's clock; they are given up after the test."""
     pumps: list[Pump] = []
 
     def make(url: str, **options: Any) -> Pump:
-        pumps.append(Pump(url, **options))
+        pumps.append(Pump(url, clock, **options))
         return pumps[-1]
 
     yield make

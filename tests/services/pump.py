@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from crawlfleet.core.clock import Clock
 from crawlfleet.core.db import Database
 from crawlfleet.core.process import own_identity
 from crawlfleet.core.transaction import BEGIN, COMMIT, Answer, Transaction
@@ -27,10 +28,12 @@ from crawlfleet.executors.registry import executors
 from crawlfleet.model.claims import Claim
 from crawlfleet.model.device import DeviceInfo
 from crawlfleet.model.task_spec import TaskSpec
-from crawlfleet.services.device_manager import DeviceManager, DeviceOptions, WorkReport
+from crawlfleet.services.device_manager import DeviceManager, DeviceOptions
 from crawlfleet.services.fleet import Fleet
+from crawlfleet.services.lease import Lease
 from crawlfleet.services.task_log_writer import TaskLogWriter
 from crawlfleet.services.task_scheduler import SchedulerOptions, TaskScheduler, Turn
+from crawlfleet.services.vital_signs import VitalSigns
 from tests.fleets import fresh, runs, task
 from tests.waiting import wait_until
 
@@ -46,12 +49,14 @@ ENGINES: dict[str, MakeEngine] = {
 class Pump:
     """A registered device with a scheduler and one engine; nothing of it moves unless a test says so.
 
-    `began` and `ended` hold the assignment ids that the engine reported, `fatal` why the node would end.
+    `began` and `ended` hold the assignment ids that the engine reported, `beats` counts those of the heartbeat thread,
+    `fatal` is why the node would end.
     """
 
     def __init__(
         self,
         url: str,
+        clock: Clock,
         engine: str | MakeEngine = "threads",
         slots: int = 2,
         device_id: str = "d1",
@@ -59,11 +64,13 @@ class Pump:
         registered: bool = True,
         mode: str = "standalone",
         log_lines: int = 1000,
+        with_performance: bool = False,
         **options: Any,
     ) -> None:
-        self.db = fresh(url)
+        self.db = fresh(url, clock)
         self.fleet = Fleet(self.db)
         self.claimed = 0
+        self.beats = 0
         self.began: list[int] = []
         self.ended: list[int] = []
         self.fatal: list[str] = []
@@ -83,25 +90,32 @@ class Pump:
             "0",
             {"supported_tasks": sorted(self.executors), "labels": [*options.get("labels", ())]},
         )
-        self.manager = DeviceManager(self.db, info, device or DeviceOptions(), self.fatal.append)
+        self.signs = VitalSigns(with_performance)
+        device = device or DeviceOptions()
+        self.lease = Lease(self.db, info, self.signs, device.offline_timeout)
         self.logs = TaskLogWriter(self.db, log_lines, 2000)
         self.scheduler = TaskScheduler(
             self.db,
-            self.manager,
+            self.lease,
             self.executors,
             lambda executor: self.engine,
             self._make_context,
             SchedulerOptions(concurrent_tasks=slots, mode=mode, **options),
             self.fatal.append,
         )
+        self.manager = DeviceManager(self.db, self.lease, device, self._beat_arrived, self.fatal.append)
         self.scheduler._strategy()  # its transaction should not meet a test's plans for the network
         if registered:
-            self.manager.register()
+            self.lease.register()
 
     def _make_context(self, claim: Claim, permit: Permit | None) -> TaskContext:
         context = TaskContext(claim.task, claim.account, permit=permit)
         context.keeper = partial(self.logs.of_run, claim.task.id, claim.assignment_id)
         return context
+
+    def _beat_arrived(self) -> None:
+        self.beats += 1
+        self.scheduler.request_reconcile()
 
     def _began(self, run: Run) -> None:
         self.scheduler.run_began(run)
@@ -157,11 +171,7 @@ class Pump:
 
     def beat(self) -> None:
         """Write a beat now, with what the scheduler tells for it."""
-        self.manager.heartbeat.send(self.manager.epoch, delay_seconds=0.0)
-
-    def work(self) -> WorkReport:
-        """What the scheduler tells for a beat."""
-        return WorkReport(self.scheduler.bodies, dict(self.scheduler.counters), self.scheduler.performance())
+        self.lease.beat(self.lease.epoch, delay_seconds=0.0)
 
     def close(self) -> None:
         self.scheduler.stop()

@@ -36,23 +36,23 @@ def test_registration_writes_the_first_beat_with_every_column(backend: Backend, 
     assert beats(pump.db) == 1
     beat = latest(pump)
     assert [name for name, value in beat.items() if value is None] == []
-    assert (beat["device_epoch"], beat["running_tasks"], beat["error_count"]) == (pump.manager.epoch, 0, 0)
+    assert (beat["device_epoch"], beat["running_tasks"], beat["error_count"]) == (pump.lease.epoch, 0, 0)
     assert all(0 <= float(str(beat[name])) <= 100 for name in ("cpu_usage", "memory_usage", "disk_usage"))
     assert float(str(beat["memory_usage"])) > 0
     assert float(str(beat["system_load"])) >= 0
     assert beat["network_status"] in {"good", "slow", "poor"}
     assert beat["delay_seconds"] == 0
     assert beat["status_info"] == {"round_trip_seconds": 0.0}
-    assert pump.manager.online
+    assert pump.lease.online
 
 
 def test_a_beat_tells_of_running_tasks_errors_and_counts(url: str, make_pump: MakePump, gate: Path) -> None:
     pump = make_pump(url, device=DeviceOptions(heartbeat_interval=0.02))
     pump.until_status("failed", *pump.add("raising", 3, task_data={"kind": "permanent"}))
     pump.until_status("running", *pump.add("held", 2, task_data={"gate": str(gate)}))
-    hastened: list[int] = []
-    pump.manager.start(pump.work, lambda: hastened.append(1))
-    wait_until(lambda: hastened, what="a beat")
+    pump.signs.work = pump.scheduler.report
+    pump.manager.start()
+    wait_until(lambda: pump.beats, what="a beat")
     beat = latest(pump)
     assert (beat["running_tasks"], beat["error_count"]) == (2, 3)
     status = beat["status_info"]
@@ -60,12 +60,12 @@ def test_a_beat_tells_of_running_tasks_errors_and_counts(url: str, make_pump: Ma
     assert (status["fail"], status["errors"]) == (3, 3)
     assert not METRICS & set(status)
     pump.manager.stop()
-    assert not pump.manager.online
+    assert not pump.lease.online
     gate.touch()
 
 
 def test_a_monitoring_node_also_tells_what_it_uses(url: str, make_pump: MakePump) -> None:
-    pump = make_pump(url, device=DeviceOptions(enable_monitoring=True))
+    pump = make_pump(url, with_performance=True)
     status = latest(pump)["status_info"]
     assert isinstance(status, dict)
     assert set(status) == {"round_trip_seconds", *METRICS}
@@ -74,8 +74,8 @@ def test_a_monitoring_node_also_tells_what_it_uses(url: str, make_pump: MakePump
 
 
 def test_a_monitoring_node_also_tells_how_the_work_goes(backend: Backend, make_pump: MakePump) -> None:
-    pump = make_pump(backend.url, device=DeviceOptions(enable_monitoring=True))
-    pump.manager._work = pump.work
+    pump = make_pump(backend.url, with_performance=True)
+    pump.signs.work = pump.scheduler.report
     pump.beat()
     status = latest(pump)["status_info"]
     assert isinstance(status, dict)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,7 @@ from crawlfleet.model.device_heartbeat import Beat, DeviceHeartbeatDAO
 from crawlfleet.services.caretaker import Caretaker
 from crawlfleet.services.device_manager import DeviceOptions
 from tests.conftest import Backend
-from tests.fleets import Device, add, fresh, runs, task
+from tests.fleets import Device, add, runs, task
 from tests.services.conftest import Clock, Log, MakePump
 
 BEAT = Beat(1.0, 2.0, 3.0, "good", 0, 0.5, 0, 0.001)
@@ -39,11 +38,11 @@ def test_nobody_is_judged_before_a_full_timeout_of_own_beats(
 ) -> None:
     pump = make_pump(backend.url)
     silent_device(pump.db)
-    monitoring, heartbeat = pump.manager.monitoring, pump.manager.heartbeat
+    monitoring = pump.manager.monitoring
     clock.advance(299)
     assert monitoring.run_once() == 0
     assert states(pump.db) == {"d1": "online", "gone": "online"}
-    heartbeat.beating_since = None  # a beat failed: an outage, after which everybody's beats are old
+    pump.lease.beating_since = None  # a beat failed: an outage, after which everybody's beats are old
     clock.advance(1)
     assert monitoring.run_once() == 0
     pump.beat()
@@ -69,18 +68,17 @@ def test_any_number_of_nodes_may_watch(url: str, make_pump: MakePump, clock: Clo
     assert found == [1, 0]
 
 
-def test_it_looks_often_enough(tmp_path: Path) -> None:
-    db = fresh(f"sqlite:///{tmp_path}/crawlfleet.db")
+def test_it_looks_often_enough(url: str, make_pump: MakePump) -> None:
+    pump = make_pump(url)
     for beat, timeout, interval in ((30, 300, 30), (30, 100, 25), (200, 600, 150)):
         options = DeviceOptions(heartbeat_interval=beat, offline_timeout=timeout)
-        assert Caretaker(db, options, lambda: None).next_wait() == interval
-    db.close()
+        assert Caretaker(pump.db, options, pump.lease).next_wait() == interval
 
 
 def test_expired_rows_are_deleted_once_an_hour(backend: Backend, make_pump: MakePump, clock: Clock, log: Log) -> None:
     pump = make_pump(backend.url, device=DeviceOptions(heartbeat_retention_days=7, assignment_retention_days=30))
     monitoring, beats = pump.manager.monitoring, DeviceHeartbeatDAO(pump.db)
-    epoch = pump.manager.epoch
+    epoch = pump.lease.epoch
     with pump.db.read() as connection:
         now = pump.db.now(connection)
     for age in (8, 6, 9):

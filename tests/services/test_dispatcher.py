@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from crawlfleet.core.account import Account
+from crawlfleet.model import fleet_state
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.claims import Registration
@@ -33,7 +34,7 @@ def make_master(backend: Backend, make_pump: MakePump) -> MakeMaster:
 
     def make(device_id: str = "m1", strategy: str = "least_tasks") -> Dispatcher:
         pump = make_pump(backend.url, device_id=device_id, mode="master", slots=1)
-        return Dispatcher(pump.db, pump.manager, LoadBalanceStrategy(strategy), 10, chance=random.Random(7))
+        return Dispatcher(pump.db, pump.lease, LoadBalanceStrategy(strategy), 10, chance=random.Random(7))
 
     return make
 
@@ -157,9 +158,9 @@ def test_what_waits_for_a_label_is_not_taken_back_for_a_worker_without_it(
 def test_a_draining_worker_and_a_paused_queue_get_nothing(make_master: MakeMaster, worker: Callable[..., Pump]) -> None:
     master, pump = make_master(), worker("w1")
     [task_id] = pump.add("quick")
-    pump.scheduler.pause("test")
+    fleet_state.set_paused(pump.db, True, "test")
     assert master.run_once().assigned == 0
-    pump.scheduler.resume()
+    fleet_state.set_paused(pump.db, False)
     DeviceDAO(pump.db).set_draining("w1", True)
     assert master.run_once().assigned == 0
     DeviceDAO(pump.db).set_draining("w1", False)

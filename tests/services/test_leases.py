@@ -36,11 +36,11 @@ def test_a_lost_lease_drops_everything_and_the_device_registers_again(
     [looking] = pump.add("held", task_data={"gate": str(gate)})
     [stubborn] = pump.add("stubborn", task_data={"gate": str(gate)})
     pump.until_status("running", looking, stubborn)
-    lost = pump.manager.epoch
+    lost = pump.lease.epoch
     newer = take_lease(pump).epoch
     [new] = pump.add("quick")
     assert pump.turn() is None
-    assert pump.manager.epoch > newer > lost
+    assert pump.lease.epoch > newer > lost
     assert [pump.run_states(each) for each in (looking, stubborn)] == [["expired"]] * 2
     wait_until(lambda: len(pump.ended) == 1, what="the body that looks to end")
     gate.touch()
@@ -98,8 +98,8 @@ def test_a_beat_that_finds_the_lease_lost_registers_again_and_hastens_the_schedu
     pump.until_status("running", task_id)
     pump.scheduler.start()
     newer = take_lease(pump).epoch
-    pump.manager.start(pump.work, pump.scheduler.request_reconcile)
-    wait_until(lambda: pump.manager.epoch > newer, what="the registration")
+    pump.manager.start()
+    wait_until(lambda: pump.lease.epoch > newer, what="the registration")
     gate.touch()
     wait_until(lambda: pump.status(task_id) == "completed", what="the task that was claimed again")
     assert pump.run_states(task_id) == ["expired", "completed"]
@@ -110,10 +110,10 @@ def test_a_beat_that_finds_the_lease_lost_registers_again_and_hastens_the_schedu
 def test_a_beat_whose_id_another_process_took_ends_the_node_once(url: str, make_pump: MakePump) -> None:
     pump = make_pump(url, device=DeviceOptions(heartbeat_interval=0.02))
     take_lease(pump, **parent())
-    pump.manager.start(pump.work, pump.scheduler.request_reconcile)
+    pump.manager.start()
     wait_until(lambda: not pump.manager.heartbeat.running, what="the end of the heartbeat")
     [reason] = pump.fatal
     assert "is alive" in reason
-    assert not pump.manager.online
+    assert not pump.lease.online
     pump.manager.stop()
     assert DeviceDAO(pump.db).find()[0]["status"] == "online"  # it is the other's by now

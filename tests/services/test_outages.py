@@ -77,9 +77,9 @@ def test_a_registration_whose_reply_is_lost_takes_the_next_epoch(
 ) -> None:
     pump = make_pump(backend.url_at(proxy.port), registered=False)
     cut = proxy.cut_after_request(backend.commit_request)
-    pump.manager.register(wait_seconds=10)
+    pump.lease.register(wait_seconds=10)
     assert cut.happened.is_set()
-    assert pump.manager.epoch == 2
+    assert pump.lease.epoch == 2
     assert log.count("registration did not reach the database, trying again") == 1
     pump.until_status("completed", *pump.add("quick"))
 
@@ -88,15 +88,15 @@ def test_a_registration_waits_no_longer_than_it_may(backend: Backend, make_pump:
     pump = make_pump(backend.url_at(proxy.port), registered=False)
     cut_off(proxy)
     with pytest.raises(DatabaseUnreachable, match="check address, user, password and network"):
-        pump.manager.register()
-    assert not pump.manager.online
+        pump.lease.register()
+    assert not pump.lease.online
 
 
 def test_beats_that_do_not_arrive_are_told_once_and_the_lease_is_as_before(
     backend: Backend, make_pump: MakePump, proxy: TcpProxy, log: Log, clock: Clock
 ) -> None:
     pump = make_pump(backend.url_at(proxy.port))
-    epoch, heartbeat = pump.manager.epoch, pump.manager.heartbeat
+    epoch, heartbeat = pump.lease.epoch, pump.manager.heartbeat
     assert beat_when_due(pump, clock)
     cut_off(proxy)
     assert [beat_when_due(pump, clock) for _ in range(3)] == [False] * 3
@@ -106,7 +106,7 @@ def test_beats_that_do_not_arrive_are_told_once_and_the_lease_is_as_before(
     assert [beat_when_due(pump, clock) for _ in range(2)] == [True] * 2
     assert log.count("heartbeat reaches the database again: device=d1") == 1
     assert heartbeat.beating_since is not None
-    assert pump.manager.epoch == epoch
+    assert pump.lease.epoch == epoch
 
 
 def test_monitoring_is_silent_while_the_database_is_away(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from crawlfleet.model import fleet_state
 from crawlfleet.model.device import DeviceDAO
 from tests.conftest import Backend
 from tests.fleets import runs, task
@@ -18,27 +19,27 @@ def test_a_paused_queue_ends_what_runs_and_claims_nothing(backend: Backend, make
     pump = make_pump(backend.url)
     [running] = pump.add("held", task_data={"gate": str(gate)})
     pump.until_status("running", running)
-    assert pump.scheduler.pause("tired")
-    assert not pump.scheduler.pause()
+    assert fleet_state.set_paused(pump.db, True, "tired")
+    assert not fleet_state.set_paused(pump.db, True)
     [waits] = pump.add("quick")
     gate.touch()
     pump.until_status("completed", running)
     for _ in range(3):
         pump.turn()
     assert pump.status(waits) == "pending"
-    assert pump.scheduler.resume()
-    assert not pump.scheduler.resume()
+    assert fleet_state.set_paused(pump.db, False)
+    assert not fleet_state.set_paused(pump.db, False)
     pump.until_status("completed", waits)
 
 
 def test_a_pause_holds_for_every_device(url: str, make_pump: MakePump) -> None:
     first, second = make_pump(url), make_pump(url, device_id="d2")
-    first.scheduler.pause()
+    fleet_state.set_paused(first.db, True)
     [task_id] = first.add("quick")
     for _ in range(3):
         second.turn()
     assert first.status(task_id) == "pending"
-    first.scheduler.resume()
+    fleet_state.set_paused(first.db, False)
     second.until_status("completed", task_id)
 
 

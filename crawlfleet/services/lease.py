@@ -1,0 +1,116 @@
+"""The lease: which registration of its device this process holds, and for how long it may rely on it.
+
+It lasts while beats arrive. The heartbeat renews it, the scheduler works under it, and whoever finds it lost has it
+renewed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from crawlfleet.core.backoff import Backoff
+from crawlfleet.core.db import Database
+from crawlfleet.core.errors import DatabaseUnreachable, LeaseLost
+from crawlfleet.model.device import DeviceDAO, DeviceInfo
+from crawlfleet.model.device_heartbeat import Beat, DeviceHeartbeatDAO
+from crawlfleet.services.vital_signs import VitalSigns
+
+log = logging.getLogger(__name__)
+
+LEASE_MARGIN_SECONDS = 0.1  # a call that is sent this long before the lease may end has arrived by then
+
+
+class Lease:
+    """The registration of this process. Any thread may use it; moments are seconds of the monotonic clock.
+
+    `epoch` is that of the newest registration, 0 before the first. `latest` is the latest beat that arrived and
+    `round_trip_seconds` how long that took. `arrived_at` is when it did, None once the lease is gone. `beating_since`
+    is since when every beat arrived, None after one that did not.
+    """
+
+    def __init__(self, db: Database, info: DeviceInfo, signs: VitalSigns, offline_timeout: float) -> None:
+        self.device_id = info.device_id
+        self.epoch = 0
+        self.latest: Beat | None = None
+        self.round_trip_seconds = 0.0
+        self.arrived_at: float | None = None
+        self.beating_since: float | None = None
+        self._info = info
+        self._signs = signs
+        self._offline_timeout = offline_timeout
+        self._sent_at = 0.0  # of the latest beat that arrived
+        self._devices = DeviceDAO(db)
+        self._beats = DeviceHeartbeatDAO(db)
+        self._clock = db.clock
+        self._lock = threading.Lock()
+
+    @property
+    def trusted_until(self) -> float:
+        """Until when nobody can have declared this device offline."""
+        return self._sent_at + self._offline_timeout - LEASE_MARGIN_SECONDS
+
+    @property
+    def online(self) -> bool:
+        """Whether the fleet counts this device as online, as far as this process can know without asking."""
+        arrived_at = self.arrived_at
+        return arrived_at is not None and self._clock.monotonic() - arrived_at < self._offline_timeout
+
+    def register(self, takeover: bool = False, wait_seconds: float = 0) -> None:
+        """Register and write the first heartbeat; raises DeviceRefused when the id is alive elsewhere.
+
+        `takeover` takes the id even so. Tries for `wait_seconds` while the database is away: registering again after
+        a lost reply only takes the next epoch.
+        """
+        deadline, backoff = self._clock.monotonic() + wait_seconds, Backoff()
+        with self._lock:
+            while True:
+                try:
+                    return self._register(takeover, again=backoff.failures > 0)
+                except DatabaseUnreachable as error:
+                    if self._clock.monotonic() > deadline:
+                        raise
+                    log.warning("registration did not reach the database, trying again: %s", error)
+                    time.sleep(backoff.next())
+
+    def renew(self, lost_epoch: int) -> int:
+        """Register again after `lost_epoch` was lost; the new epoch.
+
+        Several threads may notice the loss: only the first registers. Raises DeviceRefused when another process
+        holds the id by now.
+        """
+        with self._lock:
+            if self.epoch == lost_epoch:
+                self._register(takeover=False, again=True)
+            return self.epoch
+
+    def _register(self, takeover: bool, again: bool) -> None:
+        epoch = self._devices.register_device(self._info, self._offline_timeout, takeover, again)
+        self.beat(epoch, delay_seconds=0.0)
+        self.epoch = epoch
+
+    def beat(self, epoch: int, delay_seconds: float) -> None:
+        """Write one beat, which is so late; raises LeaseLost or DatabaseUnreachable."""
+        began = self._clock.monotonic()
+        beat = self._signs.measure(delay_seconds, self.round_trip_seconds)
+        try:
+            self._beats.beat(self.device_id, epoch, beat)
+        except LeaseLost:
+            self.beating_since = self.arrived_at = None
+            raise
+        except DatabaseUnreachable:
+            self.beating_since = None
+            raise
+        self.latest, self._sent_at, self.arrived_at = beat, began, self._clock.monotonic()
+        self.round_trip_seconds = self.arrived_at - began
+        if self.beating_since is None:
+            self.beating_since = self._clock.monotonic()
+
+    def give_up(self) -> None:
+        """Leave the fleet: the device is offline, unless another process holds its id by now."""
+        self.arrived_at = None
+        try:
+            self._devices.set_offline(self.device_id, self.epoch)
+        except DatabaseUnreachable as error:
+            log.warning("device could not be marked offline, the others will notice: %s", error)
