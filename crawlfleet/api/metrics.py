@@ -5,7 +5,6 @@ A scrape asks neither the database nor the machine, so no number of them costs t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -61,7 +60,9 @@ class NodeMetrics(Collector):
         latest = figures.latest
         if latest is not None:
             yield from _fleet(latest)
-            yield _gauge("figures_age_seconds", "Age of the fleet's figures", time.monotonic() - figures.read_at)
+            yield _gauge(
+                "figures_age_seconds", "Age of the fleet's figures", self._node.db.clock.monotonic() - figures.read_at
+            )
             yield _gauge("figures_read_seconds", "How long reading them took", figures.read_seconds)
 
     def _identity(self) -> Iterator[Metric]:
@@ -103,14 +104,14 @@ class NodeMetrics(Collector):
 
     def _beats(self) -> Iterator[Metric]:
         lease = self._node.lease
-        beat, arrived_at = lease.latest, lease.arrived_at
+        beat, age_seconds = lease.latest, lease.age_seconds
         if beat is not None:
             yield _gauge("heartbeat_delay_seconds", "How late the latest heartbeat was", beat.delay_seconds)
             yield _gauge("round_trip_seconds", "How long the database took to store it", lease.round_trip_seconds)
             if self._node.settings.enable_monitoring:
                 yield from _monitored(beat)
-        if arrived_at is not None:
-            yield _gauge("heartbeat_age_seconds", "Time since it arrived", max(0.0, time.monotonic() - arrived_at))
+        if age_seconds is not None:
+            yield _gauge("heartbeat_age_seconds", "Time since it arrived", age_seconds)
 
 
 def _fleet(figures: FleetMetrics) -> Iterator[Metric]:

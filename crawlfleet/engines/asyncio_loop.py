@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -121,7 +120,7 @@ class AsyncioEngine:
         """Run the body to its end, and report."""
         self._reports.began(run)
         outcome = await run_body_async(run.executor, run.task, run.context)
-        run.ended_at = time.monotonic()
+        run.ends_now()
         self._reports.ended(run, outcome)
 
     async def _live(self) -> None:

@@ -8,12 +8,12 @@ thread. A run that `stop` found waiting is reported by neither.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from crawlfleet.core.clock import SYSTEM_CLOCK, Clock
 from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.executors.outcome import Outcome
 from crawlfleet.model.task_spec import Task
@@ -23,52 +23,59 @@ class Run:
     """One assignment in the memory of its node: queued, begun, or withdrawn before it began.
 
     `begin` and `withdraw` exclude each other: only one of them ever returns True.
-    `began_at` and `ended_at` are seconds of the monotonic clock; the engine sets them before it reports.
+    `claimed_at`, `began_at` and `ended_at` are seconds of the monotonic clock; the engine tells of the last two before
+    it reports.
     """
 
     __slots__ = (
         "_lock",
-        "_state",
         "assignment_id",
         "began_at",
         "claimed_at",
+        "clock",
         "context",
         "ended_at",
         "executor",
         "task",
+        "withdrawn",
     )
 
-    def __init__(self, assignment_id: int, task: Task, executor: Executor, context: TaskContext) -> None:
+    def __init__(
+        self, assignment_id: int, task: Task, executor: Executor, context: TaskContext, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self.assignment_id = assignment_id
         self.task = task
         self.executor = executor
         self.context = context
-        self.claimed_at = time.monotonic()
+        self.clock = clock
+        self.claimed_at = clock.monotonic()
         self.began_at: float | None = None
         self.ended_at: float | None = None
-        self._state = "queued"
+        self.withdrawn = False  # the body never will begin
         self._lock = threading.Lock()
 
     def begin(self) -> bool:
         """True for the engine that may now run the body; False when the run was withdrawn."""
         with self._lock:
-            if self._state != "queued":
+            if self.withdrawn or self.began_at is not None:
                 return False
-            self._state = "begun"
-            self.began_at = time.monotonic()
+            self.began_at = self.clock.monotonic()
             return True
 
-    @property
-    def withdrawn(self) -> bool:
-        """True once the body never will begin."""
-        return self._state == "withdrawn"
+    def begins_now(self) -> None:
+        """The body begins only now, some time after the engine was allowed to run it."""
+        self.began_at = self.clock.monotonic()
+
+    def ends_now(self) -> None:
+        """The body has ended."""
+        self.ended_at = self.clock.monotonic()
 
     def withdraw(self) -> bool:
         """True when the body has not begun and now never will."""
         with self._lock:
-            if self._state != "queued":
+            if self.withdrawn or self.began_at is not None:
                 return False
-            self._state = "withdrawn"
+            self.withdrawn = True
             return True
 
 

@@ -239,7 +239,7 @@ class DaskEngine(AsyncioEngine):
             if not run.begin():
                 return
             self._reports.began(run)
-        run.ended_at = time.monotonic()
+        run.ends_now()
         self._reports.ended(run, outcome)
 
     async def _outcome(self, flight: Flight) -> Outcome | None:

@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.reduction import recv_handle
@@ -187,7 +186,7 @@ class ProcessesEngine:
             began, outcome = self._attempt(run)  # the worker had died while it was idle
         if not began:
             self._reports.began(run)
-        run.ended_at = time.monotonic()
+        run.ends_now()
         self._reports.ended(run, outcome)
 
     def _attempt(self, run: Run) -> tuple[bool, Outcome]:
@@ -198,7 +197,7 @@ class ProcessesEngine:
         def on_begin() -> None:
             nonlocal began
             began = True
-            run.began_at = time.monotonic()
+            run.begins_now()
             self._reports.began(run)
 
         try:

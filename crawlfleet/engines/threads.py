@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from crawlfleet.engines.contract import Reports, Run, Slots
@@ -37,6 +36,6 @@ class ThreadsEngine:
         self._running.add(run)
         self._reports.began(run)
         outcome = run_body(run.executor, run.task, run.context)
-        run.ended_at = time.monotonic()
+        run.ends_now()
         self._running.discard(run)
         self._reports.ended(run, outcome)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from crawlfleet.core.clock import SYSTEM_CLOCK, Clock
 from crawlfleet.core.errors import CallRefused
 
 SendWindow = tuple[float, float, float]  # not before, not after, and how long the call may be on its way
@@ -44,10 +44,12 @@ class RunPermit:
         slots: Sequence[SendWindow] | None,
         trusted_until: Callable[[], float],
         on_answer: Callable[[tuple[float, ...]], None],
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._slots = slots
         self._trusted_until = trusted_until
         self._on_answer = on_answer
+        self._clock = clock
         self._lock = threading.Lock()
         self._seen: list[float] = []
         self._revoked = False
@@ -69,23 +71,23 @@ class RunPermit:
                     f"the run holds {len(self._slots)} calls and needs another", calls_wanted=max(1, 2 * number)
                 )
             not_before, not_after, self.way_seconds = self._slots[number]
-            while (wait := not_before - time.monotonic()) > 0:
+            while (wait := not_before - self._clock.monotonic()) > 0:
                 if cancelled.wait(wait):
                     return False
-            if time.monotonic() > not_after:
+            if self._clock.monotonic() > not_after:
                 raise CallRefused("the day of its budget was over before the call was sent")
             if not self._may_send(cancelled):
                 return False
-            self._seen.append(time.monotonic() + self.way_seconds)
+            self._seen.append(self._clock.monotonic() + self.way_seconds)
             return True
 
     def answered(self) -> None:
         with self._lock:
             if not self._seen:
                 return
-            self._seen[-1] = min(self._seen[-1], time.monotonic())
+            self._seen[-1] = min(self._seen[-1], self._clock.monotonic())
             seen = tuple(self._seen)
         self._on_answer(seen)
 
     def _may_send(self, cancelled: threading.Event) -> bool:
-        return not self._revoked and not cancelled.is_set() and time.monotonic() < self._trusted_until()
+        return not self._revoked and not cancelled.is_set() and self._clock.monotonic() < self._trusted_until()

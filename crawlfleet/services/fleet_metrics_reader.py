@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.core.service import Service
@@ -26,19 +24,24 @@ class FleetMetricsReader(Service):
         self._wanted_at = float("-inf")
         self._due_at = 0.0
 
+    @property
+    def age_seconds(self) -> float:
+        """How long ago they were read."""
+        return self.db.clock.monotonic() - self.read_at
+
     def want(self) -> None:
         """Somebody looks at them; returns at once."""
-        self._wanted_at = time.monotonic()
+        self._wanted_at = self.db.clock.monotonic()
         self.start()
         if self._wanted_at >= self._due_at:
             self.wake()
 
     def next_wait(self) -> float:
-        return self._due_at - time.monotonic() if self._is_wanted() else INTEREST_SECONDS
+        return self._due_at - self.db.clock.monotonic() if self._is_wanted() else INTEREST_SECONDS
 
     def run_once(self) -> bool:
         """Read them when it is time; True when they were read."""
-        began = time.monotonic()
+        began = self.db.clock.monotonic()
         if began < self._due_at or not self._is_wanted():
             return False
         self._due_at = began + self.interval
@@ -47,10 +50,10 @@ class FleetMetricsReader(Service):
         except DatabaseUnreachable:  # the scheduler tells
             self.latest = None
             return False
-        self.read_at = time.monotonic()
+        self.read_at = self.db.clock.monotonic()
         self.read_seconds = self.read_at - began
         self._due_at = self.read_at + max(self.interval, self.read_seconds / READ_SHARE)
         return True
 
     def _is_wanted(self) -> bool:
-        return time.monotonic() - self._wanted_at < INTEREST_SECONDS
+        return self.db.clock.monotonic() - self._wanted_at < INTEREST_SECONDS

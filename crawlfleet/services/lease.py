@@ -54,8 +54,14 @@ class Lease:
     @property
     def online(self) -> bool:
         """Whether the fleet counts this device as online, as far as this process can know without asking."""
+        age_seconds = self.age_seconds
+        return age_seconds is not None and age_seconds < self._offline_timeout
+
+    @property
+    def age_seconds(self) -> float | None:
+        """How long ago the latest beat arrived, None once the lease is gone."""
         arrived_at = self.arrived_at
-        return arrived_at is not None and self._clock.monotonic() - arrived_at < self._offline_timeout
+        return None if arrived_at is None else max(0.0, self._clock.monotonic() - arrived_at)
 
     def register(self, takeover: bool = False, wait_seconds: float = 0) -> None:
         """Register and write the first heartbeat; raises DeviceRefused when the id is alive elsewhere.

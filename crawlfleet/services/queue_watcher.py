@@ -9,7 +9,6 @@ The watcher only hastens; without it the scheduler's intervals find everything, 
 from __future__ import annotations
 
 import sys
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -136,9 +135,9 @@ class QueueWatcher(Service):
         if not self._hungry():
             return False
         question = Statements(self._open())
-        began = time.monotonic()
+        began = self.db.clock.monotonic()
         found = self._look(question)
-        self._probe_seconds.append(time.monotonic() - began)
+        self._probe_seconds.append(self.db.clock.monotonic() - began)
         # The fastest of the last ones: a slow one waited for a busy machine, and new tasks must not wait for it, too.
         self._wait = max(self.interval, min(self._probe_seconds) / PROBE_SHARE)
         return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -70,10 +69,11 @@ class ResultWriter(Service):
 
     def _write(self, decided: UncommittedEnding) -> Ended:
         def work(connection: Transaction) -> Ended:
-            asked_at = time.monotonic()
+            asked_at = self.db.clock.monotonic()
             now = self.db.now(connection)
+            answered_at = self.db.clock.monotonic()
             ledger = Ledger(self.db, connection, now, self._limit_of)
-            ending = decided.dated(now, asked_at)
+            ending = decided.dated(now, asked_at, answered_at)
             [ended] = end_runs(self.db, connection, [ending], ledger, self._retry, self._defaults)
             ledger.close()
             return ended

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,7 +90,7 @@ class TaskLogWriter(Service):
             text = self._text(record)
             if number == limit:
                 text = f"task_log_lines is {limit}: what this run says from here on is only in its node's log"
-            self._put(WaitingLine(task_id, assignment_id, number, time.monotonic(), record.levelno, text))
+            self._put(WaitingLine(task_id, assignment_id, number, self.db.clock.monotonic(), record.levelno, text))
 
         return keep
 
@@ -127,7 +126,7 @@ class TaskLogWriter(Service):
                 at = max(self._not_before, self._buffer[0].at + GATHER_SECONDS)
             else:
                 return IDLE_SECONDS
-        return at - time.monotonic()
+        return at - self.db.clock.monotonic()
 
     def run_once(self) -> int:
         """Store a batch when it is time; how many lines."""
@@ -135,9 +134,9 @@ class TaskLogWriter(Service):
 
     def finish(self) -> None:
         """Store what is left, for a short time."""
-        deadline = time.monotonic() + STOP_SECONDS
+        deadline = self.db.clock.monotonic() + STOP_SECONDS
         try:
-            while (self._batch or self._buffer) and self._away.failures == 0 and time.monotonic() < deadline:
+            while (self._batch or self._buffer) and self._away.failures == 0 and self.db.clock.monotonic() < deadline:
                 self._store()
         except Exception as error:  # nobody would catch it
             log.error("task log lines could not be stored: %s", error)
@@ -148,12 +147,12 @@ class TaskLogWriter(Service):
 
     def _store(self) -> int:
         self._fill_batch()
-        began = time.monotonic()
+        began = self.db.clock.monotonic()
         try:
             self.db.write(self._write, commit_at_once=True)
         except DatabaseUnreachable as error:  # the scheduler and the heartbeat tell
             self._perhaps_stored = self._perhaps_stored or error.maybe_committed
-            self._not_before = time.monotonic() + self._away.next()
+            self._not_before = self.db.clock.monotonic() + self._away.next()
             return 0
         except (SQLAlchemyError, ValueError):  # it would refuse the batch again
             self.dropped += len(self._batch)
@@ -163,7 +162,7 @@ class TaskLogWriter(Service):
         self.kept += stored
         self._batch, self._perhaps_stored = [], False
         self._away.reset()
-        here = time.monotonic()
+        here = self.db.clock.monotonic()
         self._not_before = here + REST_FACTOR * (here - began)
         if not self._buffer:
             self._note_dropped()
@@ -182,7 +181,7 @@ class TaskLogWriter(Service):
 
     def _write(self, connection: Transaction) -> None:
         now = self.db.now(connection)
-        here = time.monotonic()
+        here = self.db.clock.monotonic()
         lines = [
             StoredLine(
                 each.task_id,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -135,6 +134,7 @@ class TaskScheduler(Service):
         self._engine_of = engine_of
         self._make_context = make_context
         self._on_fatal = on_fatal
+        self._clock = db.clock
         self._devices = DeviceDAO(db)
         self._probing = self._probe_strategy()
         self._ids = AssignmentIds(0)
@@ -248,9 +248,9 @@ class TaskScheduler(Service):
         log.info("TaskScheduler stopped")
 
     def _wait_until_empty(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
+        deadline = self._clock.monotonic() + seconds
         self.wake()
-        while self._held and (left := deadline - time.monotonic()) > 0:
+        while self._held and (left := deadline - self._clock.monotonic()) > 0:
             self._passed.clear()
             if self._held:
                 self._passed.wait(min(left, 0.1))
@@ -271,7 +271,7 @@ class TaskScheduler(Service):
         self._wait = self._longest_wait()
         if self._lingers():
             return None
-        began = time.monotonic()
+        began = self._clock.monotonic()
         turn: Turn | None = None
         try:
             turn = self._turn()
@@ -285,10 +285,10 @@ class TaskScheduler(Service):
             self._lose_lease(error.epoch)
         else:
             if self._away_since is not None:
-                log.info("database back after %.1f s", time.monotonic() - self._away_since)
+                log.info("database back after %.1f s", self._clock.monotonic() - self._away_since)
                 self._away_since = None
             if turn is not None:
-                seconds = time.monotonic() - began
+                seconds = self._clock.monotonic() - began
                 self._pace.note_turn(seconds)
                 self.turn_durations.observe(seconds)
         self._passed.set()
@@ -319,7 +319,7 @@ class TaskScheduler(Service):
                 close_rows(outcome.rows)
                 continue
             held.phase = "ended"
-            ended_at = run.ended_at or time.monotonic()
+            ended_at = run.ended_at or self._clock.monotonic()
             decided = UncommittedEnding(ending_of(run, outcome), run.began_at, ended_at, final_calls(run))
             if len(outcome.rows) > SPOOL_ROWS:
                 self._writer.put(decided)
@@ -330,7 +330,7 @@ class TaskScheduler(Service):
 
     def _check_times(self) -> None:
         """End the runs that passed their execution_timeout; their bodies end as soon as their engine can make them."""
-        here = time.monotonic()
+        here = self._clock.monotonic()
         if here - self._times_checked_at < TIMEOUT_CHECK_SECONDS:
             return
         self._times_checked_at = here
@@ -363,7 +363,7 @@ class TaskScheduler(Service):
         if surplus <= 0:
             return
         oldest = next(iter(self._waiting.values())).run.claimed_at
-        if time.monotonic() - oldest > RESERVE_PATIENCE_SECONDS:
+        if self._clock.monotonic() - oldest > RESERVE_PATIENCE_SECONDS:
             for held in list(self._waiting.values())[-surplus:]:
                 if held.run.withdraw():
                     self._decide(held, "released", "waited too long for a slot of this node")
@@ -373,7 +373,7 @@ class TaskScheduler(Service):
         held.phase = "ended"
         self._waiting.pop(run.assignment_id, None)
         ending = Ending(run.assignment_id, run.task.id, kind, message=message)
-        self._decided.append(UncommittedEnding(ending, run.began_at, time.monotonic(), final_calls(run)))
+        self._decided.append(UncommittedEnding(ending, run.began_at, self._clock.monotonic(), final_calls(run)))
 
     def _room(self) -> tuple[int, int]:
         """How many tasks to claim: for free slots, and beyond them for the reserve."""
@@ -384,7 +384,7 @@ class TaskScheduler(Service):
 
     def _reserve_target(self) -> int:
         """How many tasks to hold ready beyond the slots."""
-        here = time.monotonic()
+        here = self._clock.monotonic()
         running = min((here - (run.began_at or here) for run in self._busy.values()), default=0.0)
         return self._pace.reserve(self.options.concurrent_tasks, running)
 
@@ -422,7 +422,7 @@ class TaskScheduler(Service):
                 free = claims.ask_free(self.db, connection, strategy, self._free_lanes, slots + reserve)
             standing = held()
             here, now, ledger = (
-                time.monotonic(),
+                self._clock.monotonic(),
                 standing.now,
                 Ledger(self.db, connection, standing.now, self.options.limit_of),
             )
@@ -435,7 +435,7 @@ class TaskScheduler(Service):
                 [(r.assignment_id, r.task.id, moment(r.began_at, now, here)) for r in started],
                 now,
             )
-            endings = [decided.dated(now, standing.asked_at) for decided in batch]
+            endings = [decided.dated(now, standing.asked_at, here) for decided in batch]
             turn.ended = end_runs(self.db, connection, endings, ledger, self.options.retry, self.options.defaults, ends)
             book_calls(
                 self.db,
@@ -492,7 +492,7 @@ class TaskScheduler(Service):
         urgent = self._reconcile or not self._claiming or (self._told and sum(self._room()) > 0)
         if not longest or not (self._decided or self._sent) or has_reserve or urgent:
             return False
-        here = time.monotonic()
+        here = self._clock.monotonic()
         left = longest if since is None else since + longest - here
         runs = (held.run for held in self._held.values() if held.phase != "ended")
         if left <= 0 or not any(here - (run.began_at or here) < longest for run in runs):
@@ -538,7 +538,7 @@ class TaskScheduler(Service):
 
     def _promote(self) -> None:
         """Let tasks come due and lanes open whose time has come."""
-        if self._promote_at is not None and self._promote_at <= time.monotonic() and self._claiming:
+        if self._promote_at is not None and self._promote_at <= self._clock.monotonic() and self._claiming:
             self._promote_at = None
             if claims.promote(self.db, self._pace.lead):
                 self._look_first = False
@@ -573,7 +573,7 @@ class TaskScheduler(Service):
             waits.append((standing.opens_at - standing.now).total_seconds() - self._pace.lead)
         if waits:
             self._promote_at = standing.answered_at + max(0.0, min(waits))
-            self._wait = min(self._wait, max(0.0, self._promote_at - time.monotonic()))
+            self._wait = min(self._wait, max(0.0, self._promote_at - self._clock.monotonic()))
 
     def _longest_wait(self) -> float:
         """Seconds until the next pass when nothing wakes it: an interval, or the next execution_timeout."""
@@ -586,7 +586,7 @@ class TaskScheduler(Service):
         if self._busy:
             deadlines = [_deadline(run) for key, run in self._busy.items() if key not in self._stuck]
             if deadlines:
-                wait = min(wait, max(TIMEOUT_CHECK_SECONDS, min(deadlines) - time.monotonic()))
+                wait = min(wait, max(TIMEOUT_CHECK_SECONDS, min(deadlines) - self._clock.monotonic()))
         return wait
 
     def _after(self, turn: Turn, batch: list[UncommittedEnding]) -> None:
@@ -640,14 +640,14 @@ class TaskScheduler(Service):
             self._sent.append(SentCalls(assignment_id, task_id, seen))
             self.wake()
 
-        return RunPermit(slots, lambda: self.lease.trusted_until, on_answer)
+        return RunPermit(slots, lambda: self.lease.trusted_until, on_answer, self._clock)
 
     def _submit(self, claimed: list[Claim], standing: DeviceState) -> None:
         by_engine: dict[int, tuple[Engine, list[Run]]] = {}
         for each in claimed:
             executor = self.executors[each.task.task_type]
             permit = self._permit(each, standing)
-            held = Held(Run(each.assignment_id, each.task, executor, self._make_context(each, permit)))
+            held = Held(Run(each.assignment_id, each.task, executor, self._make_context(each, permit), self._clock))
             self._held[each.assignment_id] = self._waiting[each.assignment_id] = held
             engine = self._engine_of(executor)
             by_engine.setdefault(id(engine), (engine, []))[1].append(held.run)
@@ -746,4 +746,4 @@ class TaskScheduler(Service):
 
 
 def _deadline(run: Run) -> float:
-    return (run.began_at or time.monotonic()) + run.task.execution_timeout
+    return (run.began_at or run.clock.monotonic()) + run.task.execution_timeout

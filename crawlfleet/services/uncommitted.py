@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -24,9 +23,8 @@ class UncommittedEnding:
     ended_at: float
     calls: tuple[float, ...] = ()
 
-    def dated(self, now: datetime, asked_at: float) -> Ending:
-        """The ending with its moments on the database's clock, which read `now` after `asked_at` of the monotonic."""
-        here = time.monotonic()
+    def dated(self, now: datetime, asked_at: float, here: float) -> Ending:
+        """The ending with its moments on the database's clock: it read `now` between `asked_at` and `here`."""
         return replace(
             self.ending,
             started_at=moment(self.began_at, now, here),

@@ -7,6 +7,7 @@ import re
 import threading
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -244,7 +245,7 @@ def test_nobody_reads_figures_that_nobody_wants(tmp_path: Path, monkeypatch: pyt
     db = fresh(f"sqlite:///{tmp_path}/crawlfleet.db")
     figures = FleetMetricsReader(db)
     assert not figures.run_once()
-    figures._wanted_at = figures_service.time.monotonic()
+    figures._wanted_at = db.clock.monotonic()
     assert figures.run_once()
     assert figures.latest is not None
     assert not figures.run_once(), "not so soon again"
@@ -258,7 +259,7 @@ def test_nobody_reads_figures_that_nobody_wants(tmp_path: Path, monkeypatch: pyt
         patch.setattr(figures_service, "read_fleet_metrics", away)
         assert not figures.run_once()
     assert figures.latest is None
-    figures._due_at, figures._wanted_at = 0, figures_service.time.monotonic() - 301
+    figures._due_at, figures._wanted_at = 0, db.clock.monotonic() - 301
     assert not figures.run_once()
     db.close()
 
@@ -269,7 +270,7 @@ def test_a_deep_queue_is_counted_less_often(tmp_path: Path, monkeypatch: pytest.
     clock = iter([0.0, 0.0, 2.0, 2.0])
     figures._wanted_at = 0.0
     with monkeypatch.context() as patch:
-        patch.setattr(figures_service.time, "monotonic", lambda: next(clock))
+        patch.setattr(db, "clock", SimpleNamespace(monotonic=clock.__next__))
         patch.setattr(figures_service, "read_fleet_metrics", lambda db: None)
         assert figures.run_once()
     assert figures.read_seconds == 2.0

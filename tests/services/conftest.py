@@ -10,10 +10,7 @@ from typing import Any
 import pytest
 
 from crawlfleet.core import clock as clocks
-from crawlfleet.engines import contract
-from crawlfleet.executors import permit
 from crawlfleet.model import device
-from crawlfleet.services import result_writer, task_scheduler, uncommitted
 from tests.conftest import Backend
 from tests.services.pump import Pump
 from tests.tcp_proxy import TcpProxy
@@ -62,7 +59,7 @@ class Clock(clocks.Clock):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (contract, permit, device, uncommitted, result_writer, task_scheduler):
+    for module in (device,):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made.monotonic, sleep=time.sleep))
     return made
 

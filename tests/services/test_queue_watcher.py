@@ -182,7 +182,7 @@ def test_a_probe_that_was_held_up_does_not_delay_the_next_ones(
 ) -> None:
     watched = watch(backend.url)
     readings = iter([0.0, 0.001, 10.0, 13.0])  # before and after each of two probes
-    monkeypatch.setattr(queue_watcher, "time", SimpleNamespace(monotonic=readings.__next__))
+    monkeypatch.setattr(watched.watcher.db, "clock", SimpleNamespace(monotonic=readings.__next__))
     watched.begin()
     watched.news()
     assert watched.watcher.next_wait() == queue_watcher.PROBE_SECONDS
