@@ -44,7 +44,7 @@ def fill(place: Place, tasks: int) -> None:
     copies = max(1, tasks // feeds - 1)
     rows_a_day = max(1, tasks * ROWS_PER_TASK // (feeds * DAYS))
     with db.read() as connection:
-        now = db.now(connection)
+        now = connection.now
     _make_helpers(db, now, max(copies, rows_a_day), beats)
     for device in range(DEVICES):
         fleets.Device(db, f"device-{device}").register()

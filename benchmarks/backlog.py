@@ -15,7 +15,8 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.sql import json_rows
 from crawlfleet.model import schema
 from crawlfleet.model.budget import Charge, Cost
-from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.crawl_task import CrawlTaskDAO
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
 
 TASKS = 10_000  # some claims: a node takes up to 2,000 with one

@@ -15,8 +15,9 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.claims import Claim, probe_strategy
-from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.ledger import Ledger
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
 from tests.fleets import Device
 
@@ -47,7 +48,7 @@ def blocked(place: Place, tasks: int) -> dict[str, float]:
     device.register()
     past_blocked = [_claim_one(device.take, "free") for _ in range(FREE_TASKS)]
     with db.read() as connection:
-        later = db.now(connection) + timedelta(seconds=2 * WINDOW_SECONDS)
+        later = connection.now + timedelta(seconds=2 * WINDOW_SECONDS)
     claim_later = partial(device.claim, now=later)
     reopened = [_claim_one(claim_later, "app") for _ in range(min(FREE_TASKS, budgets))]
     return {
@@ -75,7 +76,7 @@ def use_up(db: Database) -> None:
     for first in range(0, len(lanes), CHUNK):
 
         def book(connection: Transaction, lane_ids: list[int] = lanes[first : first + CHUNK]) -> None:
-            ledger = Ledger(db, connection, db.now(connection))
+            ledger = Ledger(connection)
             for lane_id, lane in ledger.load(lane_ids).items():
                 ledger.hold(lane, FIRST_RUN - lane_id)
                 ledger.book(lane, FIRST_RUN - lane_id, [ledger.now], is_over=True)

@@ -14,12 +14,13 @@ from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import claims, migrations, rescue
 from crawlfleet.model.budget import LimitOf, as_stored
 from crawlfleet.model.claims import AssignmentIds, Claim, Registration, Strategy
-from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO, DeviceInfo
 from crawlfleet.model.ending import Ending
 from crawlfleet.model.gate import Ended, RetryPolicy, RunCalls, book_calls, end_runs, mark_started
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
 
 
@@ -82,31 +83,28 @@ class Device:
         """Claim, and nothing else."""
 
         def work(connection: Transaction) -> list[Claim]:
-            standing = DeviceDAO(self.db).hold(connection, self.device_id, self.epoch)()
-            ledger = Ledger(self.db, connection, now or standing.now, self.limit_of)
+            standing = DeviceDAO(self.db).hold(connection, self.device_id, self.epoch).read()
+            ledger = Ledger(connection, self.limit_of)
             if not standing.may_claim:
                 return []
-            claimed = claims.claim(
-                self.db,
-                connection,
+            request = claims.ClaimRequest(
                 self.strategy,
                 lambda _task: Registration(self.device_id, self.epoch),
                 self.ids,
-                claims.open_heads(self.db, connection, self.types, self.labels),
+                claims.open_heads(connection, self.types, self.labels),
                 slots,
                 reserve,
-                ledger,
                 lead_seconds,
             )
+            claimed = claims.claim(ledger, request)
             ledger.close()
             return claimed
 
-        return self.db.write(work)
+        return self.db.write(work, now)
 
     def start(self, claimed: Iterable[Claim]) -> None:
         def work(connection: Transaction) -> None:
-            now = self.db.now(connection)
-            mark_started(self.db, connection, [(c.assignment_id, c.task.id, now) for c in claimed], now)
+            mark_started(connection, [(c.assignment_id, c.task.id, connection.now) for c in claimed])
 
         self.db.write(work)
 
@@ -114,31 +112,31 @@ class Device:
         """Tell that the run of this claim has sent these calls."""
 
         def work(connection: Transaction) -> None:
-            ledger = Ledger(self.db, connection, now or self.db.now(connection))
-            book_calls(self.db, connection, ledger, [RunCalls(claim.assignment_id, claim.task.id, calls, is_over)])
+            ledger = Ledger(connection)
+            book_calls(ledger, [RunCalls(claim.assignment_id, claim.task.id, calls, is_over)])
             ledger.close()
 
-        self.db.write(work)
+        self.db.write(work, now)
 
     def reconcile(self, held: Collection[int], now: datetime | None = None) -> tuple[int, set[int]]:
         """Give back what is not among these assignments; how many, and which of these are lost."""
 
         def work(connection: Transaction) -> tuple[int, set[int]]:
-            ledger = Ledger(self.db, connection, now or self.db.now(connection))
-            found = rescue.release_unheld(self.db, connection, self.device_id, self.epoch, held, ledger)
+            ledger = Ledger(connection)
+            found = rescue.release_unheld(ledger, self.device_id, self.epoch, held)
             ledger.close()
             return found
 
-        return self.db.write(work)
+        return self.db.write(work, now)
 
     def end(self, *endings: Ending, now: datetime | None = None) -> list[Ended]:
         def work(connection: Transaction) -> list[Ended]:
-            ledger = Ledger(self.db, connection, now or self.db.now(connection))
-            ended = end_runs(self.db, connection, endings, ledger, self.policy, self.defaults)
+            ledger = Ledger(connection)
+            ended = end_runs(ledger, endings, self.policy, self.defaults)
             ledger.close()
             return ended
 
-        return self.db.write(work)
+        return self.db.write(work, now)
 
 
 def ending(claim: Claim, kind: str = "ok", **more: object) -> Ending:

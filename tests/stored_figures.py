@@ -19,7 +19,7 @@ LONG_SETTLED = datetime(2026, 6, 1, tzinfo=UTC)
 def store(db: Database, scope: Scope, rows: Iterable[Row], fetched_at: datetime = LONG_SETTLED) -> None:
     """What a task that began to fetch these rows at that moment would store."""
     found = list(rows)  # a transaction may run twice
-    db.write(lambda connection: replace_range(db, connection, scope, found, fetched_at))
+    db.write(lambda connection: replace_range(connection, scope, found, fetched_at))
 
 
 def add_account(db: Database, *app_ids: str, username: str = "u", source: str = "appsflyer") -> None:

@@ -83,8 +83,7 @@ def test_the_crowd_of_the_backlog_is_as_the_program_would_have_made_it(backend: 
         multiply(place, seeds, 3, 5)
         with fleet.db.read() as connection:
             lanes_now = connection.execute(sa.text("SELECT id, head_key, ready_key, wake_at FROM cl_lane")).all()
-            now = fleet.db.now(connection)
-            found = open_lanes(fleet.db, connection)
+            found = open_lanes(connection)
             runs = connection.execute(
                 sa.text(
                     "SELECT COUNT(DISTINCT r.task_id), COUNT(*) FROM cl_crawl_task t"
@@ -98,7 +97,7 @@ def test_the_crowd_of_the_backlog_is_as_the_program_would_have_made_it(backend: 
         )
         assert sorted((lane.due, lane.later) for lane in found) == [(0, 5 * kind)] + [(5, 0)] * (2 * kind)
         assert tuple(runs) == (5 * kind, 5 * kind)
-        fleet.db.write(lambda connection: lanes.refresh(fleet.db, connection, [row[0] for row in lanes_now], now))
+        fleet.db.write(lambda connection: lanes.refresh(connection, [row[0] for row in lanes_now]))
         with fleet.db.read() as connection:
             again = connection.execute(sa.text("SELECT id, head_key, ready_key, wake_at FROM cl_lane")).all()
         assert [row for row in again if row not in lanes_now] == []

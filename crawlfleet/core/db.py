@@ -1,6 +1,6 @@
 """One database for everybody: engine, transactions with retry, and what kind of server it is.
 
-`Database.write(work)` runs `work(connection)` in one short transaction and repeats it after a deadlock, a busy
+`Database.write(work)` runs `work(transaction)` in one short transaction and repeats it after a deadlock, a busy
 file, or a connection that broke before COMMIT. Only a COMMIT whose reply was lost is never repeated here: it may
 have happened, and only the caller knows how to find out.
 """
@@ -26,8 +26,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from crawlfleet.core.clock import SYSTEM_CLOCK, Clock
 from crawlfleet.core.database_url import CONNECT_SECONDS, read_url
 from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable, UsageError
-from crawlfleet.core.sql import SqlDialect, sql, utc
-from crawlfleet.core.transaction import AnyConnection, Transaction
+from crawlfleet.core.sql import SqlDialect
+from crawlfleet.core.transaction import Reader, Transaction
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -70,8 +70,7 @@ class Database:
         self.address = read_url(url)
         self.family, self.url = self.address.family, self.address.url
         self.clock = clock
-        self.dialect = SqlDialect(self.family)
-        self.product = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB"}[self.family]
+        self.dialect = SqlDialect(self.family, clock)
         self.version = ""
         self.engine = self._make_engine(
             quick=True,
@@ -112,6 +111,11 @@ class Database:
     def name(self) -> str:
         """The address for people, without the password."""
         return self.address.name
+
+    @property
+    def product(self) -> str:
+        """What people call the server; which of two it is shows when it is opened."""
+        return self.dialect.product
 
     def __repr__(self) -> str:
         return f"Database({self.name!r})"
@@ -170,8 +174,8 @@ class Database:
         announced = False
         while True:
             try:
-                with self.read() as connection:
-                    self._look_at_server(connection)
+                with self.read() as reader:
+                    self._look_at_server(reader)
                 break
             except DatabaseUnreachable as error:
                 left = deadline - time.monotonic()
@@ -184,14 +188,14 @@ class Database:
         log.info("%s connection pool created", self.product)
         return self
 
-    def _look_at_server(self, connection: Connection) -> None:
+    def _look_at_server(self, reader: Reader) -> None:
         if self.family == "sqlite":
-            connection.exec_driver_sql("SELECT COUNT(*) FROM sqlite_master")  # reads the file at last
-            text = connection.exec_driver_sql("SELECT sqlite_version()").scalar_one()
+            reader.exec_driver_sql("SELECT COUNT(*) FROM sqlite_master")  # reads the file at last
+            text = reader.exec_driver_sql("SELECT sqlite_version()").scalar_one()
         else:
-            text = connection.exec_driver_sql("SELECT version()").scalar_one()
+            text = reader.exec_driver_sql("SELECT version()").scalar_one()
         if self.family == "mysql":
-            self.product = "MariaDB" if "mariadb" in text.lower() else "MySQL"
+            self.dialect.product = "MariaDB" if "mariadb" in text.lower() else "MySQL"
         elif self.family == "postgresql":
             text = text.split()[1]
         self.version = text
@@ -211,21 +215,27 @@ class Database:
         return self._singles.connect()
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A connection for reading, each statement by itself; raises DatabaseUnreachable."""
+    def read(self, now: datetime | None = None) -> Iterator[Reader]:
+        """A connection for reading, each statement by itself; raises DatabaseUnreachable.
+
+        `now` takes the place of the database's clock.
+        """
         try:
             with self._checkout(self.engine) as connection:
-                yield connection
+                reader = Reader(connection, self.dialect, self.clock, now)
+                yield reader
+                reader.send()
         except DBAPIError as error:
             if self.is_away(error) or self._is_worth_a_retry(error):
                 self._forget_others(error)
                 raise self.unreachable(error) from None
             raise
 
-    def write(self, work: Callable[[Transaction], T], commit_at_once: bool = False) -> T:
+    def write(self, work: Callable[[Transaction], T], now: datetime | None = None, commit_at_once: bool = False) -> T:
         """The result of `work(transaction)` after it was committed.
 
-        `work` may run several times; it must keep nothing from a run that did not commit.
+        `work` may run several times; it must keep nothing from a run that did not commit. `now` takes the place of the
+        database's clock.
         Raises DatabaseUnreachable, with `maybe_committed` set when the reply to COMMIT was lost. `commit_at_once`
         saves a round trip: COMMIT travels with the last statements, so a lost reply to those leaves the same doubt.
         """
@@ -235,7 +245,7 @@ class Database:
             transaction: Transaction | None = None
             try:
                 with self._checkout(self.engine) as connection, connection.begin() as held:
-                    transaction = Transaction(connection)
+                    transaction = Transaction(connection, self.dialect, self.clock, now)
                     result = work(transaction)
                     transaction.commit(commit_at_once)
                     held.commit()  # nothing is left to commit, and no server is asked
@@ -270,21 +280,6 @@ class Database:
         """A server that was made read-only keeps its connections; the others must not all find out by themselves."""
         if not error.connection_invalidated:  # else SQLAlchemy has done it
             self.engine.dispose()
-
-    def now(self, connection: AnyConnection) -> datetime:
-        """The database's clock, now."""
-        return self.ask_now(connection)()
-
-    def ask_now(self, connection: AnyConnection) -> Callable[[], datetime]:
-        """Ask for the database's clock, which is read by calling the result."""
-        answer = connection.execute(sql(f"SELECT {self.dialect.now}"))
-
-        def read() -> datetime:
-            moment = utc(answer.scalar_one())
-            assert moment is not None
-            return moment
-
-        return read
 
     def is_away(self, error: DBAPIError) -> bool:
         """True when the server, not the statement, is the trouble."""

@@ -16,6 +16,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from crawlfleet.core.clock import SYSTEM_CLOCK, Clock
+
 # More than a subquery ever gives. MariaDB keeps the order of a subquery, in which rows are locked, only with a LIMIT.
 MANY_ROWS = 1_000_000
 
@@ -42,6 +44,13 @@ _MYSQL_TYPES = {
 }
 
 
+_NOW = {
+    "sqlite": "strftime('%Y-%m-%d %H:%M:%f000', 'now')",
+    "postgresql": "clock_timestamp()",
+    "mysql": "UTC_TIMESTAMP(6)",
+}
+
+
 @lru_cache(maxsize=1024)
 def sql(statement: str) -> sa.TextClause:
     """A statement; made once, since finding its parameters takes as long as a short question to the database."""
@@ -49,25 +58,39 @@ def sql(statement: str) -> sa.TextClause:
 
 
 class SqlDialect:
-    """SQL fragments of one database; `family` is sqlite, postgresql or mysql (which includes MariaDB)."""
+    """SQL fragments of one database. `family` is sqlite, postgresql or mysql; `product` tells MariaDB from MySQL."""
 
-    def __init__(self, family: str) -> None:
+    def __init__(self, family: str, clock: Clock = SYSTEM_CLOCK) -> None:
         self.family = family
-        # The database's clock at the statement: PostgreSQL's now() would be the start of the transaction,
-        # stale after waiting for a lock.
-        self.now = {
-            "sqlite": "strftime('%Y-%m-%d %H:%M:%f000', 'now')",
-            "postgresql": "clock_timestamp()",
-            "mysql": "UTC_TIMESTAMP(6)",
-        }[family]
-        # The same in all rows of a statement.
-        self.now_of_statement = "statement_timestamp()" if family == "postgresql" else self.now
+        self.product = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB"}[family]
+        self._clock = clock
         # SQLite's BEGIN IMMEDIATE already locks everything; it would silently ignore FOR UPDATE.
         self.for_update = "" if family == "sqlite" else " FOR UPDATE"
         # The same for the table `t` of a join with `rows`: PostgreSQL can only lock what is a table.
         self.for_update_of_t = " FOR UPDATE OF t" if family == "postgresql" else self.for_update
         self.skip_locked = "" if family == "sqlite" else " SKIP LOCKED"  # after either of them
         self.greatest = "MAX" if family == "sqlite" else "GREATEST"  # of several values of one row
+
+    @property
+    def now(self) -> str:
+        """The database's clock at the statement."""
+        # PostgreSQL's now() would be the start of the transaction, stale after waiting for a lock
+        return self._ahead(_NOW[self.family])
+
+    @property
+    def now_of_statement(self) -> str:
+        """The same in all rows of a statement."""
+        return self._ahead("statement_timestamp()" if self.family == "postgresql" else _NOW[self.family])
+
+    def _ahead(self, moment: str) -> str:
+        seconds = self._clock.database_ahead_seconds
+        if not seconds:
+            return moment
+        return {
+            "sqlite": f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '{seconds:+f} seconds')",
+            "postgresql": f"({moment} + INTERVAL '{seconds:f} seconds')",
+            "mysql": f"({moment} + INTERVAL {seconds:f} SECOND)",
+        }[self.family]
 
     def bound(self, parameter: str, kind: str) -> str:
         """A bound value in a place where PostgreSQL cannot guess its type."""
@@ -166,17 +189,23 @@ class SqlDialect:
         return f"DELETE FROM {table} AS t WHERE EXISTS (SELECT 1 FROM {source} WHERE {where})"
 
     def upsert(self, statement: str, key: str, columns: Sequence[str]) -> str:
-        """An INSERT that overwrites these columns of an existing row with the same unique `key` columns."""
+        """An INSERT ... SELECT that overwrites these columns of an existing row with the same unique `key` columns."""
         if self.family == "mysql":
             return f"{statement} ON DUPLICATE KEY UPDATE " + ", ".join(f"{c} = VALUES({c})" for c in columns)
-        return f"{statement} ON CONFLICT ({key}) DO UPDATE SET " + ", ".join(f"{c} = excluded.{c}" for c in columns)
+        pairs = ", ".join(f"{c} = excluded.{c}" for c in columns)
+        return f"{statement}{self._no_join} ON CONFLICT ({key}) DO UPDATE SET {pairs}"
 
     def insert_ignore(self, statement: str, key: str) -> str:
-        """An INSERT that leaves an existing row with the same unique `key` columns alone."""
+        """An INSERT ... SELECT that leaves an existing row with the same unique `key` columns alone."""
         if self.family == "mysql":
             column = key.split(",", maxsplit=1)[0].strip()
             return f"{statement} ON DUPLICATE KEY UPDATE {column} = VALUES({column})"
-        return f"{statement} ON CONFLICT ({key}) DO NOTHING"
+        return f"{statement}{self._no_join} ON CONFLICT ({key}) DO NOTHING"
+
+    @property
+    def _no_join(self) -> str:
+        """SQLite's parser takes ON for the condition of a join unless the SELECT before it has a WHERE."""
+        return " WHERE 1 = 1" if self.family == "sqlite" else ""
 
 
 def json_rows(rows: Iterable[Sequence[Any]]) -> str:

@@ -15,12 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection, CursorResult, RowMapping
 from sqlalchemy.exc import DBAPIError
+
+from crawlfleet.core.clock import SYSTEM_CLOCK, Clock, ClockReading
+from crawlfleet.core.sql import SqlDialect, sql, utc
 
 MAX_PACKET_BYTES = 1024 * 1024  # of queued parameters; servers refuse packets that are too large
 BEGIN = {
@@ -35,6 +39,31 @@ ROLLBACK_TO = sa.text("ROLLBACK TO SAVEPOINT stored")
 
 
 T = TypeVar("T")
+U = TypeVar("U")
+
+
+class Answer(Generic[T]):
+    """Something that was asked for. `read` gives it; the first reading of any answer brings all that were asked."""
+
+    def __init__(self, read: Callable[[], T]) -> None:
+        self._read: Callable[[], T] | None = read
+        self._value: T
+
+    @staticmethod
+    def of(value: U) -> Answer[U]:
+        """An answer that is known without asking."""
+        return Answer(lambda: value)
+
+    def read(self) -> T:
+        """The answer; asked for once, however often it is read."""
+        if self._read is not None:
+            self._value = self._read()
+            self._read = None
+        return self._value
+
+    def map(self, make: Callable[[T], U]) -> Answer[U]:
+        """An answer made of this one, when it is read."""
+        return Answer(lambda: make(self.read()))
 
 
 class Rows(Generic[T]):
@@ -57,8 +86,11 @@ class Rows(Generic[T]):
         return row
 
 
-class Answer:
-    """What the database says to one statement; reading it sends what is queued."""
+class Result:
+    """What the database says to one statement; reading it sends what is queued.
+
+    `asked_at` and `answered_at` are moments of the monotonic clock, known once it has come.
+    """
 
     def __init__(self, statement: sa.TextClause, parameters: Mapping[str, Any], send: Callable[[], None]) -> None:
         self.statement = statement
@@ -70,6 +102,7 @@ class Answer:
         self._rows: Sequence[Any] = ()
         self._rowcount = -1
         self._lastrowid: Any = None
+        self.asked_at = self.answered_at = 0.0
 
     def take(self, result: Any) -> None:
         """Called when it has come, with a driver's cursor that stands at this statement's result."""
@@ -81,6 +114,17 @@ class Answer:
         self._come = True
         if self._must_change is not None and self._rowcount != self._must_change:
             raise AssertionError(f"changed {self._rowcount} rows instead of {self._must_change}: {self.statement.text}")
+
+    def map(self, make: Callable[[Result], U]) -> Answer[U]:
+        """An answer made of this result, when it is read."""
+        return Answer(lambda: make(self))
+
+    def read_clock(self, now: Any) -> ClockReading:
+        """The reading of the database's clock that this result brought in one of its columns."""
+        self._tuples()
+        moment = utc(now)
+        assert moment is not None
+        return ClockReading(moment, self.asked_at, self.answered_at)
 
     def must_change(self, count: int) -> None:
         """Raise AssertionError, when the statement has been sent, if it changed another number of rows."""
@@ -135,36 +179,67 @@ class Statements:
     """What is asked of a connection in autocommit mode: several together, and past SQLAlchemy, which for a short
     question takes as much time as its driver."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(
+        self, connection: Connection, dialect: SqlDialect, clock: Clock = SYSTEM_CLOCK, now: datetime | None = None
+    ) -> None:
+        self.dialect = dialect
+        self._clock = clock
+        self._reading = None if now is None else ClockReading(now, clock.monotonic(), clock.monotonic())
+        self._asked_reading: Answer[ClockReading] | None = None
         self._connection = connection
-        self._family = connection.dialect.name
-        self._queue: list[Answer] = []
+        self._queue: list[Result] = []
         self._queued_bytes = 0
 
-    def execute(self, statement: sa.TextClause, parameters: Mapping[str, Any] | None = None) -> Answer:
+    @property
+    def reading(self) -> ClockReading:
+        """The database's clock as it was read first, here or with a statement that had to look at it anyway."""
+        if self._reading is None:
+            self._reading = (self._asked_reading or self.ask_clock()).read()
+        return self._reading
+
+    def take_reading(self, reading: ClockReading) -> None:
+        """Use a reading that came with another question, unless there is one."""
+        self._reading = self._reading or reading
+
+    @property
+    def now(self) -> datetime:
+        """The moment of all that is written here, by the database's clock."""
+        return self.reading.now
+
+    def ask_reading(self) -> None:
+        """Ask for the reading now, so that it needs no round trip of its own."""
+        if self._reading is None and self._asked_reading is None:
+            self._asked_reading = self.ask_clock()
+
+    def ask_clock(self) -> Answer[ClockReading]:
+        """Ask for the database's clock, whatever was read before."""
+        return self.execute(sql(f"SELECT {self.dialect.now}")).map(
+            lambda result: result.read_clock(result.scalar_one())
+        )
+
+    def execute(self, statement: sa.TextClause, parameters: Mapping[str, Any] | None = None) -> Result:
         """Queue a statement; parameters are text, numbers or None."""
         parameters = parameters or {}
         size = len(statement.text) + sum(len(each) for each in parameters.values() if isinstance(each, str))
         if self._queued_bytes + size > MAX_PACKET_BYTES:
             self.send()
         self._queued_bytes += size
-        answer = Answer(statement, parameters, self.send)
-        self._queue.append(answer)
-        return answer
+        result = Result(statement, parameters, self.send)
+        self._queue.append(result)
+        return result
 
     def send(self) -> None:
         """Send what is queued; raises DBAPIError for the first statement that fails, and none after it is executed."""
         queue, self._queue, self._queued_bytes = self._queue, [], 0
         if not queue:
             return
-        if self._family == "sqlite":
-            self._guarded(queue, _send_singly)
-        elif self._family == "postgresql":
-            self._guarded(queue, _send_pipeline)
-        else:
-            self._guarded(queue, _send_packet)
+        asked_at = self._clock.monotonic()
+        self._guarded(queue, _SEND[self.dialect.family])
+        answered_at = self._clock.monotonic()
+        for result in queue:
+            result.asked_at, result.answered_at = asked_at, answered_at
 
-    def _guarded(self, queue: list[Answer], send: Callable[[Any, list[Answer]], None]) -> None:
+    def _guarded(self, queue: list[Result], send: Callable[[Any, list[Result]], None]) -> None:
         """Errors of the driver become those that SQLAlchemy would raise."""
         raw = self._connection.connection.driver_connection
         dialect = self._connection.dialect
@@ -175,7 +250,7 @@ class Statements:
             gone = dialect.is_disconnect(error, raw, None)
             if gone:
                 self._connection.invalidate(error)
-            texts = "; ".join(dict.fromkeys(answer.statement.text for answer in queue))
+            texts = "; ".join(dict.fromkeys(result.statement.text for result in queue))
             raise DBAPIError.instance(
                 texts, None, error, driver_error, connection_invalidated=gone, dialect=dialect
             ) from error
@@ -184,9 +259,11 @@ class Statements:
 class Transaction(Statements):
     """One open transaction; made by `Database.write`, which also commits it."""
 
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection)
-        self.execute(BEGIN[self._family])
+    def __init__(
+        self, connection: Connection, dialect: SqlDialect, clock: Clock = SYSTEM_CLOCK, now: datetime | None = None
+    ) -> None:
+        super().__init__(connection, dialect, clock, now)
+        self.execute(BEGIN[dialect.family])
         self.committing = False  # from here on nobody can tell whether a statement without an answer was executed
 
     @contextmanager
@@ -207,46 +284,70 @@ class Transaction(Statements):
         if not at_once:
             self.send()
         self.committing = True
-        if self._family == "postgresql" and self._queue and self._queue[0].statement is BEGIN["postgresql"]:
+        if self.dialect.family == "postgresql" and self._queue and self._queue[0].statement is BEGIN["postgresql"]:
             del self._queue[0]  # nothing was sent before, and a pipeline by itself is a transaction, too
         else:
             self.execute(COMMIT)
         self.send()
 
 
+class Reader(Statements):
+    """A connection for reading, each statement by itself; made by `Database.read`."""
+
+    @overload
+    def execute(self, statement: sa.TextClause, parameters: Mapping[str, Any] | None = None) -> Result: ...
+    @overload
+    def execute(
+        self, statement: sa.Select[*tuple[Any, ...]], parameters: Mapping[str, Any] | None = None
+    ) -> CursorResult[*tuple[Any, ...]]: ...
+    def execute(
+        self, statement: sa.TextClause | sa.Select[*tuple[Any, ...]], parameters: Mapping[str, Any] | None = None
+    ) -> Result | CursorResult[*tuple[Any, ...]]:
+        """The result of a statement: of a text as `Statements.execute`, of a query of SQLAlchemy's at once."""
+        if isinstance(statement, sa.TextClause):
+            return super().execute(statement, parameters)
+        return self._connection.execute(statement, parameters)
+
+    def exec_driver_sql(self, statement: str) -> CursorResult[*tuple[Any, ...]]:
+        """The result of a text that only this kind of database knows."""
+        return self._connection.exec_driver_sql(statement)
+
+
 AnyRow = RowMapping | dict[str, Any]  # by the names of its columns
-AnyConnection = Connection | Statements  # for statements that are of use in a transaction and for a look
 
 
-def _send_singly(raw: Any, queue: list[Answer]) -> None:
+def _send_singly(raw: Any, queue: list[Result]) -> None:
     """sqlite3: there is no way to travel."""
-    for answer in queue:
-        answer.take(raw.execute(answer.statement.text, answer.parameters))
+    for result in queue:
+        result.take(raw.execute(result.statement.text, result.parameters))
 
 
-def _send_packet(raw: Any, queue: list[Answer]) -> None:
+def _send_packet(raw: Any, queue: list[Result]) -> None:
     """PyMySQL: all statements in one packet, which the server leaves at the first that fails."""
     with raw.cursor() as cursor:
         packet = [cursor.mogrify(_text("mysql", each.statement.text), dict(each.parameters)) for each in queue]
         raw.in_transaction |= queue[0].statement is BEGIN["mysql"]
         cursor.execute(";\n".join(packet))
-        for number, answer in enumerate(queue):
+        for number, result in enumerate(queue):
             if number:
                 cursor.nextset()
-            answer.take(cursor)
+            result.take(cursor)
     raw.in_transaction &= queue[-1].statement is not COMMIT
 
 
-def _send_pipeline(raw: Any, queue: list[Answer]) -> None:
+def _send_pipeline(raw: Any, queue: list[Result]) -> None:
     """psycopg: in pipeline mode, where the server skips what follows a statement that fails."""
     cursors = [raw.cursor() for _ in queue]
     texts = [_text("postgresql", each.statement.text) for each in queue]
     with raw.pipeline():
-        for cursor, text, answer in zip(cursors, texts, queue, strict=True):
+        for cursor, text, result in zip(cursors, texts, queue, strict=True):
             # BEGIN and its like gain nothing from being prepared
-            cursor.execute(text, answer.parameters, prepare=None if answer.parameters else False)
-    for cursor, answer in zip(cursors, queue, strict=True):
-        answer.take(cursor)
+            cursor.execute(text, result.parameters, prepare=None if result.parameters else False)
+    for cursor, result in zip(cursors, queue, strict=True):
+        result.take(cursor)
+
+
+_SEND = {"sqlite": _send_singly, "mysql": _send_packet, "postgresql": _send_pipeline}
 
 
 @lru_cache(maxsize=512)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from statistics import median
 
@@ -83,10 +82,10 @@ def clock(db: Database) -> Iterator[Finding]:
     if db.family == "sqlite":
         yield ok("clock", "the database's clock is this machine's")
         return
-    with db.read() as connection:
-        db.now(connection)  # the connection is there, so the next one is a round trip
+    with db.read() as reader:
+        reader.ask_clock().read()  # the connection is there, so the next one is a round trip
         before = time.time()
-        theirs: datetime = db.now(connection)
+        theirs = reader.ask_clock().read().now
         after = time.time()
     skew = (before + after) / 2 - theirs.timestamp()
     text = f"this machine is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the database"

@@ -174,8 +174,8 @@ def ports(settings: Settings) -> Iterator[Finding]:
 
 def _accounts(db: Database) -> list[tuple[Account, str]]:
     keys = [(row["source"], row["username"]) for row in AccountDAO(db).find()]
-    with db.read() as connection:
-        found: Mapping[tuple[str, str], tuple[Account, str]] = accounts_of(db, connection, keys)
+    with db.read() as reader:
+        found: Mapping[tuple[str, str], tuple[Account, str]] = accounts_of(reader, keys)
     return [found[key] for key in keys if key in found]
 
 

@@ -7,14 +7,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy.engine import Connection
-
 from crawlfleet.core.db import Database
+from crawlfleet.core.transaction import Reader
 from crawlfleet.model import queue_depth
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import DAY_SECONDS, NEVER, Budget, midnight_after
 from crawlfleet.model.feed import denied_feeds
-from crawlfleet.model.ledger import Ledger
+from crawlfleet.model.lane_budgets import LaneBudgetReader
 from crawlfleet.model.lifecycle import AccountStatus
 
 
@@ -78,10 +77,10 @@ def budgets(
 ) -> list[dict[str, Any]]:
     """`budget_facts` with `waiting` (due tasks that need it), most waiting first; shared budgets of a source belong to
     each of its accounts. `blocked_only`: those that allow no call now."""
-    with db.read() as connection:
-        moment = now or db.now(connection)
-        ids = queue_depth.budget_ids(connection, moment, source, username, blocked_only)
-        facts = _facts(db, connection, ids, blocked_only, moment)
+    with db.read(now) as reader:
+        moment = reader.now
+        ids = queue_depth.budget_ids(reader, moment, source, username, blocked_only)
+        facts = _facts(reader, ids, blocked_only, moment)
     return sorted(facts, key=lambda each: -each["waiting"])
 
 
@@ -95,28 +94,26 @@ def budget_page(
 ) -> tuple[list[dict[str, Any]], int | None]:
     """Budgets as `budgets` gives them, but in the order of their ids and from behind the id `after` on, at most
     `limit`; and the id behind which the next page begins, None on the last one."""
-    with db.read() as connection:
-        now = db.now(connection)
-        ids = queue_depth.budget_ids(connection, now, source, username, blocked_only, after, limit + 1)
+    with db.read() as reader:
+        now = reader.now
+        ids = queue_depth.budget_ids(reader, now, source, username, blocked_only, after, limit + 1)
         following = ids[limit - 1] if len(ids) > limit else None
-        return _facts(db, connection, ids[:limit], blocked_only, now), following
+        return _facts(reader, ids[:limit], blocked_only, now), following
 
 
-def _facts(
-    db: Database, connection: Connection, ids: Sequence[int], blocked_only: bool, now: datetime
-) -> list[dict[str, Any]]:
-    found = Ledger(db, connection, now, locks=False).budgets(ids)
+def _facts(reader: Reader, ids: Sequence[int], blocked_only: bool, now: datetime) -> list[dict[str, Any]]:
+    found = LaneBudgetReader(reader).budgets(ids)
     if blocked_only:
         found = [each for each in found if each.next_opening(now) > now]
-    waiting = queue_depth.waiting_for(db, connection, [each.id for each in found])
+    waiting = queue_depth.waiting_for(reader, [each.id for each in found])
     return [{**budget_facts(each, now), "waiting": waiting.get(each.id, 0)} for each in found]
 
 
 def accounts(db: Database, username: str | None = None, source: str | None = None) -> list[dict[str, Any]]:
     """Accounts as dicts of their columns, with `health`: `state`, `since`, `until`, `reason`."""
     found = AccountDAO(db).find(username, source)
-    with db.read() as connection:
-        now = db.now(connection)
+    with db.read() as reader:
+        now = reader.now
     blocked = budgets(db, source, username, blocked_only=True, now=now)
     for account in found:
         own = [
@@ -131,8 +128,8 @@ def accounts(db: Database, username: str | None = None, source: str | None = Non
 def account_detail(db: Database, account: Mapping[str, Any]) -> dict[str, Any]:
     """An account's row with its `health`, its `budgets` that are in use or taught fewer calls, and what its vendor
     `denied` it (see `denied_feeds`)."""
-    with db.read() as connection:
-        now = db.now(connection)
+    with db.read() as reader:
+        now = reader.now
     own = budgets(db, account["source"], account["username"], now=now)
     return {
         **account,

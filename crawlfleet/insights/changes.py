@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy.engine import Connection
-
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import sql, stamp, utc
+from crawlfleet.core.transaction import Reader
 from crawlfleet.model import fleet_state
 from crawlfleet.model.lifecycle import LIVE_RUN, quoted
 
@@ -53,14 +52,14 @@ class NewsReader:
     def look(self, db: Database) -> list[News]:
         """What changed since the look before, in the order in which it happened, as far as that is known."""
         before = self._seen
-        with db.read() as connection:
-            now = db.now(connection)
-            live = self._live(connection)
-            ended = self._ended(connection, (before.now if before else now) - timedelta(seconds=LATE_SECONDS))
-            events = self._events(connection)
-            newest_task = connection.execute(sql("SELECT MAX(id) FROM cl_crawl_task")).scalar() or 0
-            devices = self._devices(connection)
-            pause = fleet_state.pause_of(connection)
+        with db.read() as reader:
+            now = reader.now
+            live = self._live(reader)
+            ended = self._ended(reader, (before.now if before else now) - timedelta(seconds=LATE_SECONDS))
+            events = self._events(reader)
+            newest_task = reader.execute(sql("SELECT MAX(id) FROM cl_crawl_task")).scalar() or 0
+            devices = self._devices(reader)
+            pause = fleet_state.pause_of(reader)
         self._seen = _Seen(
             now,
             {run["assignment_id"]: run["status"] for run in live},
@@ -72,7 +71,7 @@ class NewsReader:
         )
         return [] if before is None else [*_compared(before, self._seen, live, ended, events)]
 
-    def _live(self, connection: Connection) -> list[dict[str, Any]]:
+    def _live(self, connection: Reader) -> list[dict[str, Any]]:
         # by device: MySQL and MariaDB, which have no partial index, would read all runs otherwise
         statement = sql(
             "SELECT a.id, a.task_id, a.device_id, a.status, COALESCE(a.started_at, a.assigned_at), a.error_kind"
@@ -81,14 +80,14 @@ class NewsReader:
         )
         return [_run(*row) for row in connection.execute(statement)]
 
-    def _ended(self, connection: Connection, since: datetime) -> list[dict[str, Any]]:
+    def _ended(self, connection: Reader, since: datetime) -> list[dict[str, Any]]:
         statement = sql(
             "SELECT id, task_id, device_id, status, completed_at, error_kind FROM cl_task_assignment"
             f" WHERE completed_at >= :since ORDER BY completed_at DESC LIMIT {MOST}"
         )
         return [_run(*row) for row in reversed(connection.execute(statement, {"since": stamp(since)}).all())]
 
-    def _events(self, connection: Connection) -> list[dict[str, Any]]:
+    def _events(self, connection: Reader) -> list[dict[str, Any]]:
         statement = sql(
             f"SELECT id, task_id, event, actor, created_at FROM cl_task_event ORDER BY id DESC LIMIT {MOST}"
         )
@@ -96,7 +95,7 @@ class NewsReader:
         rows = [dict(zip(names, row, strict=True)) for row in connection.execute(statement)]
         return [{**row, "at": utc(row["at"])} for row in reversed(rows)]
 
-    def _devices(self, connection: Connection) -> dict[str, tuple[str, bool]]:
+    def _devices(self, connection: Reader) -> dict[str, tuple[str, bool]]:
         found = connection.execute(sql("SELECT device_id, status, draining FROM cl_device ORDER BY device_id"))
         return {device_id: (status, bool(draining)) for device_id, status, draining in found}
 

@@ -160,13 +160,13 @@ def stored_rows(db: Database, wanted: FeedFilter, start: date | None, end: date 
         f" WHERE c.day BETWEEN {db.dialect.day('first')} AND {db.dialect.day('last')}{where}"
     )
     days = {"first": (start or date.min).isoformat(), "last": (end or date.max).isoformat()}
-    with db.read() as connection:
-        return int(connection.execute(query, parameters | days).scalar_one())
+    with db.read() as reader:
+        return int(reader.execute(query, parameters | days).scalar_one())
 
 
 def _clock(db: Database) -> datetime:
-    with db.read() as connection:
-        return db.now(connection)
+    with db.read() as reader:
+        return reader.now
 
 
 def _gap_state(each: CoveredDay, now: datetime) -> DayState | None:
@@ -204,8 +204,8 @@ def _fetched_days(
         "last": (end + timedelta(NEIGHBOUR_DAYS)).isoformat(),
     }
     found: dict[int, dict[date, _Fetched]] = defaultdict(dict)
-    with db.read() as connection:
-        for feed_id, which, row_count, settled_fetches, fetched_at in connection.execute(query, parameters):
+    with db.read() as reader:
+        for feed_id, which, row_count, settled_fetches, fetched_at in reader.execute(query, parameters):
             known, moment = day(which), utc(fetched_at)
             assert known is not None
             assert moment is not None

@@ -33,8 +33,8 @@ def device_stats(db: Database, device_id: str) -> dict[str, Any] | None:
     if info is None:
         return None
     beat = info.pop("heartbeat") or {}
-    with db.read() as connection:
-        now = db.now(connection)
+    with db.read() as reader:
+        now = reader.now
     is_online = info["status"] == DeviceStatus.ONLINE
     return {
         "device_info": info,
@@ -49,8 +49,8 @@ def _newest_runs(db: Database, device_id: str) -> dict[str, Any]:
         "SELECT status, started_at, completed_at FROM cl_task_assignment WHERE device_id = :device_id"
         f" ORDER BY id DESC LIMIT {NEWEST_RUNS}"
     )
-    with db.read() as connection:
-        runs = connection.execute(statement, {"device_id": device_id}).all()
+    with db.read() as reader:
+        runs = reader.execute(statement, {"device_id": device_id}).all()
     counts = Counter(str(status) for status, _, _ in runs)
     seconds = []
     for status, started_at, completed_at in runs:
@@ -78,9 +78,9 @@ def performance(db: Database, device_id: str, hours: int) -> dict[str, Any]:
         f"SELECT {number} AS span, COUNT(*), {averages} FROM cl_device_heartbeat"
         " WHERE device_id = :device_id AND heartbeat_time >= :since GROUP BY span ORDER BY span"
     )
-    with db.read() as connection:
-        since = db.now(connection) - timedelta(hours=hours)
-        found = connection.execute(statement, {"device_id": device_id, "since": stamp(since)}).all()
+    with db.read() as reader:
+        since = reader.now - timedelta(hours=hours)
+        found = reader.execute(statement, {"device_id": device_id, "since": stamp(since)}).all()
     points = [
         {"at": datetime.fromtimestamp(int(number) * span, UTC), "beats": beats}
         | {

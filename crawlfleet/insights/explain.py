@@ -8,8 +8,6 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy.engine import Connection
-
 from crawlfleet.core.db import Database
 from crawlfleet.insights import overview
 from crawlfleet.insights.budgets import budget_facts, budget_name, calls_used
@@ -18,7 +16,7 @@ from crawlfleet.model import fleet_state, queue_depth
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import NEVER, Budget
 from crawlfleet.model.device import DeviceDAO, takes
-from crawlfleet.model.ledger import LaneBudgets, Ledger
+from crawlfleet.model.lane_budgets import LaneBudgetReader, LaneBudgets
 from crawlfleet.model.lifecycle import ENDED, LIVE, AccountStatus, DeviceStatus, TaskStatus
 
 When = Callable[[datetime], str]
@@ -75,9 +73,7 @@ def explain(
     task = overview.task_detail(db, task_id)
     if task is None:
         return None
-    with db.read() as connection:
-        teller = _Teller(db, connection, task, offline_timeout, when, now or db.now(connection))
-        return teller.tell()
+    return _Teller(db, task, offline_timeout, when, now).tell()
 
 
 class _Teller:
@@ -86,16 +82,20 @@ class _Teller:
     def __init__(
         self,
         db: Database,
-        connection: Connection,
         task: dict[str, Any],
         offline_timeout: float,
         when: When,
-        now: datetime,
+        now: datetime | None,
     ) -> None:
-        self.db, self.connection, self.task = db, connection, task
-        self.offline_timeout, self.when, self.now = offline_timeout, when, now
+        self.db, self.task = db, task
+        self.offline_timeout, self.when, self._now = offline_timeout, when, now
 
     def tell(self) -> Explanation:
+        with self.db.read(self._now) as self.reader:
+            self.now = self.reader.now
+            return self._tell()
+
+    def _tell(self) -> Explanation:
         if self.task["status"] in ENDED:
             return self._ended()
         if self.task["status"] in LIVE:
@@ -139,7 +139,7 @@ class _Teller:
         )
 
     def _pause(self) -> Explanation | None:
-        pause = fleet_state.pause_of(self.connection)
+        pause = fleet_state.pause_of(self.reader)
         if not pause.paused:
             return None
         note = f" ({pause.note})" if pause.note else ""
@@ -212,7 +212,7 @@ class _Teller:
     def _lane(self) -> LaneBudgets | None:
         if self.task["source"] is None:
             return None
-        ledger = Ledger(self.db, self.connection, self.now, locks=False)
+        ledger = LaneBudgetReader(self.reader)
         return ledger.load([self.task["lane_id"]]).get(self.task["lane_id"])
 
     def _budget(self) -> Explanation | None:
@@ -244,7 +244,7 @@ class _Teller:
         return self._because(reason, sentence, until, budget=facts, ahead=ahead)
 
     def _ahead_in(self, budget: Budget) -> int:
-        return queue_depth.ahead_in_budget(self.db, self.connection, budget.id, self._key(), self.task["id"])
+        return queue_depth.ahead_in_budget(self.reader, budget.id, self._key(), self.task["id"])
 
     def _turn(self, budget: Budget, ahead: int, lane: LaneBudgets) -> datetime:
         """When the budget has room for it after so many others like it."""
@@ -270,7 +270,7 @@ class _Teller:
         free = sum(max(0, each["max_concurrent_tasks"] - each["current_tasks"]) for each in devices)
         types = {name for each in devices for name in each["capabilities"]["supported_tasks"]}
         labels = {name for each in devices for name in each["capabilities"].get("labels", ())}
-        ahead = queue_depth.ahead_of_slots(self.db, self.connection, types, labels, self._key(), self.task["id"])
+        ahead = queue_depth.ahead_of_slots(self.reader, types, labels, self._key(), self.task["id"])
         if ahead and ahead >= free:
             names = ", ".join(each["device_id"] for each in devices)
             sentence = f"behind {_count(ahead, 'more urgent task')}; {_count(free, 'slot')} free on {names}"

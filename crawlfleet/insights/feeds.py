@@ -69,15 +69,15 @@ def find_feeds(db: Database, wanted: FeedFilter, reports_of: ReportsOf, now: dat
     accounts = sql(f"SELECT source, username FROM cl_account WHERE 1 = 1{where}")
     apps: dict[tuple[str, str], set[str]] = defaultdict(set)
     found: dict[FeedName, Feed] = {}
-    with db.read() as connection:
-        moment = now or db.now(connection)
-        for feed_id, source, username, report, app_id, denied_until, reason in connection.execute(stored, parameters):
+    with db.read(now) as reader:
+        moment = reader.now
+        for feed_id, source, username, report, app_id, denied_until, reason in reader.execute(stored, parameters):
             name, until = FeedName(source, username, report, app_id), utc(denied_until)
             is_denied = until is not None and until > moment
             found[name] = Feed(name, feed_id, f"the vendor refuses it: {reason}" if is_denied else None)
-        for source, username, app_id in connection.execute(listed, parameters):
+        for source, username, app_id in reader.execute(listed, parameters):
             apps[source, username].add(app_id)
-        known_accounts = {(source, username) for source, username in connection.execute(accounts, parameters)}
+        known_accounts = {(source, username) for source, username in reader.execute(accounts, parameters)}
     fetched: dict[tuple[str, str], set[str]] = defaultdict(set)
     for name in found:
         account = name.source, name.username

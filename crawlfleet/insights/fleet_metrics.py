@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy.engine import Connection
-
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import sql, stamp, utc
+from crawlfleet.core.transaction import Reader
 from crawlfleet.model import fleet_state, queue_depth
 from crawlfleet.model.lifecycle import LIVE, AccountStatus, DeviceStatus, TaskStatus, quoted
 
@@ -58,37 +57,37 @@ class FleetMetrics:
 
 def read_fleet_metrics(db: Database) -> FleetMetrics:
     """All of them, as of now."""
-    with db.read() as connection:
-        now = db.now(connection)
-        devices, oldest_beat = _devices(connection, now)
+    with db.read() as reader:
+        now = reader.now
+        devices, oldest_beat = _devices(reader, now)
         failed = f"SELECT COUNT(*) FROM cl_crawl_task WHERE status = '{TaskStatus.FAILED}'"
         feeds = "SELECT COUNT(*) FROM cl_feed WHERE app_id <> ''"
         by_status = sql("SELECT status, COUNT(*) FROM cl_account GROUP BY status")
-        accounts = {status: int(count) for status, count in connection.execute(by_status)}
+        accounts = {status: int(count) for status, count in reader.execute(by_status)}
         return FleetMetrics(
-            tasks=_open_tasks(db, connection),
-            failed_tasks=int(connection.execute(sql(failed)).scalar_one()),
-            oldest_due=_oldest_due(db, connection, now),
+            tasks=_open_tasks(reader),
+            failed_tasks=int(reader.execute(sql(failed)).scalar_one()),
+            oldest_due=_oldest_due(reader, now),
             devices=devices,
             oldest_beat=oldest_beat,
             accounts={status.value: accounts.get(status, 0) for status in AccountStatus},
-            limits=_limits(connection, now),
-            feeds=int(connection.execute(sql(feeds)).scalar_one()),
-            feeds_missing={days: _feeds_missing(db, connection, now, days) for days in MISSING_DAYS},
-            paused=fleet_state.pause_of(connection).paused,
+            limits=_limits(reader, now),
+            feeds=int(reader.execute(sql(feeds)).scalar_one()),
+            feeds_missing={days: _feeds_missing(reader, now, days) for days in MISSING_DAYS},
+            paused=fleet_state.pause_of(reader).paused,
         )
 
 
-def _open_tasks(db: Database, connection: Connection) -> dict[tuple[str, str], int]:
+def _open_tasks(reader: Reader) -> dict[tuple[str, str], int]:
     live = sql(
         f"SELECT status, task_type, COUNT(*) FROM cl_crawl_task WHERE status IN ({quoted(LIVE)})"
         " GROUP BY status, task_type"
     )
     counts: Counter[tuple[str, str]] = Counter()
-    for lane in queue_depth.open_lanes(db, connection):
+    for lane in queue_depth.open_lanes(reader):
         counts[DUE, lane.task_type] += lane.due
         counts[LATER, lane.task_type] += lane.later
-    for status, task_type, count in connection.execute(live):
+    for status, task_type, count in reader.execute(live):
         counts[status, task_type] += count
     by_type: Counter[str] = Counter()
     for (_, task_type), count in counts.items():
@@ -100,7 +99,7 @@ def _open_tasks(db: Database, connection: Connection) -> dict[tuple[str, str], i
     return dict(found)
 
 
-def _oldest_due(db: Database, connection: Connection, now: datetime) -> dict[str, float]:
+def _oldest_due(reader: Reader, now: datetime) -> dict[str, float]:
     """Since when the first task of a lane has been due: of lanes that can be claimed from, and of the others."""
     statement = sql(
         "SELECT CASE WHEN l.source IS NULL OR l.ready_key IS NOT NULL THEN 'open' ELSE 'closed' END,"
@@ -108,14 +107,14 @@ def _oldest_due(db: Database, connection: Connection, now: datetime) -> dict[str
         " ORDER BY t.ready_key LIMIT 1) FROM cl_lane l"
     )
     found: dict[str, float] = {}
-    for state, due_at in connection.execute(statement):
+    for state, due_at in reader.execute(statement):
         moment = utc(due_at)
         if moment is not None:
             found[state] = max(found.get(state, 0.0), (now - moment).total_seconds())
     return found
 
 
-def _devices(connection: Connection, now: datetime) -> tuple[dict[str, int], float | None]:
+def _devices(connection: Reader, now: datetime) -> tuple[dict[str, int], float | None]:
     statement = sql("SELECT status, draining, COUNT(*), MIN(last_heartbeat) FROM cl_device GROUP BY status, draining")
     counts = {"online": 0, "draining": 0, "offline": 0}
     oldest: float | None = None
@@ -127,7 +126,7 @@ def _devices(connection: Connection, now: datetime) -> tuple[dict[str, int], flo
     return counts, oldest
 
 
-def _limits(connection: Connection, now: datetime) -> dict[tuple[str, str], LimitUse]:
+def _limits(connection: Reader, now: datetime) -> dict[tuple[str, str], LimitUse]:
     budgets = sql(
         "SELECT source, limit_name, COUNT(*),"
         " SUM(CASE WHEN closed_until > :now THEN 1 ELSE 0 END),"
@@ -152,9 +151,9 @@ def _limits(connection: Connection, now: datetime) -> dict[tuple[str, str], Limi
     return found
 
 
-def _feeds_missing(db: Database, connection: Connection, now: datetime, days_ago: int) -> int:
+def _feeds_missing(reader: Reader, now: datetime, days_ago: int) -> int:
     """How many feeds that are kept and not denied lack the day so many days ago, in UTC."""
-    day, moment = db.dialect.day, db.dialect.moment
+    day, moment = reader.dialect.day, reader.dialect.moment
     statement = sql(
         f"SELECT COUNT(*) FROM cl_feed f WHERE (f.denied_until IS NULL OR f.denied_until <= {moment('now')})"
         f" AND EXISTS (SELECT 1 FROM cl_coverage c WHERE c.feed_id = f.id AND c.day >= {day('since')}"
@@ -167,4 +166,4 @@ def _feeds_missing(db: Database, connection: Connection, now: datetime, days_ago
         "day": missing.isoformat(),
         "since": (missing - timedelta(days=KEPT_DAYS)).isoformat(),
     }
-    return int(connection.execute(statement, values).scalar_one())
+    return int(reader.execute(statement, values).scalar_one())

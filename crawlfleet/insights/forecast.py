@@ -13,16 +13,15 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy.engine import Connection
-
 from crawlfleet.core.db import Database
+from crawlfleet.core.transaction import Reader
 from crawlfleet.insights.budgets import budget_facts
 from crawlfleet.insights.forecast_arithmetic import OpenTasks, calls_per_day, run_at, sent_at, usual
 from crawlfleet.model import fleet_state, queue_depth
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import Budget
 from crawlfleet.model.device import DeviceDAO, takes
-from crawlfleet.model.ledger import LaneBudgets, Ledger
+from crawlfleet.model.lane_budgets import LaneBudgetReader, LaneBudgets
 from crawlfleet.model.lifecycle import AccountStatus, DeviceStatus
 from crawlfleet.model.queue_depth import EndedRun, OpenLane
 
@@ -85,8 +84,8 @@ def forecast(db: Database, username: str | None = None, now: datetime | None = N
 
 def picture(db: Database, now: datetime | None = None) -> Picture:
     """All that forecasts look at, read once: for those of several accounts."""
-    with db.read() as connection:
-        return Picture(db, connection, now or db.now(connection))
+    with db.read(now) as reader:
+        return Picture(reader, AccountDAO(db).find(), DeviceDAO(db).find())
 
 
 @dataclass
@@ -103,22 +102,22 @@ class _Load:
 class Picture:
     """All that a forecast looks at, as it was at one moment."""
 
-    def __init__(self, db: Database, connection: Connection, now: datetime) -> None:
-        self.now = now
-        self.paused = fleet_state.pause_of(connection).paused
-        self.lanes = queue_depth.open_lanes(db, connection)
-        self.status = {(row["source"], row["username"]): row for row in AccountDAO(db).find()}
-        self.runs = queue_depth.newest_runs(connection)
-        devices = [
-            each for each in DeviceDAO(db).find() if each["status"] == DeviceStatus.ONLINE and not each["draining"]
-        ]
+    def __init__(
+        self, reader: Reader, accounts: Sequence[Mapping[str, Any]], devices: Sequence[Mapping[str, Any]]
+    ) -> None:
+        self.now = reader.now
+        self.paused = fleet_state.pause_of(reader).paused
+        self.lanes = queue_depth.open_lanes(reader)
+        self.status = {(row["source"], row["username"]): row for row in accounts}
+        self.runs = queue_depth.newest_runs(reader)
+        online = [each for each in devices if each["status"] == DeviceStatus.ONLINE and not each["draining"]]
         asked = {(lane.task_type, lane.label) for lane in self.lanes}
-        useful = [each for each in devices if any(takes(each, *kind) for kind in asked)]
+        useful = [each for each in online if any(takes(each, *kind) for kind in asked)]
         self.untaken = {kind for kind in asked if not any(takes(each, *kind) for each in useful)}
         self.slots = sum(each["max_concurrent_tasks"] for each in useful)
-        self.added = queue_depth.added_on_days(db, connection, now, HABIT_DAYS)
+        self.added = queue_depth.added_on_days(reader, self.now, HABIT_DAYS)
         sourced = [lane.id for lane in self.lanes if lane.source is not None]
-        self.loads = self._loads(Ledger(db, connection, now, locks=False).load(sourced))
+        self.loads = self._loads(LaneBudgetReader(reader).load(sourced))
         self.work = self._work()
 
     def _loads(self, budgets_of: Mapping[int, LaneBudgets]) -> list[_Load]:

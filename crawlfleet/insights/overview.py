@@ -40,9 +40,9 @@ class Backlog:
 
 def backlog(db: Database) -> Backlog:
     """How many tasks are open, and which of them cannot run without a person."""
-    with db.read() as connection:
-        lanes = queue_depth.open_lanes(db, connection)
-        pause = fleet_state.pause_of(connection)
+    with db.read() as reader:
+        lanes = queue_depth.open_lanes(reader)
+        pause = fleet_state.pause_of(reader)
     stopped = {(a["source"], a["username"]): a for a in AccountDAO(db).find() if a["status"] != AccountStatus.HEALTHY}
     online = _online(DeviceDAO(db).find()) if any(each.label for each in lanes) else []
     parked, unlabelled, tokenless = Counter[str](), Counter[str](), Counter[str]()
@@ -71,8 +71,8 @@ def backlog(db: Database) -> Backlog:
 def failed_since(db: Database, moment: datetime) -> int:
     """How many tasks ended as failed since that moment."""
     query = sql(f"SELECT COUNT(*) FROM cl_crawl_task WHERE status = '{TaskStatus.FAILED}' AND completed_at >= :since")
-    with db.read() as connection:
-        return int(connection.execute(query, {"since": stamp(moment)}).scalar_one())
+    with db.read() as reader:
+        return int(reader.execute(query, {"since": stamp(moment)}).scalar_one())
 
 
 def task_detail(db: Database, task_id: int) -> dict[str, Any] | None:
@@ -81,10 +81,8 @@ def task_detail(db: Database, task_id: int) -> dict[str, Any] | None:
     if task is None:
         return None
     table = schema.task_event
-    with db.read() as connection:
-        events = [
-            dict(row) for row in connection.execute(sa.select(table).where(table.c.task_id == task_id)).mappings()
-        ]
+    with db.read() as reader:
+        events = [dict(row) for row in reader.execute(sa.select(table).where(table.c.task_id == task_id)).mappings()]
     for event in events:
         event["created_at"] = utc(event["created_at"])
     return {**task, "assignments": TaskAssignmentDAO(db).of_task(task_id), "events": events}
@@ -147,8 +145,8 @@ def task_stats(db: Database) -> dict[str, Any]:
     """How many tasks are in each state, their `total`, `success_rate` of those that ended (None: none did), and
     `avg_execution_time` in seconds of the newest 500 runs that ended, as far as they completed (None: none did)."""
     counts = CrawlTaskDAO(db).stats()
-    with db.read() as connection:
-        runs = queue_depth.newest_runs(connection)
+    with db.read() as reader:
+        runs = queue_depth.newest_runs(reader)
     seconds = [run.seconds for run in runs if run.completed and run.seconds is not None]
     average = round(sum(seconds) / len(seconds), 3) if seconds else None
     return {**counts, "success_rate": _success_rate(counts), "avg_execution_time": average}
@@ -156,8 +154,8 @@ def task_stats(db: Database) -> dict[str, Any]:
 
 def scheduler_status(db: Database) -> dict[str, Any]:
     """Whether the queue is `paused`, the `reason` and `since` when; how many devices claim, and their slots."""
-    with db.read() as connection:
-        pause = fleet_state.pause_of(connection)
+    with db.read() as reader:
+        pause = fleet_state.pause_of(reader)
     found = DeviceDAO(db).find()
     claiming = [each for each in found if each["status"] == DeviceStatus.ONLINE and not each["draining"]]
     return {
@@ -185,8 +183,8 @@ def overview(db: Database) -> dict[str, Any]:
 
 def check_lease(db: Database, device_id: str, epoch: int) -> None:
     """Raise LeaseLost when that registration no longer is the device, DatabaseUnreachable when nobody can tell."""
-    with db.read() as connection:
-        DeviceDAO(db).standing(connection, device_id, epoch)
+    with db.read() as reader:
+        DeviceDAO(db).state(reader, device_id, epoch)
 
 
 def _success_rate(tasks: Mapping[str, int]) -> float | None:
@@ -225,8 +223,8 @@ def apps(db: Database, source: str | None = None, username: str | None = None) -
     for column, value in ((table.c.source, source), (table.c.username, username)):
         if value is not None:
             query = query.where(column == value)
-    with db.read() as connection:
-        rows = [dict(row) for row in connection.execute(query).mappings()]
+    with db.read() as reader:
+        rows = [dict(row) for row in reader.execute(query).mappings()]
     for row in rows:
         del row["id"]
         row["extra"] = json_value(row["extra"])
@@ -283,8 +281,8 @@ def feeds_with_rows(
             query = query.where(feed.c[name] == getattr(wanted, name))
     if since is not None:
         query = query.where(sa.tuple_(*names) >= since)
-    with db.read() as connection:
-        return connection.execute(query).mappings().all()
+    with db.read() as reader:
+        return reader.execute(query).mappings().all()
 
 
 def feed_rows(
@@ -311,8 +309,8 @@ def feed_rows(
 
 
 def _page(db: Database, query: sa.Select[Any]) -> Sequence[sa.RowMapping]:
-    with db.read() as connection:
-        return connection.execute(query).mappings().all()
+    with db.read() as reader:
+        return reader.execute(query).mappings().all()
 
 
 def figures(row: sa.RowMapping) -> dict[str, Any]:

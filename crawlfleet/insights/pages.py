@@ -15,11 +15,11 @@ from datetime import date
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.sql import day, json_value, sql, utc
+from crawlfleet.core.transaction import Reader
 from crawlfleet.insights.coverage import FeedCoverage, feeds_within, gaps_of
 from crawlfleet.insights.coverage import coverage as coverage_of_feeds
 from crawlfleet.insights.feeds import FeedFilter, FeedName, ReportsOf
@@ -86,8 +86,8 @@ def audit(db: Database, limit: int, before: int | None = None) -> Page:
 def assignment(db: Database, assignment_id: int) -> dict[str, Any] | None:
     """One run with its `result_data`; None when there is none of this id."""
     table = schema.task_assignment
-    with db.read() as connection:
-        row = connection.execute(sa.select(table).where(table.c.id == assignment_id)).mappings().first()
+    with db.read() as reader:
+        row = reader.execute(sa.select(table).where(table.c.id == assignment_id)).mappings().first()
     return None if row is None else _plain(row)
 
 
@@ -110,22 +110,22 @@ def _newest_first(
         conditions.append("id < :before")
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     walk = f"SELECT id FROM {table.name}{where} ORDER BY id DESC LIMIT"
-    with db.read() as connection:
+    with db.read() as reader:
         if not others:
-            ids = _ids(connection, f"{walk} :limit", parameters)
+            ids = _ids(reader, f"{walk} :limit", parameters)
             rest = None
         else:
             fits = " AND ".join(f"t.{name} = :{name}" for name in others)
             ids = _ids(
-                connection,
+                reader,
                 f"SELECT w.id FROM ({walk} :look) AS w JOIN {table.name} t ON t.id = w.id"
                 f" WHERE {fits} ORDER BY w.id DESC LIMIT :limit",
                 parameters,
             )
-            rest = None if len(ids) > limit else _lowest(connection, f"{walk} :look", parameters)
+            rest = None if len(ids) > limit else _lowest(reader, f"{walk} :look", parameters)
         columns = [column for column in table.c if column.name not in LONG_COLUMNS]
         query = sa.select(*columns).where(table.c.id.in_(ids[:limit])).order_by(table.c.id.desc())
-        rows = [_plain(row) for row in connection.execute(query).mappings()]
+        rows = [_plain(row) for row in reader.execute(query).mappings()]
     for row in rows:
         message = row.get("error_message")
         if message is not None and len(message) > MESSAGE_CHARS:
@@ -134,12 +134,12 @@ def _newest_first(
     return Page(rows, None if following is None else str(following))
 
 
-def _ids(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> list[int]:
+def _ids(connection: Reader, statement: str, parameters: Mapping[str, Any]) -> list[int]:
     used = {name: value for name, value in parameters.items() if f":{name}" in statement}
     return list(connection.execute(sql(statement), used).scalars())
 
 
-def _lowest(connection: Connection, walk: str, parameters: Mapping[str, Any]) -> int | None:
+def _lowest(connection: Reader, walk: str, parameters: Mapping[str, Any]) -> int | None:
     """The last id of a walk; None when the walk has come to its end."""
     statement = f"SELECT MIN(w.id), COUNT(*) FROM ({walk}) AS w"
     used = {name: value for name, value in parameters.items() if f":{name}" in statement}
@@ -175,8 +175,8 @@ def apps(db: Database, wanted: FeedFilter, limit: int, after: str | None = None)
             query = query.where(column == getattr(wanted, column.name))
     if after is not None:
         query = query.where(sa.tuple_(*names) > tuple(opened_key(after, 3)))
-    with db.read() as connection:
-        rows = [dict(row) for row in connection.execute(query).mappings()]
+    with db.read() as reader:
+        rows = [dict(row) for row in reader.execute(query).mappings()]
     for row in rows:
         del row["id"]
         row["extra"] = json_value(row["extra"])
@@ -252,8 +252,8 @@ def gaps(
     after: str | None = None,
 ) -> Page:
     """The gaps of at most `limit` feeds: fewer where the period is long. A page without any may have a next one."""
-    with db.read() as connection:
-        now = db.now(connection)
+    with db.read() as reader:
+        now = reader.now
     most = min(limit, feeds_within(PAGE_DAYS, start, end))
     covered, following = _feeds(db, wanted, start, end, reports_of, most, after)
     return Page([gap.as_dict() for each in covered for gap in gaps_of(each, now)], following)

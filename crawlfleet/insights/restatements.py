@@ -9,10 +9,9 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-import sqlalchemy as sa
-
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, sql, utc
+from crawlfleet.core.transaction import AnyRow
 from crawlfleet.insights.feeds import FeedFilter, FeedName, conditions
 from crawlfleet.model.coverage import FIGURES
 
@@ -45,8 +44,8 @@ def restatements(db: Database, wanted: FeedFilter, start: date, end: date) -> It
     """What changed in the days from `start` to `end`, by source, account, report, app and day, the oldest first."""
     where, parameters = conditions(wanted)
     query = sql(f"SELECT id, source, username, report, app_id FROM cl_feed WHERE app_id <> ''{where}")
-    with db.read() as connection:
-        found = connection.execute(query, parameters).all()
+    with db.read() as reader:
+        found = reader.execute(query, parameters).all()
     feeds = iter(sorted((FeedName(*name), feed_id) for feed_id, *name in found))
     while page := {feed_id: name for name, feed_id in itertools.islice(feeds, PAGE_FEEDS)}:
         yield from _of_feeds(db, page, start, end)
@@ -63,13 +62,13 @@ def _of_feeds(db: Database, names: Mapping[int, FeedName], start: date, end: dat
         "first": start.isoformat(),
         "last": end.isoformat(),
     }
-    with db.read() as connection:
-        rows = connection.execute(query, parameters).mappings().all()
+    with db.read() as reader:
+        rows = reader.execute(query, parameters).mappings().all()
     for row in sorted(rows, key=lambda row: (names[row["feed_id"]], str(row["day"]), row["id"])):
         yield from _changes(names[row["feed_id"]], row)
 
 
-def _changes(feed: FeedName, row: sa.RowMapping) -> Iterator[Restatement]:
+def _changes(feed: FeedName, row: AnyRow) -> Iterator[Restatement]:
     which, fetched_before, fetched_at = day(row["day"]), utc(row["fetched_before"]), utc(row["fetched_at"])
     assert which is not None
     assert fetched_before is not None

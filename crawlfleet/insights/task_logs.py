@@ -12,11 +12,10 @@ from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy.engine import Connection, RowMapping
-
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.sql import sql, stamp, utc
+from crawlfleet.core.transaction import AnyRow, Reader
 from crawlfleet.model.lifecycle import ENDED, AssignmentStatus, TaskStatus
 
 PAGE_LINES = 1000
@@ -78,29 +77,27 @@ def task_log(
     Raises UsageError for an `after` that no page had.
     """
     place = _Place.read(after)
-    with db.read() as connection:
-        task = _rows(
-            connection, "SELECT status, completed_at, error_message FROM cl_crawl_task WHERE id = :task", task_id
-        )
+    with db.read() as reader:
+        task = _rows(reader, "SELECT status, completed_at, error_message FROM cl_crawl_task WHERE id = :task", task_id)
         if not task:
             return None
         runs = _rows(
-            connection,
+            reader,
             "SELECT id, device_id, status, assigned_at, started_at, completed_at, error_kind, error_message"
             " FROM cl_task_assignment WHERE task_id = :task ORDER BY assigned_at, id",
             task_id,
         )
         written = _rows(
-            connection,
+            reader,
             "SELECT id, assignment_id, logged_at, level, message FROM cl_task_log"
             " WHERE task_id = :task AND id > :after ORDER BY id LIMIT :limit",
             task_id,
             after=place.line,
             limit=limit + 1,
         )
-        now = db.now(connection)
+        now = reader.now
         events = _rows(
-            connection,
+            reader,
             "SELECT event, actor, detail, created_at FROM cl_task_event WHERE task_id = :task ORDER BY id",
             task_id,
         )[place.events :]
@@ -141,10 +138,10 @@ def search_logs(
     """
     words = "" if text is None else " AND LOWER({}) LIKE LOWER(:text) ESCAPE '!'"
     pattern = {} if text is None else {"text": f"%{_escaped(text)}%"}
-    with db.read() as connection:
-        until = before or db.now(connection) + timedelta(days=1)  # lines may be dated by a reading that came later
+    with db.read() as reader:
+        until = before or reader.now + timedelta(days=1)  # lines may be dated by a reading that came later
         horizons = [
-            _horizon(connection, table, column, until)
+            _horizon(reader, table, column, until)
             for table, column in (("cl_task_log", "logged_at"), ("cl_task_assignment", "completed_at"))
         ]
         horizon = max((each for each in horizons if each is not None), default=None)
@@ -153,7 +150,7 @@ def search_logs(
             "horizon": stamp(horizon or datetime(1970, 1, 1, tzinfo=UTC)),
             "limit": limit + 1,
         }
-        written = connection.execute(
+        written = reader.execute(
             sql(
                 "SELECT l.task_id, l.assignment_id, r.device_id, l.logged_at, l.level, l.message FROM cl_task_log l"
                 " LEFT JOIN cl_task_assignment r ON r.id = l.assignment_id WHERE l.logged_at < :until"
@@ -165,7 +162,7 @@ def search_logs(
         failed = (
             []
             if LEVELS[level] > LEVELS["error"]
-            else connection.execute(
+            else reader.execute(
                 sql(
                     "SELECT r.task_id, r.id, r.device_id, r.completed_at, r.error_kind, r.error_message"
                     " FROM cl_task_assignment r WHERE r.completed_at < :until AND r.completed_at >= :horizon"
@@ -217,7 +214,7 @@ class _Moment:
     line: LogLine
 
 
-def _of_run(task_id: int, run: RowMapping) -> Iterator[_Moment]:
+def _of_run(task_id: int, run: AnyRow) -> Iterator[_Moment]:
     """How a run began and ended, in this order; nothing ever comes before what was there already."""
 
     def moment(column: str, rank: int, level: str, message: str) -> _Moment:
@@ -233,7 +230,7 @@ def _of_run(task_id: int, run: RowMapping) -> Iterator[_Moment]:
         yield moment("completed_at", _END, level, f"{run['status']}: {reason}" if reason else str(run["status"]))
 
 
-def _rejected(task_id: int, task: RowMapping) -> list[_Moment]:
+def _rejected(task_id: int, task: AnyRow) -> list[_Moment]:
     """The end of a task that failed without a run."""
     if task["status"] != TaskStatus.FAILED or task["completed_at"] is None:
         return []
@@ -241,7 +238,7 @@ def _rejected(task_id: int, task: RowMapping) -> list[_Moment]:
     return [_Moment(at, _END, LogLine(task_id, None, None, at, "error", f"failed: {task['error_message']}"))]
 
 
-def _of_event(task_id: int, event: RowMapping) -> _Moment:
+def _of_event(task_id: int, event: AnyRow) -> _Moment:
     at = _moment(event["created_at"])
     text = f"{event['event']} by {event['actor']}" if event["actor"] else event["event"]
     if event["detail"]:
@@ -249,7 +246,7 @@ def _of_event(task_id: int, event: RowMapping) -> _Moment:
     return _Moment(at, _BEGINNING, LogLine(task_id, None, None, at, "info", text))
 
 
-def _written(task_id: int, row: RowMapping, runs: list[RowMapping]) -> _Moment:
+def _written(task_id: int, row: AnyRow, runs: list[AnyRow]) -> _Moment:
     at = _moment(row["logged_at"])
     run = next((run for run in runs if run["id"] == row["assignment_id"]), None)
     device = None if run is None else run["device_id"]
@@ -257,7 +254,7 @@ def _written(task_id: int, row: RowMapping, runs: list[RowMapping]) -> _Moment:
     return _Moment(_in_its_run(at, run), _BODY, line)
 
 
-def _in_its_run(at: datetime, run: RowMapping | None) -> datetime:
+def _in_its_run(at: datetime, run: AnyRow | None) -> datetime:
     """Where a line stands in order: two readings of the database's clock differ by a round trip, but nothing is said
     before the body began, and what seems to be said a moment after its end was not."""
     began, ended = (None, None) if run is None else (utc(run["started_at"]), utc(run["completed_at"]))
@@ -266,11 +263,11 @@ def _in_its_run(at: datetime, run: RowMapping | None) -> datetime:
     return at if began is None else max(at, began)
 
 
-def _rows(connection: Connection, statement: str, task_id: int, **more: Any) -> list[RowMapping]:
+def _rows(connection: Reader, statement: str, task_id: int, **more: Any) -> list[AnyRow]:
     return list(connection.execute(sql(statement), {"task": task_id, **more}).mappings())
 
 
-def _horizon(connection: Connection, table: str, column: str, until: datetime) -> datetime | None:
+def _horizon(connection: Reader, table: str, column: str, until: datetime) -> datetime | None:
     """From which moment on SEARCH_ROWS rows lie before `until`; None when all of them do."""
     statement = sql(
         f"SELECT {column} FROM {table} WHERE {column} < :until ORDER BY {column} DESC LIMIT 1 OFFSET {SEARCH_ROWS}"

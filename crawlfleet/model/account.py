@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
-from datetime import datetime
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +13,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, UsageError
 from crawlfleet.core.secrets import Keyring
 from crawlfleet.core.sql import json_rows, json_value, sql, stamp, utc
-from crawlfleet.core.transaction import AnyConnection, AnyRow, Transaction
+from crawlfleet.core.transaction import Answer, AnyRow, Statements, Transaction
 from crawlfleet.model import audit, schema, signals
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import AccountStatus
@@ -31,8 +30,8 @@ class AccountDAO:
     def add(self, account: Account, actor: str | None = None) -> bool:
         """Store the account, healthy; True when it is new, False when it replaced its older self."""
 
-        def work(connection: Transaction) -> bool:
-            now = stamp(self.db.now(connection))
+        def work(transaction: Transaction) -> bool:
+            now = stamp(transaction.now)
             key = {"source": account.source, "username": account.username}
             values = {
                 "kind": account.kind,
@@ -44,7 +43,7 @@ class AccountDAO:
                 "status": AccountStatus.HEALTHY.value,
                 "now": now,
             }
-            changed = connection.execute(
+            changed = transaction.execute(
                 sql(
                     "UPDATE cl_account SET kind = :kind, token_env = :token_env, token_file = :token_file,"
                     " token_sealed = :token_sealed, proxy = :proxy, app_ids = :app_ids, status = :status,"
@@ -54,7 +53,7 @@ class AccountDAO:
                 {**key, **values},
             ).rowcount
             if not changed:
-                connection.execute(
+                transaction.execute(
                     sql(
                         "INSERT INTO cl_account (source, username, kind, token_env, token_file, token_sealed, proxy,"
                         " app_ids, status, status_since, created_at, updated_at) VALUES (:source, :username, :kind,"
@@ -62,9 +61,9 @@ class AccountDAO:
                     ),
                     {**key, **values},
                 )
-            self._refresh_lanes(connection, account.source, account.username)
+            self._refresh_lanes(transaction, account.source, account.username)
             action = "accounts.replace" if changed else "accounts.add"
-            audit.record(self.db, connection, actor, action, _name(account.source, account.username))
+            audit.record(transaction, actor, action, _name(account.source, account.username))
             return not changed
 
         return self.db.write(work)
@@ -77,15 +76,15 @@ class AccountDAO:
             query = query.where(table.c.username == username)
         if source is not None:
             query = query.where(table.c.source == source)
-        with self.db.read() as connection:
-            return [_as_dict(row) for row in connection.execute(query).mappings()]
+        with self.db.read() as reader:
+            return [_as_dict(row) for row in reader.execute(query).mappings()]
 
     def get(self, source: str, username: str) -> Account | None:
         """The account as a task gets it."""
         table = schema.account
         query = sa.select(table).where(table.c.source == source, table.c.username == username)
-        with self.db.read() as connection:
-            row = connection.execute(query).mappings().first()
+        with self.db.read() as reader:
+            row = reader.execute(query).mappings().first()
         return None if row is None else from_row(row)
 
     def reseal_tokens(self, keys: Keyring, actor: str | None = None) -> int:
@@ -94,13 +93,13 @@ class AccountDAO:
         Raises CrawlfleetError that names the first account whose token no key opens; nothing is changed then.
         """
 
-        def work(connection: Transaction) -> int:
+        def work(transaction: Transaction) -> int:
             query = sql(
                 "SELECT t.id, t.source, t.username, t.token_sealed FROM cl_account t WHERE t.token_sealed IS NOT NULL"
                 f" ORDER BY t.id{self.db.dialect.for_update_of_t}"
             )
             rows = []
-            for account_id, source, username, sealed in connection.execute(query):
+            for account_id, source, username, sealed in transaction.execute(query):
                 try:
                     rows.append((account_id, keys.reseal(sealed)))
                 except UsageError as error:
@@ -111,9 +110,9 @@ class AccountDAO:
                 self.db.dialect.rows(id="int", token_sealed="text"),
                 "t.id = v.id",
             )
-            now = stamp(self.db.now(connection))
-            connection.execute(sql(statement), {"rows": json_rows(rows), "now": now})
-            audit.record(self.db, connection, actor, "accounts.reseal", accounts=len(rows))
+            now = stamp(transaction.now)
+            transaction.execute(sql(statement), {"rows": json_rows(rows), "now": now})
+            audit.record(transaction, actor, "accounts.reseal", accounts=len(rows))
             return len(rows)
 
         return self.db.write(work)
@@ -125,20 +124,19 @@ class AccountDAO:
             sa.select(table.c.username, table.c.source).where(table.c.username.in_(usernames)).order_by(table.c.source)
         )
         found: dict[str, list[str]] = {}
-        with self.db.read() as connection:
-            for username, source in connection.execute(query):
+        with self.db.read() as reader:
+            for username, source in reader.execute(query):
                 found.setdefault(username, []).append(source)
         return found
 
     def park(self, source: str, username: str, reason: str, actor: str | None = None) -> bool:
         """Let the account's tasks wait until `resume`; False when it was parked already."""
 
-        def work(connection: Transaction) -> bool:
-            now = self.db.now(connection)
-            changed = _set_status(connection, source, username, AccountStatus.PARKED, reason, now)
-            self._refresh_lanes(connection, source, username)
+        def work(transaction: Transaction) -> bool:
+            changed = _set_status(transaction, source, username, AccountStatus.PARKED, reason)
+            self._refresh_lanes(transaction, source, username)
             if changed:
-                audit.record(self.db, connection, actor, "accounts.park", _name(source, username), reason=reason)
+                audit.record(transaction, actor, "accounts.park", _name(source, username), reason=reason)
             return changed
 
         return self.db.write(work)
@@ -146,27 +144,27 @@ class AccountDAO:
     def resume(self, source: str, username: str, actor: str | None = None) -> bool:
         """Let the account's tasks run again; False when it was not parked."""
 
-        def work(connection: Transaction) -> bool:
-            changed = _set_status(connection, source, username, AccountStatus.HEALTHY, None, self.db.now(connection))
-            self._refresh_lanes(connection, source, username)
+        def work(transaction: Transaction) -> bool:
+            changed = _set_status(transaction, source, username, AccountStatus.HEALTHY, None)
+            self._refresh_lanes(transaction, source, username)
             if changed:
-                audit.record(self.db, connection, actor, "accounts.resume", _name(source, username))
+                audit.record(transaction, actor, "accounts.resume", _name(source, username))
             return changed
 
         return self.db.write(work)
 
-    def _refresh_lanes(self, connection: Transaction, source: str, username: str) -> None:
-        ledger = Ledger(self.db, connection, self.db.now(connection))
+    def _refresh_lanes(self, transaction: Transaction, source: str, username: str) -> None:
+        ledger = Ledger(transaction)
         ledger.touch_account(source, username)
         ledger.close()
-        signals.tasks_changed(self.db, connection)
+        signals.tasks_changed(transaction)
 
     def remove(self, source: str, username: str, actor: str | None = None) -> bool:
         """Forget the account; its data stays. Raises CrawlfleetError while it has open tasks."""
 
-        def work(connection: Transaction) -> bool:
+        def work(transaction: Transaction) -> bool:
             key = {"source": source, "username": username}
-            open_tasks = connection.execute(
+            open_tasks = transaction.execute(
                 sql(
                     "SELECT COUNT(*) FROM cl_crawl_task t JOIN cl_lane l ON l.id = t.lane_id WHERE l.source = :source"
                     " AND l.username = :username AND t.status IN ('pending', 'assigned', 'running')"
@@ -175,11 +173,11 @@ class AccountDAO:
             ).scalar_one()
             if open_tasks:
                 raise CrawlfleetError(f"account {username} at {source} has {open_tasks} open tasks: cancel them first")
-            gone = connection.execute(
+            gone = transaction.execute(
                 sql("DELETE FROM cl_account WHERE source = :source AND username = :username"), key
             )
             if gone.rowcount:
-                audit.record(self.db, connection, actor, "accounts.remove", _name(source, username))
+                audit.record(transaction, actor, "accounts.remove", _name(source, username))
             return gone.rowcount == 1
 
         return self.db.write(work)
@@ -206,32 +204,34 @@ def from_row(row: AnyRow) -> Account:
 Accounts = dict[tuple[str, str], tuple[Account, str]]  # by (source, username), each with its status
 
 
-def accounts_of(db: Database, connection: AnyConnection, keys: Collection[tuple[str, str]]) -> Accounts:
+def accounts_of(reader: Statements, keys: Collection[tuple[str, str]]) -> Accounts:
     """The accounts with these (source, username); those that do not exist are missing."""
     if not keys:
         return {}
-    tables = f"{db.dialect.rows(source='text', username='text')} JOIN cl_account a"
-    return _ask_accounts(connection, tables, "v", json_rows(sorted(keys)))()
+    tables = f"{reader.dialect.rows(source='text', username='text')} JOIN cl_account a"
+    return _ask_accounts(reader, tables, "v", json_rows(sorted(keys))).read()
 
 
-def ask_accounts_of_lanes(db: Database, connection: AnyConnection, lane_ids: Collection[int]) -> Callable[[], Accounts]:
-    """Ask for the accounts of these lanes, which are read by calling the result."""
+def ask_accounts_of_lanes(reader: Statements, lane_ids: Collection[int]) -> Answer[Accounts]:
+    """Ask for the accounts of these lanes."""
     if not lane_ids:
-        return dict
-    tables = f"{db.dialect.rows(id='int')} JOIN cl_lane l ON l.id = v.id JOIN cl_account a"
-    return _ask_accounts(connection, tables, "l", json_rows([each] for each in sorted(lane_ids)))
+        return Answer.of({})
+    tables = f"{reader.dialect.rows(id='int')} JOIN cl_lane l ON l.id = v.id JOIN cl_account a"
+    return _ask_accounts(reader, tables, "l", json_rows([each] for each in sorted(lane_ids)))
 
 
-def _ask_accounts(connection: AnyConnection, tables: str, owner: str, rows: str) -> Callable[[], Accounts]:
+def _ask_accounts(reader: Statements, tables: str, owner: str, rows: str) -> Answer[Accounts]:
     statement = sql(
         f"SELECT a.source, a.username, a.status, {ACCOUNT_COLUMNS} FROM {tables}"
         f" ON a.source = {owner}.source AND a.username = {owner}.username"
     )
-    found = connection.execute(statement, {"rows": rows})
-    return lambda: {(row["source"], row["username"]): (from_row(row), row["status"]) for row in found.mappings()}
+    found = reader.execute(statement, {"rows": rows})
+    return found.map(
+        lambda rows: {(row["source"], row["username"]): (from_row(row), row["status"]) for row in rows.mappings()}
+    )
 
 
-def park(connection: Transaction, source: str | None, username: str | None, reason: str, now: datetime) -> bool | None:
+def park(transaction: Transaction, source: str | None, username: str | None, reason: str) -> bool | None:
     """The token was refused: let the account wait for a person, in the caller's transaction.
 
     True when it did not wait before, None when there is no such account.
@@ -239,23 +239,29 @@ def park(connection: Transaction, source: str | None, username: str | None, reas
     if source is None or username is None:
         return None
     known = sql("SELECT status FROM cl_account WHERE source = :source AND username = :username")
-    status = connection.execute(known, {"source": source, "username": username}).scalar()
+    status = transaction.execute(known, {"source": source, "username": username}).scalar()
     if status is None:
         return None
     if status != AccountStatus.HEALTHY:
         return False
-    return _set_status(connection, source, username, AccountStatus.TOKEN_EXPIRED, reason, now)
+    return _set_status(transaction, source, username, AccountStatus.TOKEN_EXPIRED, reason)
 
 
 def _set_status(
-    connection: Transaction, source: str, username: str, status: AccountStatus, reason: str | None, now: datetime
+    transaction: Transaction, source: str, username: str, status: AccountStatus, reason: str | None
 ) -> bool:
     statement = sql(
         "UPDATE cl_account SET status = :status, status_reason = :reason, status_since = :now, updated_at = :now"
         " WHERE source = :source AND username = :username AND status <> :status"
     )
-    parameters = {"status": status.value, "reason": reason, "now": stamp(now), "source": source, "username": username}
-    return bool(connection.execute(statement, parameters).rowcount)
+    parameters = {
+        "status": status.value,
+        "reason": reason,
+        "now": stamp(transaction.now),
+        "source": source,
+        "username": username,
+    }
+    return bool(transaction.execute(statement, parameters).rowcount)
 
 
 def _as_dict(row: AnyRow) -> dict[str, Any]:

@@ -68,22 +68,22 @@ class ApiTokenDAO:
             )
         token = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
 
-        def work(connection: Transaction) -> None:
+        def work(transaction: Transaction) -> None:
             values = {
                 "name": name,
                 "role": role.value,
                 "token_hash": token_hash(token),
                 "created_by": actor,
-                "created_at": stamp(self.db.now(connection)),
+                "created_at": stamp(transaction.now),
             }
-            connection.execute(
+            transaction.execute(
                 sql(
                     "INSERT INTO cl_api_token (name, role, token_hash, created_by, created_at)"
                     " VALUES (:name, :role, :token_hash, :created_by, :created_at)"
                 ),
                 values,
             )
-            audit.record(self.db, connection, actor, "tokens.add", name, role=role.value)
+            audit.record(transaction, actor, "tokens.add", name, role=role.value)
 
         try:
             self.db.write(work)
@@ -96,8 +96,8 @@ class ApiTokenDAO:
         table = schema.api_token
         query = sa.select(table.c.name, table.c.role, table.c.token_hash, table.c.created_by, table.c.created_at)
         found = []
-        with self.db.read() as connection:
-            for name, role, digest, created_by, created_at in connection.execute(query.order_by(table.c.name)):
+        with self.db.read() as reader:
+            for name, role, digest, created_by, created_at in reader.execute(query.order_by(table.c.name)):
                 moment = utc(created_at)
                 assert moment is not None
                 found.append(ApiToken(name, Role(role), digest, created_by, moment))
@@ -106,10 +106,10 @@ class ApiTokenDAO:
     def revoke(self, name: str, actor: str | None = None) -> bool:
         """Forget the token; False when there is none of this name."""
 
-        def work(connection: Transaction) -> bool:
-            gone = connection.execute(sql("DELETE FROM cl_api_token WHERE name = :name"), {"name": name}).rowcount
+        def work(transaction: Transaction) -> bool:
+            gone = transaction.execute(sql("DELETE FROM cl_api_token WHERE name = :name"), {"name": name}).rowcount
             if gone:
-                audit.record(self.db, connection, actor, "tokens.revoke", name)
+                audit.record(transaction, actor, "tokens.revoke", name)
             return bool(gone)
 
         return self.db.write(work)

@@ -22,11 +22,12 @@ import sqlalchemy as sa
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import day, json_rows, json_value, sql, stamp
-from crawlfleet.core.transaction import Answer, AnyConnection, AnyRow, Transaction
-from crawlfleet.model.account import ask_accounts_of_lanes
+from crawlfleet.core.sql import SqlDialect, day, json_rows, json_value, sql, stamp
+from crawlfleet.core.transaction import Answer, AnyRow, Result, Statements, Transaction
+from crawlfleet.model.account import Accounts, ask_accounts_of_lanes
 from crawlfleet.model.budget import Window
-from crawlfleet.model.ledger import LaneBudgets, Ledger
+from crawlfleet.model.lane_budgets import LaneBudgets
+from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import AccountStatus, AssignmentStatus, TaskStatus, task_guard
 from crawlfleet.model.task_spec import Task
 
@@ -90,8 +91,8 @@ def probe_strategy(db: Database) -> Strategy:
     if db.family == "sqlite":
         return Strategy.COMPARE_AND_SET
     if db.family == "mysql":
-        with db.read() as connection:
-            galera = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").first()
+        with db.read() as reader:
+            galera = reader.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").first()
         if galera is not None and galera[1].upper() == "ON":
             return Strategy.COMPARE_AND_SET
     look = sql("SELECT name FROM cl_fleet_state WHERE name = 'paused' FOR UPDATE SKIP LOCKED")
@@ -108,23 +109,19 @@ def probe_strategy(db: Database) -> Strategy:
     return db.write(probe)
 
 
-def open_heads(
-    db: Database, connection: AnyConnection, types: Collection[str], labels: Collection[str] = ()
-) -> list[Head]:
+def open_heads(reader: Statements, types: Collection[str], labels: Collection[str] = ()) -> list[Head]:
     """The most urgent lanes that a device of these types and labels may claim from, the most urgent first.
 
     Locks nothing.
     """
-    return ask_heads(db, connection, types, labels)()
+    return ask_heads(reader, types, labels).read()
 
 
-def ask_heads(
-    db: Database, connection: AnyConnection, types: Collection[str], labels: Collection[str] = ()
-) -> Callable[[], list[Head]]:
-    """Ask for `open_heads`, which are read by calling the result."""
-    known = f"{db.dialect.is_among('l.task_type', 'types')} AND {labels_fit(db)}"
+def ask_heads(reader: Statements, types: Collection[str], labels: Collection[str] = ()) -> Answer[list[Head]]:
+    """Ask for `open_heads`."""
+    known = f"{reader.dialect.is_among('l.task_type', 'types')} AND {labels_fit(reader.dialect)}"
     # SQLite read all lanes once its statistics said that most have the same source.
-    hint = " INDEXED BY ix_lane_account" if db.family == "sqlite" else ""
+    hint = " INDEXED BY ix_lane_account" if reader.dialect.family == "sqlite" else ""
     statement = sql(
         # no source: nothing can close such a lane, and nobody keeps its head
         "SELECT l.id, 0, (SELECT t.ready_key FROM cl_crawl_task t WHERE t.ready_lane_id = l.id"
@@ -133,83 +130,76 @@ def ask_heads(
         " UNION ALL SELECT * FROM (SELECT l.id, 1, l.ready_key FROM cl_lane l"
         f" WHERE l.ready_key IS NOT NULL AND {known} ORDER BY l.ready_key LIMIT {MAX_LANES}) AS open_lanes"
     )
-    found = connection.execute(statement, {"types": json.dumps(sorted(types)), "labels": json.dumps(sorted(labels))})
-
-    def read() -> list[Head]:
-        heads = (Head(lane, key, bool(sourced)) for lane, sourced, key in found.all() if key is not None)
-        return sorted(heads, key=lambda head: head.key)[:MAX_LANES]
-
-    return read
+    lists = {"types": json.dumps(sorted(types)), "labels": json.dumps(sorted(labels))}
+    return reader.execute(statement, lists).map(_most_urgent)
 
 
-def labels_fit(db: Database) -> str:
+def _most_urgent(result: Result) -> list[Head]:
+    heads = (Head(lane, key, bool(sourced)) for lane, sourced, key in result.all() if key is not None)
+    return sorted(heads, key=lambda head: head.key)[:MAX_LANES]
+
+
+def labels_fit(dialect: SqlDialect) -> str:
     """Whether a device with the labels of the bound JSON list `labels` takes tasks of the lane `l`."""
-    return f"(l.label IS NULL OR {db.dialect.is_among('l.label', 'labels')})"
+    return f"(l.label IS NULL OR {dialect.is_among('l.label', 'labels')})"
 
 
-def claim(
-    db: Database,
-    connection: Transaction,
-    strategy: Strategy,
-    place: Callable[[AnyRow], Registration | None],
-    ids: AssignmentIds,
-    heads: Sequence[Head],
-    slots: int,
-    reserve: int,
-    ledger: Ledger,
-    lead_seconds: float = 0.0,
-    free: Free | None = None,
-) -> list[Claim]:
-    """Assign due tasks of these lanes, the most urgent first: up to `slots`, and `reserve` more.
+@dataclass(frozen=True)
+class ClaimRequest:
+    """What one claim wants: due tasks of the lanes `heads`, up to `slots`, and `reserve` more without a source.
 
-    `place` says whom a task goes to, or None to leave it. The ids are those of the device that claims.
+    `place` says whom a task goes to, or None to leave it. `ids` are those of the device that claims. Tasks whose budget
+    reopens within `lead_seconds` are claimed ahead of it. `free` is what `ask_free` gave for `slots` and `reserve`
+    together, or more, for a caller who asked along with the heads.
+    """
 
-    Tasks of a source hold the calls that they need; those whose budget reopens within `lead_seconds` are claimed
-    ahead of it. The reserve holds tasks without a source only. `free` is what `ask_free` gave for `slots` and
-    `reserve` together, or more, for a caller who asked along with the heads. The caller holds the locks of the
-    devices' rows, has seen that their leases hold, and closes the ledger.
+    strategy: Strategy
+    place: Callable[[AnyRow], Registration | None]
+    ids: AssignmentIds
+    heads: Sequence[Head]
+    slots: int
+    reserve: int = 0
+    lead_seconds: float = 0.0
+    free: Free | None = None
+
+    @property
+    def count(self) -> int:
+        """Most tasks that it may give."""
+        return max(0, self.slots + self.reserve)
+
+
+def claim(ledger: Ledger, request: ClaimRequest) -> list[Claim]:
+    """Assign due tasks, the most urgent first; tasks of a source hold the calls that they need.
+
+    The caller holds the locks of the devices' rows, has seen that their leases hold, and closes the ledger.
     Two callers never receive the same task. Within one claim of several lanes the most urgent task is always
     taken; a less urgent one may come before an equal of another lane.
     """
-    if slots + reserve <= 0:
+    if not request.count:
         return []
-    heads = heads[: max(SPARE_LANES, slots)]
-    horizon = ledger.now + timedelta(seconds=lead_seconds)
-    lanes, wanted = _open_lanes(heads, strategy, slots, reserve, ledger, horizon)
+    transaction = ledger.transaction
+    lanes, wanted = _open_lanes(ledger, request)
     rows: list[AnyRow] = []
-    if free is not None:
-        wanted = [each for each in wanted if each[0] not in free.lanes]
-        rows += free.due.mappings()
-    due = _ask_candidates(db, connection, strategy, wanted) if wanted else None
-    accounts = ask_accounts_of_lanes(db, connection, lanes)()
+    if request.free is not None:
+        asked_before = request.free.lanes
+        wanted = [(lane_id, count) for lane_id, count in wanted if lane_id not in asked_before]
+        rows += request.free.due.mappings()
+    due = _ask_candidates(transaction, request.strategy, wanted) if wanted else None
+    accounts = ask_accounts_of_lanes(transaction, lanes).read()
     rows += due.mappings() if due is not None else ()
-    found = sorted(rows, key=lambda row: (row["ready_key"], row["id"]))
-    picked: list[tuple[AnyRow, Registration]] = []
-    sourced = 0
-    for row in found:
-        if len(picked) == slots + reserve:
-            break
-        if row["source"] is not None:
-            status = accounts.get((row["source"], row["username"]), (None, None))[1]
-            if status not in (None, AccountStatus.HEALTHY):
-                ledger.touch([row["lane_id"]])  # parked while the task was added
-                continue
-            if sourced == slots:
-                continue
-        owner = place(row)
-        if owner is not None:
-            sourced += row["source"] is not None
-            picked.append((row, owner))
-    seen = {row["lane_id"] for row in found}
+    candidates = sorted(rows, key=lambda row: (row["ready_key"], row["id"]))
+    picked = _pick(ledger, request, candidates, accounts)
+    seen = {row["lane_id"] for row in candidates}
     ledger.touch(lane_id for lane_id in lanes if lane_id not in seen)  # all its tasks were taken or cancelled
-    assigned = [(row, owner, number) for (row, owner), number in zip(picked, ids.take(len(picked)), strict=True)]
-    if not assigned:
+    if not picked:
         return []
-    _take(db, connection, assigned, ledger.now)
-    if strategy is Strategy.COMPARE_AND_SET and db.family != "sqlite":
-        won = _won(db, connection, assigned)
+    numbers = request.ids.take(len(picked))
+    assigned = [(row, owner, number) for (row, owner), number in zip(picked, numbers, strict=True)]
+    _take(transaction, assigned)
+    if request.strategy is Strategy.COMPARE_AND_SET and transaction.dialect.family != "sqlite":
+        won = _won(transaction, assigned)
         assigned = [each for each in assigned if each[0]["id"] in won]
-    _open_runs(db, connection, assigned, ledger.now)
+    _open_runs(transaction, assigned)
     ledger.touch(row["lane_id"] for row, _, _ in assigned if row["lane_id"] in lanes)
     return [
         Claim(
@@ -222,24 +212,47 @@ def claim(
     ]
 
 
-def _open_lanes(
-    heads: Sequence[Head], strategy: Strategy, slots: int, reserve: int, ledger: Ledger, horizon: datetime
-) -> tuple[dict[int, LaneBudgets], list[tuple[int, int]]]:
+def _pick(
+    ledger: Ledger, request: ClaimRequest, candidates: Sequence[AnyRow], accounts: Accounts
+) -> list[tuple[AnyRow, Registration]]:
+    """Which of the candidates, the most urgent first, go to whom."""
+    picked: list[tuple[AnyRow, Registration]] = []
+    sourced = 0
+    for row in candidates:
+        if len(picked) == request.count:
+            break
+        if row["source"] is not None:
+            status = accounts.get((row["source"], row["username"]), (None, None))[1]
+            if status not in (None, AccountStatus.HEALTHY):
+                ledger.touch([row["lane_id"]])  # parked while the task was added
+                continue
+            if sourced == request.slots:
+                continue
+        owner = request.place(row)
+        if owner is not None:
+            sourced += row["source"] is not None
+            picked.append((row, owner))
+    return picked
+
+
+def _open_lanes(ledger: Ledger, request: ClaimRequest) -> tuple[dict[int, LaneBudgets], list[tuple[int, int]]]:
     """The lanes of a source whose budgets are ours for this transaction, and (lane, tasks wanted) of all lanes.
 
     Lanes that share a budget share its room. What looks open and is not gets closed with the ledger.
     """
-    wanted = [(head.lane_id, slots + reserve) for head in heads if not head.sourced]
+    heads = request.heads[: max(SPARE_LANES, request.slots)]
+    wanted = [(head.lane_id, request.count) for head in heads if not head.sourced]
     lanes: dict[int, LaneBudgets] = {}
-    if slots > 0:
+    if request.slots > 0:
+        horizon = ledger.now + timedelta(seconds=request.lead_seconds)
         sourced = [head.lane_id for head in heads if head.sourced]
-        loaded = ledger.load(sourced, skip_locked=strategy is Strategy.SKIP_LOCKED)
+        loaded = ledger.load(sourced, skip_locked=request.strategy is Strategy.SKIP_LOCKED)
         taken: Counter[int] = Counter()
         for lane_id in sourced:
             lane = loaded.get(lane_id)
             if lane is None:
                 continue
-            room = lane.room(ledger.now, horizon, slots, taken)
+            room = lane.room(ledger.now, horizon, request.slots, taken)
             if room == 0:
                 ledger.postpone(lane)
                 continue
@@ -254,26 +267,24 @@ class Free(NamedTuple):
     """Tasks of these lanes without a source, asked for."""
 
     lanes: Collection[int]
-    due: Answer
+    due: Result
 
 
-def ask_free(
-    db: Database, connection: Transaction, strategy: Strategy, lanes: Collection[int], count: int
-) -> Free | None:
+def ask_free(transaction: Transaction, strategy: Strategy, lanes: Collection[int], count: int) -> Free | None:
     """Ask for so many due tasks of each of these lanes, which have no source, before their heads are known."""
     if not lanes:
         return None
-    return Free(lanes, _ask_candidates(db, connection, strategy, [(each, count) for each in lanes]))
+    return Free(lanes, _ask_candidates(transaction, strategy, [(each, count) for each in lanes]))
 
 
-def _ask_candidates(
-    db: Database, connection: Transaction, strategy: Strategy, wanted: Sequence[tuple[int, int]]
-) -> Answer:
+def _ask_candidates(transaction: Transaction, strategy: Strategy, wanted: Sequence[tuple[int, int]]) -> Result:
     """Ask for so many due tasks of each of these lanes."""
     parameters: dict[str, Any] = {}
     for i, (lane_id, count) in enumerate(wanted):
         parameters |= {f"lane{i}": lane_id, f"count{i}": count}
-    return connection.execute(_candidates(db.family, len(wanted), strategy is Strategy.SKIP_LOCKED), parameters)
+    return transaction.execute(
+        _candidates(transaction.dialect.family, len(wanted), strategy is Strategy.SKIP_LOCKED), parameters
+    )
 
 
 @cache
@@ -295,53 +306,53 @@ def _candidates(family: str, lanes: int, skip_locked: bool) -> sa.TextClause:
 _Assigned = Sequence[tuple[AnyRow, Registration, int]]  # the task, whom it goes to, the id of the run
 
 
-def _take(db: Database, connection: Transaction, assigned: _Assigned, now: datetime) -> None:
+def _take(transaction: Transaction, assigned: _Assigned) -> None:
     # COALESCE keeps SQLite off the index on status, which made this statement 300 times slower.
     guard = task_guard("claim", "COALESCE(t.status, '')")
-    statement = db.dialect.update_from(
+    statement = transaction.dialect.update_from(
         "cl_crawl_task",
         {
             "status": f"'{TaskStatus.ASSIGNED}'",
             "assignment_id": "v.assignment_id",
             "assigned_device_id": "v.device_id",
-            "assigned_at": db.dialect.moment("now"),
-            "updated_at": db.dialect.moment("now"),
+            "assigned_at": transaction.dialect.moment("now"),
+            "updated_at": transaction.dialect.moment("now"),
             "ready_key": "NULL",
         },
-        db.dialect.rows(id="int", ready_key="int", assignment_id="int", device_id="text"),
+        transaction.dialect.rows(id="int", ready_key="int", assignment_id="int", device_id="text"),
         f"t.id = v.id AND t.ready_key = v.ready_key AND {guard}",
     )
     # in one order everywhere: two claims must not lock crosswise
     rows = sorted((row["id"], row["ready_key"], number, owner.device_id) for row, owner, number in assigned)
-    connection.execute(sql(statement), {"rows": json_rows(rows), "now": stamp(now)})
+    transaction.execute(sql(statement), {"rows": json_rows(rows), "now": stamp(transaction.now)})
 
 
-def _won(db: Database, connection: Transaction, assigned: _Assigned) -> set[int]:
+def _won(transaction: Transaction, assigned: _Assigned) -> set[int]:
     statement = sql(
-        f"SELECT t.id FROM {db.dialect.rows(id='int', assignment_id='int')} JOIN cl_crawl_task t ON t.id = v.id"
-        " WHERE t.assignment_id = v.assignment_id"
+        f"SELECT t.id FROM {transaction.dialect.rows(id='int', assignment_id='int')}"
+        " JOIN cl_crawl_task t ON t.id = v.id WHERE t.assignment_id = v.assignment_id"
     )
     rows = json_rows((row["id"], number) for row, _, number in assigned)
-    return set(connection.execute(statement, {"rows": rows}).scalars())
+    return set(transaction.execute(statement, {"rows": rows}).scalars())
 
 
-def _open_runs(db: Database, connection: Transaction, assigned: _Assigned, now: datetime) -> None:
+def _open_runs(transaction: Transaction, assigned: _Assigned) -> None:
     if not assigned:
         return
-    at = db.dialect.moment("now")
+    at = transaction.dialect.moment("now")
     columns = {"id": "int", "task_id": "int", "device_id": "text", "epoch": "int", "retry": "int", "taken_at": "moment"}
     statement = sql(
         "INSERT INTO cl_task_assignment"
         " (id, task_id, device_id, device_epoch, status, retry_count, taken_at, assigned_at, created_at, updated_at)"
         f" SELECT id, task_id, device_id, epoch, '{AssignmentStatus.ASSIGNED}', retry, taken_at, {at}, {at}, {at}"
-        f" FROM {db.dialect.rows(**columns)}"
+        f" FROM {transaction.dialect.rows(**columns)}"
     )
     rows = [
         # a device that claims for itself takes the run with the claim; a master's worker will do so later
-        (number, row["id"], *owner, row["retry"], now if number >> EPOCH_SHIFT == owner.epoch else None)
+        (number, row["id"], *owner, row["retry"], transaction.now if number >> EPOCH_SHIFT == owner.epoch else None)
         for row, owner, number in assigned
     ]
-    connection.execute(statement, {"rows": json_rows(rows), "now": stamp(now)})
+    transaction.execute(statement, {"rows": json_rows(rows), "now": stamp(transaction.now)})
 
 
 def task_of(row: AnyRow) -> Task:
@@ -368,36 +379,35 @@ def promote(db: Database, lead_seconds: float = 0.0, now: datetime | None = None
     Each in a short transaction of its own, which passes over what another device is promoting.
     """
 
-    def make_ready(connection: Transaction) -> int:
-        ledger = Ledger(db, connection, now or db.now(connection))
-        found = connection.execute(due, {"now": stamp(ledger.now)}).all()
-        if found:
-            statement = db.dialect.update_from(
-                "cl_crawl_task", {"ready_key": "t.order_key", "wake_at": "NULL"}, source, "t.id = v.id"
-            )
-            connection.execute(sql(statement), {"rows": json_rows([task_id] for task_id, _, _ in found)})
-            ledger.touch(lane_id for _, lane_id, of_source in found if of_source is not None)
+    def make_ready(transaction: Transaction) -> int:
+        ledger = Ledger(transaction)
+        due = transaction.execute(due_tasks, {"now": stamp(transaction.now)}).all()
+        if due:
+            ready = {"ready_key": "t.order_key", "wake_at": "NULL"}
+            statement = dialect.update_from("cl_crawl_task", ready, ids, "t.id = v.id")
+            transaction.execute(sql(statement), {"rows": json_rows([task_id] for task_id, _, _ in due)})
+            ledger.touch(lane_id for _, lane_id, source in due if source is not None)
             ledger.close()
-        return len(found)
+        return len(due)
 
-    def open_lanes(connection: AnyConnection) -> int:
-        horizon = (now or db.now(connection)) + timedelta(seconds=lead_seconds)
-        found = connection.execute(opening, {"horizon": stamp(horizon)}).scalars().all()
-        if found:
-            statement = db.dialect.update_from(
-                "cl_lane", {"ready_key": "t.head_key", "wake_at": "NULL"}, source, "t.id = v.id"
-            )
-            connection.execute(sql(statement), {"rows": json_rows([lane_id] for lane_id in found)})
-        return len(found)
+    def open_lanes(transaction: Transaction) -> int:
+        horizon = transaction.now + timedelta(seconds=lead_seconds)
+        opening = transaction.execute(opening_lanes, {"horizon": stamp(horizon)}).scalars().all()
+        if opening:
+            ready = {"ready_key": "t.head_key", "wake_at": "NULL"}
+            statement = dialect.update_from("cl_lane", ready, ids, "t.id = v.id")
+            transaction.execute(sql(statement), {"rows": json_rows([lane_id] for lane_id in opening)})
+        return len(opening)
 
-    lock = db.dialect.for_update + db.dialect.skip_locked
-    source = db.dialect.rows(id="int")
-    due = sql(
-        f"SELECT id, lane_id, source FROM cl_crawl_task WHERE wake_at <= {db.dialect.moment('now')}"
+    dialect = db.dialect
+    lock = dialect.for_update + dialect.skip_locked
+    ids = dialect.rows(id="int")
+    due_tasks = sql(
+        f"SELECT id, lane_id, source FROM cl_crawl_task WHERE wake_at <= {dialect.moment('now')}"
         f" ORDER BY wake_at LIMIT {PROMOTE_BATCH}{lock}"
     )
-    opening = sql(
-        f"SELECT id FROM cl_lane WHERE wake_at <= {db.dialect.moment('horizon')}"
+    opening_lanes = sql(
+        f"SELECT id FROM cl_lane WHERE wake_at <= {dialect.moment('horizon')}"
         f" ORDER BY wake_at LIMIT {PROMOTE_BATCH}{lock}"
     )
-    return db.write(make_ready) + db.write(open_lanes)
+    return db.write(make_ready, now) + db.write(open_lanes, now)

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
-from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, sql, stamp, utc
-from crawlfleet.core.transaction import AnyConnection, Transaction
+from crawlfleet.core.transaction import Answer, Statements, Transaction
 from crawlfleet.core.vendor_data import Figures
 from crawlfleet.model.feed import FeedKey
 
@@ -73,31 +72,29 @@ def is_settled(which: date, fetched_at: datetime, settle_days: int) -> bool:
 
 
 def ask_days(
-    db: Database, connection: Transaction, ranges: Collection[tuple[FeedKey, date, date]]
-) -> Callable[[], dict[int, dict[date, Covered]]]:
-    """Ask what is known of these days of feeds, first to last; read by calling the result, as from `of_feeds`."""
+    transaction: Transaction, ranges: Collection[tuple[FeedKey, date, date]]
+) -> Answer[dict[int, dict[date, Covered]]]:
+    """Ask what is known of these days of feeds, first to last; the answer is one of `of_feeds`."""
     if not ranges:
-        return dict
+        return Answer.of({})
     columns = {**dict.fromkeys(FeedKey._fields, "text"), "first": "day", "last": "day"}
     match = " AND ".join(f"f.{name} = v.{name}" for name in FeedKey._fields)
     statement = sql(
-        f"SELECT {_COVERED} FROM {db.dialect.rows(**columns)} JOIN cl_feed f ON {match}"
+        f"SELECT {_COVERED} FROM {transaction.dialect.rows(**columns)} JOIN cl_feed f ON {match}"
         " JOIN cl_coverage c ON c.feed_id = f.id AND c.day BETWEEN v.first AND v.last"
     )
-    answer = connection.execute(statement, {"rows": json_rows((*key, first, last) for key, first, last in ranges)})
-    return lambda: _by_feed(answer)
+    rows = json_rows((*key, first, last) for key, first, last in ranges)
+    return transaction.execute(statement, {"rows": rows}).map(_by_feed)
 
 
-def of_feeds(
-    db: Database, connection: AnyConnection, feed_ids: Iterable[int], start: date, end: date
-) -> dict[int, dict[date, Covered]]:
+def of_feeds(reader: Statements, feed_ids: Iterable[int], start: date, end: date) -> dict[int, dict[date, Covered]]:
     """What is known of these days of feeds; feeds and days that were never fetched are missing."""
     statement = sql(
-        f"SELECT {_COVERED} FROM {db.dialect.rows(id='int')} JOIN cl_coverage c ON c.feed_id = v.id"
-        f" WHERE c.day BETWEEN {db.dialect.day('first')} AND {db.dialect.day('last')}"
+        f"SELECT {_COVERED} FROM {reader.dialect.rows(id='int')} JOIN cl_coverage c ON c.feed_id = v.id"
+        f" WHERE c.day BETWEEN {reader.dialect.day('first')} AND {reader.dialect.day('last')}"
     )
     rows = json_rows([each] for each in sorted(feed_ids))
-    return _by_feed(connection.execute(statement, {"rows": rows, "first": start.isoformat(), "last": end.isoformat()}))
+    return _by_feed(reader.execute(statement, {"rows": rows, "first": start.isoformat(), "last": end.isoformat()}))
 
 
 _COVERED = "c.feed_id, c.day, c.row_count, c.checksum, c.totals, c.settled_fetches, c.fetched_at"
@@ -115,8 +112,7 @@ def _by_feed(rows: Iterable[Any]) -> dict[int, dict[date, Covered]]:
 
 
 def write(
-    db: Database,
-    connection: Transaction,
+    transaction: Transaction,
     feed_id: int,
     found: Mapping[date, DayTotals],
     former: Mapping[date, Covered],
@@ -142,17 +138,17 @@ def write(
                     before.fetched_at,
                 )
             )
-    feed, at = db.dialect.integer("feed"), db.dialect.moment("at")
+    feed, at = transaction.dialect.integer("feed"), transaction.dialect.moment("at")
     columns = {"day": "day", "row_count": "int", "checksum": "text", "totals": "json", "settled_fetches": "int"}
     names = ", ".join(columns)
-    statement = db.dialect.upsert(
+    statement = transaction.dialect.upsert(
         f"INSERT INTO cl_coverage (feed_id, {names}, fetched_at) SELECT {feed}, {names}, {at}"
-        f" FROM {db.dialect.rows(**columns)}" + (" WHERE 1 = 1" if db.family == "sqlite" else ""),
+        f" FROM {transaction.dialect.rows(**columns)}",
         "feed_id, day",
         ["row_count", "checksum", "totals", "settled_fetches", "fetched_at"],
     )
     parameters = {"feed": feed_id, "at": stamp(fetched_at)}
-    connection.execute(sql(statement), {**parameters, "rows": json_rows(rows)})
+    transaction.execute(sql(statement), {**parameters, "rows": json_rows(rows)})
     if changes:
         columns = {
             "day": "day",
@@ -165,6 +161,6 @@ def write(
         names = ", ".join(columns)
         statement = (
             f"INSERT INTO cl_restatement (feed_id, {names}, fetched_at) SELECT {feed}, {names}, {at}"
-            f" FROM {db.dialect.rows(**columns)}"
+            f" FROM {transaction.dialect.rows(**columns)}"
         )
-        connection.execute(sql(statement), {**parameters, "rows": json_rows(changes)})
+        transaction.execute(sql(statement), {**parameters, "rows": json_rows(changes)})

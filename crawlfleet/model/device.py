@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from crawlfleet.core.clock import ClockReading
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DeviceRefused, LeaseLost
 from crawlfleet.core.process import ProcessIdentity, is_gone
 from crawlfleet.core.sql import json_value, sql, stamp, utc
-from crawlfleet.core.transaction import AnyConnection, AnyRow, Transaction
+from crawlfleet.core.transaction import Answer, AnyRow, Result, Statements, Transaction
 from crawlfleet.model import audit, fleet_state, rescue, schema
 from crawlfleet.model.lifecycle import LIVE_RUN, DeviceStatus, quoted
 
@@ -50,17 +50,14 @@ class DeviceState:
 
     `may_claim`: neither is the device draining nor the queue paused. `master_alive`: some master assigns tasks.
     `due_at`: when the next task that is not due yet becomes due, `opens_at`: when the next lane that waits for a budget
-    opens, or None. The database's clock read `now` between the moments `asked_at` and `answered_at` of the monotonic
-    clock.
+    opens, or None. `reading` is the database's clock as it was read along.
     """
 
-    now: datetime
+    reading: ClockReading
     may_claim: bool
     master_alive: bool
     due_at: datetime | None
     opens_at: datetime | None
-    asked_at: float
-    answered_at: float
 
 
 class DeviceDAO:
@@ -88,22 +85,23 @@ class DeviceDAO:
         the holder itself: it lost its lease, or the reply to its registration.
         """
 
-        def work(connection: Transaction) -> tuple[int, int]:
+        def work(transaction: Transaction) -> tuple[int, int]:
             # The epoch's row is locked first, so two registrations of one new id wait for each other.
-            next_epoch = fleet_state.next_epoch(self.db, connection)
-            clock = self.db.ask_now(connection)
-            answer = connection.execute(
+            next_epoch = fleet_state.next_epoch(transaction)
+            transaction.ask_reading()
+            result = transaction.execute(
                 sql(f"SELECT * FROM cl_device WHERE device_id = :device_id{self.db.dialect.for_update}"),
                 {"device_id": info.device_id},
             )
-            epoch, moment, former = next_epoch(), now or clock(), answer.mappings().first()
+            epoch, former = next_epoch.read(), result.mappings().first()
+            moment = transaction.now
             if former is not None and not takeover:
                 self._check_free(former, info.process, again, moment, offline_timeout)
-            self._write(connection, info, epoch, moment, former is None)
+            self._write(transaction, info, epoch, former is None)
             lease_ends_at = moment if former is None else _lease_end(former, info.process, moment, offline_timeout)
-            return epoch, rescue.expire_device(self.db, connection, info.device_id, moment, lease_ends_at)
+            return epoch, rescue.expire_device(transaction, info.device_id, lease_ends_at)
 
-        epoch, rescued = self.db.write(work)
+        epoch, rescued = self.db.write(work, now)
         log.info("Device registered: %s", info.device_id)
         if rescued:
             log.info("Released %d tasks of the former process of device %s", rescued, info.device_id)
@@ -128,7 +126,8 @@ class DeviceDAO:
             " choose another --device-id, or take the id over with --takeover"
         )
 
-    def _write(self, connection: Transaction, info: DeviceInfo, epoch: int, now: datetime, new: bool) -> None:
+    def _write(self, transaction: Transaction, info: DeviceInfo, epoch: int, new: bool) -> None:
+        now = stamp(transaction.now)
         values = {
             "device_id": info.device_id,
             "device_name": info.device_name,
@@ -141,38 +140,36 @@ class DeviceDAO:
             "epoch": epoch,
             "process": json.dumps(info.process.as_dict(), ensure_ascii=False),
             "version": info.version,
-            "last_heartbeat": stamp(now),
-            "registered_at": stamp(now),
-            "updated_at": stamp(now),
+            "last_heartbeat": now,
+            "registered_at": now,
+            "updated_at": now,
         }
         if new:
-            values["created_at"] = stamp(now)
+            values["created_at"] = now
             names = ", ".join(values)
             binds = ", ".join(f":{name}" for name in values)
-            connection.execute(sql(f"INSERT INTO cl_device ({names}, draining) VALUES ({binds}, {_FALSE})"), values)
+            transaction.execute(sql(f"INSERT INTO cl_device ({names}, draining) VALUES ({binds}, {_FALSE})"), values)
         else:
             pairs = ", ".join(f"{name} = :{name}" for name in values if name != "device_id")
-            connection.execute(
+            transaction.execute(
                 sql(f"UPDATE cl_device SET {pairs}, draining = {_FALSE} WHERE device_id = :device_id"), values
             )
 
-    def hold(self, connection: Transaction, device_id: str, epoch: int) -> Callable[[], DeviceState]:
-        """Lock the device's row for this transaction; the standing is read by calling the result.
+    def hold(self, transaction: Transaction, device_id: str, epoch: int) -> Answer[DeviceState]:
+        """Lock the device's row for this transaction. Its state has the database's clock along, which is the
+        transaction's from then on.
 
-        That raises LeaseLost when the device is no longer this process.
+        Reading it raises LeaseLost when the device is no longer this process.
         """
         lock = " FOR UPDATE OF d" if self.db.family == "postgresql" else self.db.dialect.for_update
-        return self._ask_standing(connection, device_id, epoch, lock)
+        return self._ask_state(transaction, device_id, epoch, lock)
 
-    def standing(self, connection: AnyConnection, device_id: str, epoch: int) -> DeviceState:
+    def state(self, reader: Statements, device_id: str, epoch: int) -> DeviceState:
         """Like `hold`, but without the lock: good for a look, not for a claim."""
-        return self._ask_standing(connection, device_id, epoch, "")()
+        return self._ask_state(reader, device_id, epoch, "").read()
 
-    def _ask_standing(
-        self, connection: AnyConnection, device_id: str, epoch: int, lock: str
-    ) -> Callable[[], DeviceState]:
-        asked_at = time.monotonic()
-        answer = connection.execute(
+    def _ask_state(self, reader: Statements, device_id: str, epoch: int, lock: str) -> Answer[DeviceState]:
+        asked = reader.execute(
             sql(
                 f"SELECT d.epoch, d.status, d.draining, {self.db.dialect.now},"
                 " (SELECT p.value FROM cl_fleet_state p WHERE p.name = 'paused'),"
@@ -186,40 +183,39 @@ class DeviceDAO:
             {"device_id": device_id},
         )
 
-        def read() -> DeviceState:
-            row = answer.first()
+        def read(result: Result) -> DeviceState:
+            row = result.first()
             if row is None or row[0] != epoch or row[1] != DeviceStatus.ONLINE:
                 raise LeaseLost(device_id, epoch)
-            now = utc(row[3])
-            assert now is not None
+            reading = result.read_clock(row[3])
+            reader.take_reading(reading)
             may_claim = not row[2] and not row[4]
-            return DeviceState(now, may_claim, row[7] > 0, utc(row[5]), utc(row[6]), asked_at, time.monotonic())
+            return DeviceState(reading, may_claim, row[7] > 0, utc(row[5]), utc(row[6]))
 
-        return read
+        return asked.map(read)
 
     def set_offline(self, device_id: str, epoch: int) -> None:
         """The node has stopped: nothing of it is left to rescue. No effect when the id is someone else's by now."""
 
-        def work(connection: Transaction) -> None:
-            now = self.db.now(connection)
-            changed = connection.execute(
+        def work(transaction: Transaction) -> None:
+            changed = transaction.execute(
                 sql(
                     f"UPDATE cl_device SET status = '{DeviceStatus.OFFLINE}', updated_at = :now"
                     " WHERE device_id = :device_id AND epoch = :epoch"
                 ),
-                {"device_id": device_id, "epoch": epoch, "now": stamp(now)},
+                {"device_id": device_id, "epoch": epoch, "now": stamp(transaction.now)},
             ).rowcount
             if changed:
-                rescue.expire_device(self.db, connection, device_id, now)
+                rescue.expire_device(transaction, device_id)
 
         self.db.write(work)
 
     def mark_silent_offline(self, offline_timeout: float, now: datetime | None = None) -> list[tuple[str, int]]:
         """Declare devices offline that were silent for `offline_timeout` seconds: (device id, tasks released)."""
-        with self.db.read() as connection:
-            moment = now or self.db.now(connection)
+        with self.db.read(now) as reader:
+            moment = reader.now
             silent = (
-                connection.execute(
+                reader.execute(
                     sql(
                         f"SELECT device_id FROM cl_device WHERE status = '{DeviceStatus.ONLINE}'"
                         " AND last_heartbeat <= :limit"
@@ -233,9 +229,9 @@ class DeviceDAO:
         return [(device_id, released) for device_id, released in found if released is not None]
 
     def _mark_offline(self, device_id: str, offline_timeout: float, now: datetime | None) -> int | None:
-        def work(connection: Transaction) -> int | None:
-            moment = now or self.db.now(connection)
-            changed = connection.execute(
+        def work(transaction: Transaction) -> int | None:
+            moment = transaction.now
+            changed = transaction.execute(
                 sql(
                     f"UPDATE cl_device SET status = '{DeviceStatus.OFFLINE}', updated_at = :now"
                     f" WHERE device_id = :device_id AND status = '{DeviceStatus.ONLINE}' AND last_heartbeat <= :limit"
@@ -246,19 +242,19 @@ class DeviceDAO:
                     "limit": stamp(moment - timedelta(seconds=offline_timeout)),
                 },
             ).rowcount
-            return rescue.expire_device(self.db, connection, device_id, moment) if changed else None
+            return rescue.expire_device(transaction, device_id) if changed else None
 
-        return self.db.write(work)
+        return self.db.write(work, now)
 
     def known_types(self, offline_timeout: float, now: datetime | None = None) -> set[str]:
         """The task types that some device can run: one seen within `offline_timeout` seconds, or still online.
 
         After an outage of the database all beats are old, and the devices that nobody declared offline come back.
         """
-        with self.db.read() as connection:
-            moment = now or self.db.now(connection)
+        with self.db.read(now) as reader:
+            moment = reader.now
             rows = (
-                connection.execute(
+                reader.execute(
                     sql(
                         "SELECT capabilities FROM cl_device WHERE last_heartbeat > :limit"
                         f" OR status = '{DeviceStatus.ONLINE}'"
@@ -273,16 +269,16 @@ class DeviceDAO:
     def set_draining(self, device_id: str, draining: bool, actor: str | None = None) -> bool:
         """Ask a device to claim nothing more, or to go on; False when there is no such device."""
 
-        def work(connection: Transaction) -> bool:
-            changed = connection.execute(
+        def work(transaction: Transaction) -> bool:
+            changed = transaction.execute(
                 sql(
                     f"UPDATE cl_device SET draining = {_TRUE if draining else _FALSE}, updated_at = :now"
                     " WHERE device_id = :device_id"
                 ),
-                {"device_id": device_id, "now": stamp(self.db.now(connection))},
+                {"device_id": device_id, "now": stamp(transaction.now)},
             ).rowcount
             if changed:
-                audit.record(self.db, connection, actor, "devices.drain" if draining else "devices.resume", device_id)
+                audit.record(transaction, actor, "devices.drain" if draining else "devices.resume", device_id)
             return bool(changed)
 
         return self.db.write(work)
@@ -295,8 +291,8 @@ class DeviceDAO:
         ended, so the calls that it holds count until then. Raises DeviceRefused without.
         """
 
-        def work(connection: Transaction) -> int | None:
-            device = connection.execute(
+        def work(transaction: Transaction) -> int | None:
+            device = transaction.execute(
                 sql(
                     "SELECT status, last_heartbeat FROM cl_device WHERE device_id = :device_id"
                     + self.db.dialect.for_update
@@ -305,7 +301,7 @@ class DeviceDAO:
             ).first()
             if device is None:
                 return None
-            now, lease_ends_at = self.db.now(connection), None
+            now, lease_ends_at = transaction.now, None
             if device[0] == DeviceStatus.ONLINE:
                 if offline_timeout is None:
                     raise DeviceRefused(
@@ -315,18 +311,18 @@ class DeviceDAO:
                 last_heartbeat = utc(device[1])
                 assert last_heartbeat is not None
                 lease_ends_at = max(now, last_heartbeat + timedelta(seconds=offline_timeout))
-            released = rescue.expire_device(self.db, connection, device_id, now, lease_ends_at)
-            connection.execute(sql("DELETE FROM cl_device WHERE device_id = :device_id"), {"device_id": device_id})
-            audit.record(self.db, connection, actor, "devices.remove", device_id)
+            released = rescue.expire_device(transaction, device_id, lease_ends_at)
+            transaction.execute(sql("DELETE FROM cl_device WHERE device_id = :device_id"), {"device_id": device_id})
+            audit.record(transaction, actor, "devices.remove", device_id)
             return released
 
         return self.db.write(work)
 
     def find(self) -> list[dict[str, Any]]:
         """All devices as dicts of their columns and `current_tasks`, which is counted."""
-        with self.db.read() as connection:
+        with self.db.read() as reader:
             rows = (
-                connection.execute(
+                reader.execute(
                     sql(
                         "SELECT d.*, (SELECT COUNT(*) FROM cl_task_assignment a WHERE a.device_id = d.device_id"
                         f" AND a.status IN ({quoted(LIVE_RUN)})) AS current_tasks FROM cl_device d ORDER BY d.device_id"

@@ -51,19 +51,19 @@ class DeviceHeartbeatDAO:
     def beat(self, device_id: str, epoch: int, beat: Beat, now: datetime | None = None) -> None:
         """Renew the lease of (device_id, epoch) and record the beat; raises LeaseLost when it is no longer ours."""
 
-        def work(connection: Transaction) -> None:
+        def work(transaction: Transaction) -> None:
             at = ":now" if now is not None else self.db.dialect.now
             parameters: dict[str, Any] = {"device_id": device_id, "epoch": epoch}
             if now is not None:
                 parameters["now"] = stamp(now)
-            renewed = connection.execute(
+            renewed = transaction.execute(
                 sql(
                     f"UPDATE cl_device SET last_heartbeat = {at}, updated_at = {at}"
                     f" WHERE device_id = :device_id AND epoch = :epoch AND status = '{DeviceStatus.ONLINE}'"
                 ),
                 parameters,
             )
-            connection.execute(
+            transaction.execute(
                 sql(
                     "INSERT INTO cl_device_heartbeat (device_id, device_epoch, heartbeat_time, cpu_usage, memory_usage,"
                     " disk_usage, network_status, running_tasks, system_load, error_count, delay_seconds, status_info,"
@@ -96,8 +96,8 @@ class DeviceHeartbeatDAO:
             .where(table.c.device_id == device_id)
             .order_by(table.c.heartbeat_time.desc(), table.c.id.desc())
         ).limit(1)
-        with self.db.read() as connection:
-            row = connection.execute(query).mappings().first()
+        with self.db.read() as reader:
+            row = reader.execute(query).mappings().first()
         if row is None:
             return None
         values = dict(row)
@@ -121,10 +121,10 @@ def sweep(
     deleted = 0
     while True:
 
-        def work(connection: Transaction) -> int:
-            limit = stamp((now or db.now(connection)) - timedelta(days=older_than_days))
+        def work(transaction: Transaction) -> int:
+            limit = stamp((transaction.now) - timedelta(days=older_than_days))
             ids = (
-                connection.execute(
+                transaction.execute(
                     sql(f"SELECT id FROM {table} WHERE {column} < :limit ORDER BY {column} LIMIT {SWEEP_BATCH}"),
                     {"limit": limit},
                 )
@@ -133,10 +133,10 @@ def sweep(
             )
             if ids:
                 statement = db.dialect.delete_from(table, db.dialect.rows(id="int"), "t.id = v.id")
-                connection.execute(sql(statement), {"rows": json_rows([each] for each in ids)})
+                transaction.execute(sql(statement), {"rows": json_rows([each] for each in ids)})
             return len(ids)
 
-        count = db.write(work)
+        count = db.write(work, now)
         deleted += count
         if count < SWEEP_BATCH or (most is not None and deleted >= most):
             return deleted

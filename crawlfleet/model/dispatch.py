@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import json_rows, json_value, sql, stamp
-from crawlfleet.core.transaction import AnyConnection, Transaction
+from crawlfleet.core.transaction import Answer, Statements, Transaction
 from crawlfleet.model import audit, signals
 from crawlfleet.model.account import ask_accounts_of_lanes
 from crawlfleet.model.claims import TASK_COLUMNS, Claim, Registration, task_of
@@ -70,11 +70,11 @@ class Candidate:
         return max(0, self.slots - self.live)
 
 
-def candidates(db: Database, connection: AnyConnection, lock: bool) -> list[Candidate]:
+def candidates(reader: Statements, lock: bool) -> list[Candidate]:
     """The workers that are online and do not drain, by id; `lock` keeps each as it is until the transaction ends."""
     suffix = ""
     if lock:
-        suffix = " FOR UPDATE OF d" if db.family == "postgresql" else db.dialect.for_update
+        suffix = " FOR UPDATE OF d" if reader.dialect.family == "postgresql" else reader.dialect.for_update
     newest = "SELECT MAX(h.id) FROM cl_device_heartbeat h WHERE h.device_id = d.device_id"
     statement = sql(
         "SELECT d.device_id, d.epoch, d.capabilities, d.max_concurrent_tasks,"
@@ -89,7 +89,7 @@ def candidates(db: Database, connection: AnyConnection, lock: bool) -> list[Cand
     )
     return [
         Candidate(Registration(device_id, epoch), _kind(capabilities), slots, live, waiting, cpu, memory)
-        for device_id, epoch, capabilities, slots, live, waiting, cpu, memory in connection.execute(statement).all()
+        for device_id, epoch, capabilities, slots, live, waiting, cpu, memory in reader.execute(statement).all()
     ]
 
 
@@ -99,12 +99,10 @@ def _kind(capabilities: Any) -> Kind:
 
 
 def take_back(
-    db: Database,
-    transaction: Transaction,
+    ledger: Ledger,
     candidate: Candidate,
     count: int,
     kind: Kind,
-    ledger: Ledger,
 ) -> int:
     """Give runs that a locked worker has not taken over, and that are for this kind, back to the queue; how many.
 
@@ -114,17 +112,17 @@ def take_back(
         "SELECT a.id, a.task_id FROM cl_task_assignment a JOIN cl_crawl_task t ON t.id = a.task_id"
         " WHERE a.device_id = :device_id AND a.device_epoch = :epoch"
         f" AND a.status = '{AssignmentStatus.ASSIGNED}' AND a.taken_at IS NULL"
-        f" AND {db.dialect.is_among('t.task_type', 'types')}"
-        f" AND (t.label IS NULL OR {db.dialect.is_among('t.label', 'labels')})"
+        f" AND {ledger.transaction.dialect.is_among('t.task_type', 'types')}"
+        f" AND (t.label IS NULL OR {ledger.transaction.dialect.is_among('t.label', 'labels')})"
         " ORDER BY a.assigned_at DESC, a.id DESC LIMIT :count"
     )
     lists = {"types": json.dumps(sorted(kind.types)), "labels": json.dumps(sorted(kind.labels))}
     parameters = {**candidate.owner._asdict(), **lists, "count": count}
     endings = [
         Ending(assignment_id, task_id, "released", message="another device has a free slot")
-        for assignment_id, task_id in transaction.execute(statement, parameters).all()
+        for assignment_id, task_id in ledger.transaction.execute(statement, parameters).all()
     ]
-    end_runs(db, transaction, endings, ledger)
+    end_runs(ledger, endings)
     return len(endings)
 
 
@@ -138,14 +136,14 @@ def unlevel(workers: Sequence[Candidate]) -> list[tuple[Candidate, Candidate]]:
     ]
 
 
-def level(db: Database, transaction: Transaction, workers: Sequence[Candidate], ledger: Ledger) -> int:
+def level(ledger: Ledger, workers: Sequence[Candidate]) -> int:
     """Take back what waits at busy workers, as much as idle ones could run now; how many. All are locked."""
     taken: Counter[Registration] = Counter()  # by the idle worker for whom it was taken back
     for idle, busy in unlevel(workers):
         # what waits may be for other labels: only what was found there fills the idle one's slots
         count = min(busy.surplus, idle.idle_slots - taken[idle.owner])
         if count > 0:
-            found = take_back(db, transaction, busy, count, idle.kind, ledger)
+            found = take_back(ledger, busy, count, idle.kind)
             busy.live -= found
             busy.waiting -= found
             taken[idle.owner] += found
@@ -156,22 +154,20 @@ def rebalance(db: Database, actor: str | None = None) -> int:
     """Do so once, whether a master lives or not; how many tasks went back to the queue."""
 
     def work(transaction: Transaction) -> int:
-        workers = candidates(db, transaction, lock=True)
-        ledger = Ledger(db, transaction, db.now(transaction))
-        taken = level(db, transaction, workers, ledger)
+        workers = candidates(transaction, lock=True)
+        ledger = Ledger(transaction)
+        taken = level(ledger, workers)
         ledger.close()
-        audit.record(db, transaction, actor, "management.rebalance", tasks=taken)
+        audit.record(transaction, actor, "management.rebalance", tasks=taken)
         if taken:
-            signals.tasks_changed(db, transaction)
+            signals.tasks_changed(transaction)
         return taken
 
     return db.write(work)
 
 
-def ask_assigned(
-    connection: AnyConnection, owner: Registration, held: Collection[int], count: int
-) -> Callable[[], list[Any]]:
-    """Ask for up to `count` runs that were assigned to this device and that it does not hold; read by calling it."""
+def ask_assigned(reader: Statements, owner: Registration, held: Collection[int], count: int) -> Answer[list[Any]]:
+    """Ask for up to `count` runs that were assigned to this device and that it does not hold."""
     statement = sql(
         f"SELECT a.id AS assignment_id, {TASK_COLUMNS} FROM cl_task_assignment a JOIN cl_crawl_task t"
         " ON t.id = a.task_id AND t.assignment_id = a.id WHERE a.device_id = :device_id AND a.device_epoch = :epoch"
@@ -179,16 +175,17 @@ def ask_assigned(
     )
     # those it holds and has not begun come first, so they must not use up the limit
     parameters = {**owner._asdict(), "count": count + len(held)}
-    answer = connection.execute(statement, parameters)
-    return lambda: [row for row in answer.mappings() if row["assignment_id"] not in held][:count]
+    found = reader.execute(statement, parameters)
+    return found.map(lambda rows: [row for row in rows.mappings() if row["assignment_id"] not in held][:count])
 
 
-def adopt(db: Database, transaction: Transaction, rows: Sequence[Any], ledger: Ledger) -> list[Claim]:
+def adopt(ledger: Ledger, rows: Sequence[Any]) -> list[Claim]:
     """Take over runs that were assigned to this device, whose row is locked; their calls are held anew from now on."""
     lane_ids = {row["lane_id"] for row in rows if row["source"] is not None}
-    asked = ask_accounts_of_lanes(db, transaction, lane_ids)
+    transaction = ledger.transaction
+    asked = ask_accounts_of_lanes(transaction, lane_ids)
     lanes = ledger.load(lane_ids)
-    accounts = asked()
+    accounts = asked.read()
     adopted, ids = [], []
     for row in rows:
         calls: tuple[Any, ...] | None = ()
@@ -199,7 +196,9 @@ def adopt(db: Database, transaction: Transaction, rows: Sequence[Any], ledger: L
         ids.append([row["assignment_id"]])
         adopted.append(Claim(row["assignment_id"], task_of(row), account, calls))
     if ids:
-        taken = {"taken_at": db.dialect.moment("now"), "updated_at": db.dialect.moment("now")}
-        statement = db.dialect.update_from("cl_task_assignment", taken, db.dialect.rows(id="int"), "t.id = v.id")
-        transaction.execute(sql(statement), {"rows": json_rows(ids), "now": stamp(ledger.now)})
+        taken = {"taken_at": transaction.dialect.moment("now"), "updated_at": transaction.dialect.moment("now")}
+        statement = transaction.dialect.update_from(
+            "cl_task_assignment", taken, transaction.dialect.rows(id="int"), "t.id = v.id"
+        )
+        transaction.execute(sql(statement), {"rows": json_rows(ids), "now": stamp(transaction.now)})
     return adopted

@@ -6,13 +6,13 @@ quota. So a denial is remembered, and the feed is asked for again rarely: nobody
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import json_rows, sql, stamp, utc
-from crawlfleet.core.transaction import Transaction
+from crawlfleet.core.sql import SqlDialect, json_rows, sql, stamp, utc
+from crawlfleet.core.transaction import Answer, Transaction
 
 FIRST_PAUSE = timedelta(days=1)  # after the first denial; it doubles with each one that follows
 LONGEST_PAUSE = timedelta(days=30)
@@ -35,84 +35,81 @@ class LockedFeed(NamedTuple):
     denied_until: datetime | None
 
 
-def ask_feeds(
-    db: Database, connection: Transaction, keys: Collection[FeedKey]
-) -> Callable[[datetime], dict[FeedKey, LockedFeed]]:
-    """Ask for these feeds with their rows locked; calling the result makes those that are missing."""
-    known = _ask_locked(db, connection, keys)
+def ensure_feeds(transaction: Transaction, keys: Collection[FeedKey]) -> Answer[dict[FeedKey, LockedFeed]]:
+    """Ask for these feeds with their rows locked; reading the answer makes those that are missing."""
+    dialect = transaction.dialect
 
-    def ensure(now: datetime) -> dict[FeedKey, LockedFeed]:
-        found = known()
+    def ensure(known: dict[FeedKey, LockedFeed]) -> dict[FeedKey, LockedFeed]:
+        found = dict(known)
         missing = sorted(set(keys) - set(found))
         if missing:
-            names, at = ", ".join(FeedKey._fields), db.dialect.moment("now")
-            insert = db.dialect.insert_ignore(
-                f"INSERT INTO cl_feed ({names}, denials, created_at) SELECT {names}, 0, {at} FROM {_keys(db)}"
-                + (" WHERE 1 = 1" if db.family == "sqlite" else ""),  # or its parser takes ON CONFLICT for a join
+            names, at = ", ".join(FeedKey._fields), dialect.moment("now")
+            insert = dialect.insert_ignore(
+                f"INSERT INTO cl_feed ({names}, denials, created_at) SELECT {names}, 0, {at} FROM {_keys(dialect)}",
                 names,
             )
-            connection.execute(sql(insert), {"rows": json_rows(missing), "now": stamp(now)})
-            found |= _ask_locked(db, connection, missing)()
+            transaction.execute(sql(insert), {"rows": json_rows(missing), "now": stamp(transaction.now)})
+            found |= _ask_locked(transaction, missing).read()
         return found
 
-    return ensure
+    return _ask_locked(transaction, keys).map(ensure)
 
 
-def _ask_locked(
-    db: Database, connection: Transaction, keys: Collection[FeedKey]
-) -> Callable[[], dict[FeedKey, LockedFeed]]:
+def _ask_locked(transaction: Transaction, keys: Collection[FeedKey]) -> Answer[dict[FeedKey, LockedFeed]]:
     if not keys:
-        return dict
+        return Answer.of({})
+    dialect = transaction.dialect
     columns = ", ".join(f"t.{name}" for name in FeedKey._fields)
     statement = (
-        f"SELECT {columns}, t.id, t.denials, t.denied_until FROM {db.dialect.by_key(_keys(db), 'cl_feed', 'uq_feed')}"
-        f" ON {_MATCH} ORDER BY {columns}{db.dialect.for_update_of_t}"
+        f"SELECT {columns}, t.id, t.denials, t.denied_until FROM {dialect.by_key(_keys(dialect), 'cl_feed', 'uq_feed')}"
+        f" ON {_MATCH} ORDER BY {columns}{dialect.for_update_of_t}"
     )
-    answer = connection.execute(sql(statement), {"rows": json_rows(sorted(set(keys)))})
-    return lambda: {FeedKey(*row[:4]): LockedFeed(row[4], row[5], utc(row[6])) for row in answer}
+    found = transaction.execute(sql(statement), {"rows": json_rows(sorted(set(keys)))})
+    return found.map(lambda rows: {FeedKey(*row[:4]): LockedFeed(row[4], row[5], utc(row[6])) for row in rows})
 
 
 _MATCH = " AND ".join(f"t.{name} = v.{name}" for name in FeedKey._fields)
 
 
-def _keys(db: Database) -> str:
-    return db.dialect.rows(**dict.fromkeys(FeedKey._fields, "text"))
+def _keys(dialect: SqlDialect) -> str:
+    return dialect.rows(**dict.fromkeys(FeedKey._fields, "text"))
 
 
-def forget_denials(connection: Transaction, feed: LockedFeed) -> None:
+def forget_denials(transaction: Transaction, feed: LockedFeed) -> None:
     """The vendor answers: whatever it denied is over."""
     if feed.denials:
-        connection.execute(
+        transaction.execute(
             sql("UPDATE cl_feed SET denials = 0, denied_until = NULL, denied_reason = NULL WHERE id = :id"),
             {"id": feed.id},
         )
 
 
-def deny(db: Database, connection: Transaction, key: FeedKey, reason: str, now: datetime) -> None:
+def deny(transaction: Transaction, key: FeedKey, reason: str) -> None:
     """The vendor says that the account may not have the feed: it pauses for a day, twice as long the next time.
 
     Further denials during a pause (the other tasks of one night) only renew the reason.
     """
-    feed_id, denials, denied_until = ask_feeds(db, connection, [key])(now)[key]
+    now = transaction.now
+    feed_id, denials, denied_until = ensure_feeds(transaction, [key]).read()[key]
     if denied_until is None or denied_until <= now:
         denials += 1
         denied_until = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(denials - 1, 10))
-    connection.execute(
+    transaction.execute(
         sql("UPDATE cl_feed SET denials = :denials, denied_until = :until, denied_reason = :reason WHERE id = :id"),
         {"id": feed_id, "denials": denials, "until": stamp(denied_until), "reason": reason},
     )
 
 
-def denied_among(db: Database, connection: Transaction, keys: Collection[FeedKey], now: datetime) -> set[FeedKey]:
+def denied_among(transaction: Transaction, keys: Collection[FeedKey]) -> set[FeedKey]:
     """Which of these feeds are not to be asked for now unless a person wants it."""
     if not keys:
         return set()
     columns = ", ".join(f"t.{name}" for name in FeedKey._fields)
     statement = sql(
-        f"SELECT {columns} FROM {_keys(db)} JOIN cl_feed t ON {_MATCH}"
-        f" WHERE t.denied_until > {db.dialect.moment('now')}"
+        f"SELECT {columns} FROM {_keys(transaction.dialect)} JOIN cl_feed t ON {_MATCH}"
+        f" WHERE t.denied_until > {transaction.dialect.moment('now')}"
     )
-    found = connection.execute(statement, {"rows": json_rows(sorted(set(keys))), "now": stamp(now)})
+    found = transaction.execute(statement, {"rows": json_rows(sorted(set(keys))), "now": stamp(transaction.now)})
     return {FeedKey(*row) for row in found}
 
 
@@ -123,6 +120,6 @@ def denied_feeds(db: Database, source: str, username: str) -> list[dict[str, Any
         "SELECT app_id, report, denials, denied_until, denied_reason FROM cl_feed"
         " WHERE source = :source AND username = :username AND denials > 0 ORDER BY app_id, report"
     )
-    with db.read() as connection:
-        found = connection.execute(query, {"source": source, "username": username}).mappings().all()
+    with db.read() as reader:
+        found = reader.execute(query, {"source": source, "username": username}).mappings().all()
     return [{**row, "denied_until": utc(row["denied_until"])} for row in found]

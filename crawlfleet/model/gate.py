@@ -16,24 +16,24 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from crawlfleet.core.backoff import retry_delay
-from crawlfleet.core.db import Database
-from crawlfleet.core.sql import day, json_rows, json_value, sql, stamp, utc
-from crawlfleet.core.transaction import AnyRow, Transaction
+from crawlfleet.core.sql import SqlDialect, day, json_rows, json_value, sql, stamp, utc
+from crawlfleet.core.transaction import Answer, AnyRow, Transaction
 from crawlfleet.model import range_store
 from crawlfleet.model.account import park
 from crawlfleet.model.budget import MAX_CALLS
-from crawlfleet.model.crawl_task import TaskDefaults, order_key
 from crawlfleet.model.ending import Ending
-from crawlfleet.model.lanes import ask_ids, lane_of
-from crawlfleet.model.ledger import LaneBudgets, Ledger
+from crawlfleet.model.lane_budgets import LaneBudgets
+from crawlfleet.model.lanes import ensure_lanes, lane_of
+from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import MOVES, run_guard, task_guard
 from crawlfleet.model.run_effects import MAX_MESSAGE, Tasks, store_all
+from crawlfleet.model.task_insert import TaskDefaults, order_key
 from crawlfleet.model.task_spec import TaskSpec
 
 CRASH_CAP = 20  # runs of one task that may die under it before it is buried: it kills its runner
 CRASH_DELAY_CAP_SECONDS = 60.0
 QUOTA_PAUSE_SECONDS = 60.0  # when the vendor does not say how long
-AskedEnds = tuple[Callable[[], Tasks], range_store.Targets]
+AskedEnds = tuple[Answer[Tasks], range_store.Targets]
 
 
 class FenceVerdict(StrEnum):
@@ -65,10 +65,8 @@ class RetryPolicy:
 
 
 def end_runs(
-    db: Database,
-    connection: Transaction,
-    endings: Sequence[Ending],
     ledger: Ledger,
+    endings: Sequence[Ending],
     policy: RetryPolicy | None = None,
     defaults: TaskDefaults | None = None,
     asked: AskedEnds | None = None,
@@ -82,24 +80,25 @@ def end_runs(
     if not endings:
         return []
     policy, defaults = policy or RetryPolicy(), defaults or TaskDefaults()
-    locked, targets = asked or ask_ends(db, connection, endings)
-    tasks = locked()
+    transaction = ledger.transaction
+    locked, targets = asked or ask_ends(transaction, endings)
+    tasks = locked.read()
     live = {
         e.assignment_id for e in endings if e.task_id in tasks and tasks[e.task_id]["assignment_id"] == e.assignment_id
     }
     lost = [e for e in endings if e.assignment_id not in live]
-    settled = {e.assignment_id: Ended(e, verdict) for e, verdict in _judge_lost(db, connection, lost)}
+    settled = {e.assignment_id: Ended(e, verdict) for e, verdict in _judge_lost(transaction, lost)}
     ending_now = [e for e in endings if e.assignment_id in live]
-    stored = store_all(db, connection, ending_now, tasks, targets, defaults, ledger)
+    stored = store_all(ledger, ending_now, tasks, targets, defaults)
     lanes = ledger.load({tasks[e.task_id]["lane_id"] for e in stored if tasks[e.task_id]["source"] is not None})
     moves = []
     for each in stored:
         task, parked = tasks[each.task_id], False
         lane = lanes.get(task["lane_id"])
         if each.kind == "auth":
-            ending, parked = _park(connection, each, task, ledger)
+            ending, parked = _park(ledger, each, task)
         elif each.kind == "unpaid":
-            ending = _ask_for_more(db, connection, each, lane, defaults, ledger)
+            ending = _move_to_wider_lane(ledger, each, lane, defaults)
         else:
             ending = each
         closed_until = None if lane is None else _settle_calls(ledger, lane, ending)
@@ -109,20 +108,18 @@ def end_runs(
         moves.append(move)
         again_at = closed_until or move.next_run_at
         settled[ending.assignment_id] = Ended(ending, FenceVerdict.WRITTEN, move.name, again_at, parked)
-    _write(db, connection, moves, ledger.now)
-    book_calls(
-        db, connection, ledger, [RunCalls(e.assignment_id, e.task_id, e.calls) for e in lost if e.calls is not None]
-    )
+    _write(transaction, moves)
+    book_calls(ledger, [RunCalls(e.assignment_id, e.task_id, e.calls) for e in lost if e.calls is not None])
     return [settled[ending.assignment_id] for ending in endings]
 
 
-def _park(connection: Transaction, ending: Ending, task: AnyRow, ledger: Ledger) -> tuple[Ending, bool]:
+def _park(ledger: Ledger, ending: Ending, task: AnyRow) -> tuple[Ending, bool]:
     """The account waits for a person; True when it did not before. Without one nothing would hold the task back."""
-    found = park(connection, task["source"], task["username"], ending.message or "token refused", ledger.now)
-    if found is None:
+    parked = park(ledger.transaction, task["source"], task["username"], ending.message or "token refused")
+    if parked is None:
         return replace(ending, kind="permanent"), False
     ledger.touch_account(task["source"], task["username"])
-    return ending, found
+    return ending, parked
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +132,16 @@ class RunCalls:
     is_over: bool = True
 
 
-def book_calls(db: Database, connection: Transaction, ledger: Ledger, runs: Sequence[RunCalls]) -> None:
+def book_calls(ledger: Ledger, runs: Sequence[RunCalls]) -> None:
     """Book the calls of runs that go on, or that are no longer live; those of which nobody can tell as sent now."""
     if not runs:
         return
+    transaction = ledger.transaction
     statement = sql(
-        f"SELECT t.id, t.lane_id FROM {db.dialect.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
+        f"SELECT t.id, t.lane_id FROM {transaction.dialect.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
         " WHERE t.source IS NOT NULL"
     )
-    found = connection.execute(statement, {"rows": json_rows([each] for each in {run.task_id for run in runs})})
+    found = transaction.execute(statement, {"rows": json_rows([each] for each in {run.task_id for run in runs})})
     lane_of: dict[int, int] = dict(found.all())
     lanes = ledger.load(set(lane_of.values()))
     for run in runs:
@@ -170,20 +168,13 @@ def _settle_calls(ledger: Ledger, lane: LaneBudgets, ending: Ending) -> datetime
     return ledger.refuse(lane, ending.quota_scope, reason, ending.retry_after, ending.quota_daily)
 
 
-def _ask_for_more(
-    db: Database,
-    connection: Transaction,
-    ending: Ending,
-    lane: LaneBudgets | None,
-    defaults: TaskDefaults,
-    ledger: Ledger,
-) -> Ending:
+def _move_to_wider_lane(ledger: Ledger, ending: Ending, lane: LaneBudgets | None, defaults: TaskDefaults) -> Ending:
     """The run needs more calls than its task held: queue it where tasks of so many calls wait, or fail it."""
     wanted = ending.calls_wanted
     if wanted is None:
         return ending
     columns = "task_type, source, username, app_id, report, start_date, end_date, task_data, label"
-    row = connection.execute(sql(f"SELECT {columns} FROM cl_crawl_task WHERE id = :id"), {"id": ending.task_id})
+    row = ledger.transaction.execute(sql(f"SELECT {columns} FROM cl_crawl_task WHERE id = :id"), {"id": ending.task_id})
     values = dict(row.mappings().one())
     values |= {"start_date": day(values["start_date"]), "end_date": day(values["end_date"])}
     spec = TaskSpec(**values | {"task_data": json_value(values["task_data"])})
@@ -197,34 +188,36 @@ def _ask_for_more(
     if message is not None:
         return replace(ending, kind="permanent", message=message)
     wider = lane_of(spec, defaults.cost_of)._replace(cost=cost._replace(calls=max(wanted, cost.calls)))
-    return replace(ending, lane_id=ask_ids(db, connection, {wider})(ledger.now)[wider])
+    return replace(ending, lane_id=ensure_lanes(ledger.transaction, {wider}).read()[wider])
 
 
-def ask_ends(db: Database, connection: Transaction, endings: Sequence[Ending]) -> AskedEnds:
+def ask_ends(transaction: Transaction, endings: Sequence[Ending]) -> AskedEnds:
     """Lock the tasks, and the feeds whose figures the endings bring, and ask for what is known of those."""
-    locked = _lock_tasks(db, connection, {each.task_id for each in endings})
-    return locked, range_store.Targets(db, connection, [each.replaces for each in endings if each.replaces is not None])
+    locked = _lock_tasks(transaction, {each.task_id for each in endings})
+    return locked, range_store.Targets(transaction, [each.replaces for each in endings if each.replaces is not None])
 
 
-def _lock_tasks(db: Database, connection: Transaction, ids: Collection[int]) -> Callable[[], Tasks]:
-    """Lock those of these tasks that a run may end; they are read by calling the result."""
+def _lock_tasks(transaction: Transaction, ids: Collection[int]) -> Answer[Tasks]:
+    """Lock those of these tasks that a run may end."""
     guard = task_guard("finish", "COALESCE(t.status, '')")  # COALESCE: by primary key, not by the index on status
     statement = sql(
         "SELECT t.id, t.assignment_id, t.lane_id, t.source, t.username, t.app_id, t.report, t.label, t.priority,"
         " t.order_key, t.next_run_at, t.retry, t.max_retry_count, t.crash_count"
-        f" FROM {db.dialect.by_key(db.dialect.rows(id='int'), 'cl_crawl_task')} ON t.id = v.id"
-        f" WHERE {guard} ORDER BY t.id{db.dialect.for_update_of_t}"
+        f" FROM {transaction.dialect.by_key(transaction.dialect.rows(id='int'), 'cl_crawl_task')} ON t.id = v.id"
+        f" WHERE {guard} ORDER BY t.id{transaction.dialect.for_update_of_t}"
     )
-    found = connection.execute(statement, {"rows": json_rows([task_id] for task_id in sorted(ids))})
-    return lambda: {row["id"]: row for row in found.mappings()}
+    found = transaction.execute(statement, {"rows": json_rows([task_id] for task_id in sorted(ids))})
+    return found.map(lambda rows: {row["id"]: row for row in rows.mappings()})
 
 
-def _judge_lost(db: Database, connection: Transaction, endings: Sequence[Ending]) -> list[tuple[Ending, FenceVerdict]]:
+def _judge_lost(transaction: Transaction, endings: Sequence[Ending]) -> list[tuple[Ending, FenceVerdict]]:
     """An assignment that this very ending ended before is success; any other is stale."""
     if not endings:
         return []
-    statement = sql(f"SELECT t.id, t.status FROM {db.dialect.rows(id='int')} JOIN cl_task_assignment t ON t.id = v.id")
-    found = connection.execute(statement, {"rows": json_rows([e.assignment_id] for e in endings)})
+    statement = sql(
+        f"SELECT t.id, t.status FROM {transaction.dialect.rows(id='int')} JOIN cl_task_assignment t ON t.id = v.id"
+    )
+    found = transaction.execute(statement, {"rows": json_rows([e.assignment_id] for e in endings)})
     states: dict[int, str] = dict(found.all())
     return [
         (e, FenceVerdict.ALREADY if states.get(e.assignment_id) in _OWN_END.get(e.kind, ()) else FenceVerdict.STALE)
@@ -295,10 +288,11 @@ def _decide(ending: Ending, task: AnyRow, now: datetime, policy: RetryPolicy, cl
     return _Move(name, ending, retry, crashes, order_key(next_run_at, task["priority"]), next_run_at)
 
 
-def _write(db: Database, connection: Transaction, moves: Sequence[_Move], now: datetime) -> None:
+def _write(transaction: Transaction, moves: Sequence[_Move]) -> None:
     """Both rows of every move, in two statements."""
     if not moves:
         return
+    now = transaction.now
     runs, tasks = [], []
     for move in moves:
         ending, rule = move.ending, MOVES[move.name]
@@ -327,15 +321,15 @@ def _write(db: Database, connection: Transaction, moves: Sequence[_Move], now: d
                 ending.lane_id,
             )
         )
-    connection.execute(_runs_statement(db), {"rows": json_rows(runs), "now": stamp(now)})
-    written = connection.execute(_tasks_statement(db), {"rows": json_rows(tasks), "now": stamp(now)})
+    transaction.execute(_runs_statement(transaction.dialect), {"rows": json_rows(runs), "now": stamp(now)})
+    written = transaction.execute(_tasks_statement(transaction.dialect), {"rows": json_rows(tasks), "now": stamp(now)})
     written.must_change(len(moves))
 
 
-def _runs_statement(db: Database) -> sa.TextClause:
-    json_cast = "CAST(v.summary AS json)" if db.family == "postgresql" else "v.summary"
+def _runs_statement(dialect: SqlDialect) -> sa.TextClause:
+    json_cast = "CAST(v.summary AS json)" if dialect.family == "postgresql" else "v.summary"
     return sql(
-        db.dialect.update_from(
+        dialect.update_from(
             "cl_task_assignment",
             {
                 "status": "v.status",
@@ -344,9 +338,9 @@ def _runs_statement(db: Database) -> sa.TextClause:
                 "error_kind": "v.error_kind",
                 "error_message": "v.error_message",
                 "result_data": json_cast,
-                "updated_at": db.dialect.moment("now"),
+                "updated_at": dialect.moment("now"),
             },
-            db.dialect.rows(
+            dialect.rows(
                 id="int",
                 status="text",
                 started_at="moment",
@@ -360,10 +354,10 @@ def _runs_statement(db: Database) -> sa.TextClause:
     )
 
 
-def _tasks_statement(db: Database) -> sa.TextClause:
-    json_cast = "CAST(v.summary AS json)" if db.family == "postgresql" else "v.summary"
+def _tasks_statement(dialect: SqlDialect) -> sa.TextClause:
+    json_cast = "CAST(v.summary AS json)" if dialect.family == "postgresql" else "v.summary"
     return sql(
-        db.dialect.update_from(
+        dialect.update_from(
             "cl_crawl_task",
             {
                 "status": "v.status",
@@ -380,9 +374,9 @@ def _tasks_statement(db: Database) -> sa.TextClause:
                 "error_kind": "v.error_kind",
                 "error_message": "v.error_message",
                 "lane_id": "COALESCE(v.lane_id, t.lane_id)",
-                "updated_at": db.dialect.moment("now"),
+                "updated_at": dialect.moment("now"),
             },
-            db.dialect.rows(
+            dialect.rows(
                 id="int",
                 assignment_id="int",
                 status="text",
@@ -410,30 +404,28 @@ def _after_assignment(column: str) -> str:
     return f"CASE WHEN v.{column} < t.assigned_at THEN t.assigned_at ELSE v.{column} END"
 
 
-def mark_started(
-    db: Database, connection: Transaction, started: Sequence[tuple[int, int, datetime]], now: datetime
-) -> None:
+def mark_started(transaction: Transaction, started: Sequence[tuple[int, int, datetime]]) -> None:
     """Record that bodies began: (assignment id, task id, moment). Runs that ended or were lost are left alone."""
     if not started:
         return
     move = MOVES["start"]
     rows = json_rows(started)
-    source = db.dialect.rows(id="int", task_id="int", started_at="moment")
-    tasks = db.dialect.update_from(
+    source = transaction.dialect.rows(id="int", task_id="int", started_at="moment")
+    tasks = transaction.dialect.update_from(
         "cl_crawl_task",
-        {"status": f"'{move.task_to}'", "updated_at": db.dialect.moment("now")},
+        {"status": f"'{move.task_to}'", "updated_at": transaction.dialect.moment("now")},
         source,
         f"t.id = v.task_id AND t.assignment_id = v.id AND t.status = '{move.task_from[0]}'",
     )
-    runs = db.dialect.update_from(
+    runs = transaction.dialect.update_from(
         "cl_task_assignment",
         {
             "status": f"'{move.run_to}'",
             "started_at": _after_assignment("started_at"),
-            "updated_at": db.dialect.moment("now"),
+            "updated_at": transaction.dialect.moment("now"),
         },
         source,
         f"t.id = v.id AND {run_guard('start', 't.status')}",
     )
     for statement in (tasks, runs):
-        connection.execute(sql(statement), {"rows": rows, "now": stamp(now)})
+        transaction.execute(sql(statement), {"rows": rows, "now": stamp(transaction.now)})

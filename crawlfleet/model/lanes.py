@@ -11,14 +11,13 @@ queue, the account and the budgets whenever one of them changed; it is the last 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple
 
-from crawlfleet.core.db import Database
 from crawlfleet.core.sql import MANY_ROWS, json_rows, sql, stamp
-from crawlfleet.core.transaction import AnyConnection, Transaction
+from crawlfleet.core.transaction import Answer, Statements, Transaction
 from crawlfleet.model.budget import NEVER, Charge, Cost, CostOf, digest
 from crawlfleet.model.lifecycle import AccountStatus
 from crawlfleet.model.task_spec import TaskSpec
@@ -54,25 +53,22 @@ def lane_of(spec: TaskSpec, cost_of: CostOf) -> Lane:
     return Lane(spec.task_type, spec.source, spec.username, cost_of(spec), spec.label)
 
 
-def ask_ids(db: Database, connection: Transaction, wanted: set[Lane]) -> Callable[[datetime], Mapping[Lane, int]]:
-    """Ask for the ids of these lanes; calling the result makes those that are missing, with their budgets."""
+def ensure_lanes(transaction: Transaction, wanted: set[Lane]) -> Answer[Mapping[Lane, int]]:
+    """Ask for the ids of these lanes; reading the answer makes those that are missing, with their budgets."""
     if not wanted:
-        return lambda now: {}
+        return Answer.of({})
     by_key = {lane.key: lane for lane in wanted}
-    known = _ask_keys(db, connection, "cl_lane", "lane_key", by_key)
 
-    def ensure(now: datetime) -> Mapping[Lane, int]:
-        found = known()
+    def ensure(known: dict[str, int]) -> Mapping[Lane, int]:
+        found = dict(known)
         missing = sorted(set(by_key) - set(found))  # sorted: two adders must not lock them crosswise
         if missing:
             charges = {charge.key: charge for key in missing for charge in by_key[key].cost.charges}
-            budgets = _ensure_budgets(db, connection, charges, now)
+            budgets = _ensure_budgets(transaction, charges)
             rows = [_lane_row(by_key[key]) for key in missing]
             columns = dict.fromkeys(("lane_key", "task_type", "source", "username", "label"), "text")
-            _insert(
-                db, connection, "cl_lane", {**columns, "calls": "int", "budget_count": "int"}, "lane_key", rows, now
-            )
-            found |= _ask_keys(db, connection, "cl_lane", "lane_key", missing)()
+            _insert(transaction, "cl_lane", {**columns, "calls": "int", "budget_count": "int"}, "lane_key", rows)
+            found |= _ask_keys(transaction, "cl_lane", "lane_key", missing).read()
             links = [
                 (found[key], budgets[charge.key], position)
                 for key in missing
@@ -80,10 +76,10 @@ def ask_ids(db: Database, connection: Transaction, wanted: set[Lane]) -> Callabl
             ]
             if links:
                 columns = {"lane_id": "int", "budget_id": "int", "position": "int"}
-                _insert(db, connection, "cl_lane_budget", columns, "lane_id, budget_id", sorted(links), None)
+                _insert(transaction, "cl_lane_budget", columns, "lane_id, budget_id", sorted(links), dated=False)
         return {by_key[key]: lane_id for key, lane_id in found.items()}
 
-    return ensure
+    return _ask_keys(transaction, "cl_lane", "lane_key", by_key).map(ensure)
 
 
 def _lane_row(lane: Lane) -> tuple[object, ...]:
@@ -91,10 +87,8 @@ def _lane_row(lane: Lane) -> tuple[object, ...]:
     return (*names, lane.cost.calls, len(lane.cost.charges))
 
 
-def _ensure_budgets(
-    db: Database, connection: Transaction, charges: Mapping[str, Charge], now: datetime
-) -> dict[str, int]:
-    found = _ask_keys(db, connection, "cl_budget", "budget_key", charges)()
+def _ensure_budgets(transaction: Transaction, charges: Mapping[str, Charge]) -> dict[str, int]:
+    found = _ask_keys(transaction, "cl_budget", "budget_key", charges).read()
     missing = sorted(set(charges) - set(found))
     if missing:
         columns = {
@@ -111,53 +105,58 @@ def _ensure_budgets(
             "updated_at": "moment",
         }
         rows = [
-            (key, c.source, c.limit_name, c.username, c.app_id, c.report, c.calls, c.seconds, 0, LONG_AGO, now)
+            (
+                key,
+                c.source,
+                c.limit_name,
+                c.username,
+                c.app_id,
+                c.report,
+                c.calls,
+                c.seconds,
+                0,
+                LONG_AGO,
+                transaction.now,
+            )
             for key, c in ((key, charges[key]) for key in missing)
         ]
-        _insert(db, connection, "cl_budget", columns, "budget_key", rows, now)
-        found |= _ask_keys(db, connection, "cl_budget", "budget_key", missing)()
+        _insert(transaction, "cl_budget", columns, "budget_key", rows)
+        found |= _ask_keys(transaction, "cl_budget", "budget_key", missing).read()
     return found
 
 
 def _insert(
-    db: Database,
-    connection: Transaction,
+    transaction: Transaction,
     table: str,
     columns: Mapping[str, str],
     key: str,
     rows: Iterable[tuple[object, ...]],
-    created_at: datetime | None,
+    dated: bool = True,
 ) -> None:
-    """Insert what is not there yet."""
+    """Insert what is not there yet; `dated` tables have a column for when."""
     names = ", ".join(columns)
-    created = ("", "") if created_at is None else (", created_at", f", {db.dialect.moment('now')}")
-    statement = (
-        f"INSERT INTO {table} ({names}{created[0]}) SELECT {names}{created[1]} FROM {db.dialect.rows(**columns)}"
-        + (" WHERE 1 = 1" if db.family == "sqlite" else "")  # or its parser takes ON CONFLICT for a join
-    )
-    parameters = {"rows": json_rows(rows)} | ({} if created_at is None else {"now": stamp(created_at)})
-    connection.execute(sql(db.dialect.insert_ignore(statement, key)), parameters)
+    dialect = transaction.dialect
+    created = (", created_at", f", {dialect.moment('now')}") if dated else ("", "")
+    statement = f"INSERT INTO {table} ({names}{created[0]}) SELECT {names}{created[1]} FROM {dialect.rows(**columns)}"
+    parameters = {"rows": json_rows(rows)} | ({"now": stamp(transaction.now)} if dated else {})
+    transaction.execute(sql(dialect.insert_ignore(statement, key)), parameters)
 
 
-def _ask_keys(
-    db: Database, connection: Transaction, table: str, column: str, keys: Iterable[str]
-) -> Callable[[], dict[str, int]]:
-    statement = f"SELECT t.{column}, t.id FROM {table} t JOIN {db.dialect.rows(k='text')} ON t.{column} = v.k"
-    answer = connection.execute(sql(statement), {"rows": json_rows([key] for key in keys)})
-    return lambda: dict(answer.all())
+def _ask_keys(transaction: Transaction, table: str, column: str, keys: Iterable[str]) -> Answer[dict[str, int]]:
+    statement = f"SELECT t.{column}, t.id FROM {table} t JOIN {transaction.dialect.rows(k='text')} ON t.{column} = v.k"
+    found = transaction.execute(sql(statement), {"rows": json_rows([key] for key in keys)})
+    return found.map(lambda rows: dict(rows.all()))
 
 
-def of_account(connection: AnyConnection, source: str, username: str) -> list[int]:
+def of_account(reader: Statements, source: str, username: str) -> list[int]:
     """The lanes of an account."""
     statement = sql("SELECT id FROM cl_lane WHERE source = :source AND username = :username ORDER BY id")
-    return list(connection.execute(statement, {"source": source, "username": username}).scalars())
+    return list(reader.execute(statement, {"source": source, "username": username}).scalars())
 
 
 def refresh(
-    db: Database,
-    connection: AnyConnection,
+    transaction: Statements,
     lane_ids: Collection[int],
-    now: datetime,
     postponed: Mapping[int, datetime] | None = None,
     budgets: Mapping[int, int] | None = None,
 ) -> None:
@@ -170,10 +169,11 @@ def refresh(
     """
     if not lane_ids and not budgets:
         return
+    dialect = transaction.dialect
     named = [(each, None, None, (postponed or {}).get(each, LONG_AGO)) for each in sorted(lane_ids)]
     found = [(None, budget_id, calls, LONG_AGO) for budget_id, calls in sorted((budgets or {}).items())]
     rows = json_rows([*named, *found])
-    given = db.dialect.rows(id="int", budget_id="int", calls="int", not_before="moment")
+    given = dialect.rows(id="int", budget_id="int", calls="int", not_before="moment")
     source = (
         "(SELECT u.id, MAX(u.not_before) AS not_before FROM"
         f" (SELECT v.id, v.not_before FROM {given} WHERE v.id IS NOT NULL UNION ALL"
@@ -181,10 +181,10 @@ def refresh(
         " JOIN cl_lane l ON l.id = lb.lane_id WHERE l.calls > v.calls) AS u"
         f" GROUP BY u.id ORDER BY u.id LIMIT {MANY_ROWS}) AS v"
     )
-    if db.family != "sqlite":
-        join = f"{db.dialect.by_key(source, 'cl_lane')} ON t.id = v.id"
-        lock = f"SELECT t.id FROM {join} ORDER BY t.id{db.dialect.for_update_of_t}"
-        connection.execute(sql(lock), {"rows": rows})
+    if dialect.family != "sqlite":
+        join = f"{dialect.by_key(source, 'cl_lane')} ON t.id = v.id"
+        lock = f"SELECT t.id FROM {join} ORDER BY t.id{dialect.for_update_of_t}"
+        transaction.execute(sql(lock), {"rows": rows})
     # MAX over what must be waited for; a lane whose account is parked waits for a person
     state = (
         "(SELECT l.id AS id, (SELECT k.ready_key FROM cl_crawl_task k WHERE k.ready_lane_id = l.id"
@@ -194,10 +194,10 @@ def refresh(
         " (SELECT a.status FROM cl_account a WHERE a.source = l.source AND a.username = l.username) AS account_status"
         f" FROM {source} JOIN cl_lane l ON l.id = v.id) AS s"
     )
-    open_at = f"{db.dialect.greatest}(COALESCE(s.budgets_open_at, s.not_before), s.not_before)"
-    moment, never = db.dialect.moment("now"), db.dialect.moment("never")
+    open_at = f"{dialect.greatest}(COALESCE(s.budgets_open_at, s.not_before), s.not_before)"
+    moment, never = dialect.moment("now"), dialect.moment("never")
     parked = f"COALESCE(s.account_status, '{AccountStatus.HEALTHY}') <> '{AccountStatus.HEALTHY}'"
-    statement = db.dialect.update_from(
+    statement = dialect.update_from(
         "cl_lane",
         {
             "head_key": "s.head",
@@ -208,4 +208,4 @@ def refresh(
         state,
         "t.id = s.id",
     )
-    connection.execute(sql(statement), {"rows": rows, "now": stamp(now), "never": stamp(NEVER)})
+    transaction.execute(sql(statement), {"rows": rows, "now": stamp(transaction.now), "never": stamp(NEVER)})

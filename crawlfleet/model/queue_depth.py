@@ -8,10 +8,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from crawlfleet.core.db import Database
 from crawlfleet.core.errors import TokenUnavailable
-from crawlfleet.core.sql import json_rows, sql, stamp, utc
-from crawlfleet.core.transaction import AnyConnection
+from crawlfleet.core.sql import SqlDialect, json_rows, sql, stamp, utc
+from crawlfleet.core.transaction import Statements
 from crawlfleet.model.claims import labels_fit
 from crawlfleet.model.lifecycle import LIVE, AssignmentStatus, quoted
 
@@ -19,20 +18,18 @@ COUNT_CAP = 10_000  # tasks ahead are not counted further
 SPEED_RUNS = 500  # newest ended runs that tell how long a task of each type takes
 
 
-def ahead_in_budget(db: Database, connection: AnyConnection, budget_id: int, ready_key: int, task_id: int) -> int:
+def ahead_in_budget(reader: Statements, budget_id: int, ready_key: int, task_id: int) -> int:
     """How many tasks that need this budget come before this one, at most COUNT_CAP."""
     return _ahead(
-        db,
-        connection,
-        f"cl_lane_budget l JOIN cl_crawl_task t{_claim_index(db)} ON t.ready_lane_id = l.lane_id"
+        reader,
+        f"cl_lane_budget l JOIN cl_crawl_task t{_claim_index(reader.dialect)} ON t.ready_lane_id = l.lane_id"
         " WHERE l.budget_id = :budget",
         {"budget": budget_id, "key": ready_key, "id": task_id},
     )
 
 
 def ahead_of_slots(
-    db: Database,
-    connection: AnyConnection,
+    reader: Statements,
     types: Collection[str],
     labels: Collection[str],
     ready_key: int,
@@ -43,11 +40,10 @@ def ahead_of_slots(
     At most COUNT_CAP.
     """
     return _ahead(
-        db,
-        connection,
-        f"{db.dialect.rows(task_type='text')} JOIN cl_lane l ON l.task_type = v.task_type"
-        f" JOIN cl_crawl_task t{_claim_index(db)} ON t.ready_lane_id = l.id"
-        f" WHERE (l.source IS NULL OR l.ready_key <= :key) AND {labels_fit(db)}",
+        reader,
+        f"{reader.dialect.rows(task_type='text')} JOIN cl_lane l ON l.task_type = v.task_type"
+        f" JOIN cl_crawl_task t{_claim_index(reader.dialect)} ON t.ready_lane_id = l.id"
+        f" WHERE (l.source IS NULL OR l.ready_key <= :key) AND {labels_fit(reader.dialect)}",
         {
             "rows": json_rows([each] for each in sorted(types)),
             "labels": json.dumps(sorted(labels)),
@@ -57,33 +53,34 @@ def ahead_of_slots(
     )
 
 
-def _ahead(db: Database, connection: AnyConnection, source: str, parameters: dict[str, object]) -> int:
+def _ahead(reader: Statements, source: str, parameters: dict[str, object]) -> int:
     statement = sql(
         f"SELECT COUNT(*) FROM (SELECT t.id FROM {source} AND t.ready_key <= :key"
         f" AND (t.ready_key < :key OR t.id < :id) LIMIT {COUNT_CAP}) AS ahead"
     )
-    return int(connection.execute(statement, parameters).scalar_one())
+    return int(reader.execute(statement, parameters).scalar_one())
 
 
-def _claim_index(db: Database) -> str:
-    return " FORCE INDEX (ix_crawl_task_claim)" if db.family == "mysql" else ""  # as in claims.py
+def _claim_index(dialect: SqlDialect) -> str:
+    return " FORCE INDEX (ix_crawl_task_claim)" if dialect.family == "mysql" else ""  # as in claims.py
 
 
-def waiting_for(db: Database, connection: AnyConnection, budget_ids: Collection[int]) -> dict[int, int]:
+def waiting_for(reader: Statements, budget_ids: Collection[int]) -> dict[int, int]:
     """How many due tasks need each of these budgets."""
     if not budget_ids:
         return {}
     statement = sql(
         "SELECT w.budget_id, SUM(w.tasks) FROM (SELECT lb.budget_id, (SELECT COUNT(*) FROM cl_crawl_task t"
-        f"{_claim_index(db)} WHERE t.ready_lane_id = lb.lane_id) AS tasks"
-        f" FROM {db.dialect.rows(id='int')} JOIN cl_lane_budget lb ON lb.budget_id = v.id) AS w GROUP BY w.budget_id"
+        f"{_claim_index(reader.dialect)} WHERE t.ready_lane_id = lb.lane_id) AS tasks"
+        f" FROM {reader.dialect.rows(id='int')} JOIN cl_lane_budget lb ON lb.budget_id = v.id) AS w"
+        " GROUP BY w.budget_id"
     )
-    rows = connection.execute(statement, {"rows": json_rows([each] for each in sorted(budget_ids))})
+    rows = reader.execute(statement, {"rows": json_rows([each] for each in sorted(budget_ids))})
     return {budget_id: int(tasks) for budget_id, tasks in rows}
 
 
 def budget_ids(
-    connection: AnyConnection,
+    reader: Statements,
     now: datetime,
     source: str | None,
     username: str | None,
@@ -106,7 +103,7 @@ def budget_ids(
     statement = sql(f"SELECT id FROM cl_budget WHERE {' AND '.join(conditions)} ORDER BY id{most}")
     parameters = {"source": source, "username": username, "now": stamp(now), "after": after, "limit": limit}
     used = {name: value for name, value in parameters.items() if f":{name}" in str(statement)}
-    return list(connection.execute(statement, used).scalars())
+    return list(reader.execute(statement, used).scalars())
 
 
 @dataclass
@@ -132,7 +129,7 @@ class OpenLane:
         return self.due + self.later + self.live
 
 
-def open_lanes(db: Database, connection: AnyConnection) -> list[OpenLane]:
+def open_lanes(reader: Statements) -> list[OpenLane]:
     """All lanes with open tasks, as they stand in one moment: no task is missed that moves meanwhile."""
     lacks_token = f"error_kind = '{TokenUnavailable.kind}'"
     counts = sql(
@@ -141,12 +138,12 @@ def open_lanes(db: Database, connection: AnyConnection) -> list[OpenLane]:
         f" COUNT(CASE WHEN {lacks_token} THEN 1 END) AS without_token"
         " FROM cl_crawl_task WHERE wake_at IS NOT NULL GROUP BY lane_id"
         " UNION ALL SELECT l.id, (SELECT COUNT(*) FROM cl_crawl_task t"
-        f"{_claim_index(db)} WHERE t.ready_lane_id = l.id), 0, 0, NULL, NULL, 0 FROM cl_lane l"
+        f"{_claim_index(reader.dialect)} WHERE t.ready_lane_id = l.id), 0, 0, NULL, NULL, 0 FROM cl_lane l"
         f" UNION ALL SELECT lane_id, 0, 0, COUNT(*), NULL, NULL, 0 FROM cl_crawl_task WHERE status IN ({quoted(LIVE)})"
         " GROUP BY lane_id"
     )
-    found = connection.execute(counts).all()
-    names = connection.execute(sql("SELECT id, task_type, source, username, label FROM cl_lane ORDER BY id"))
+    found = reader.execute(counts).all()
+    names = reader.execute(sql("SELECT id, task_type, source, username, label FROM cl_lane ORDER BY id"))
     lanes = {row[0]: OpenLane(*row) for row in names}
     for lane_id, due, later, live, last, no_token, without_token in found:
         lane = lanes[lane_id]
@@ -167,7 +164,7 @@ class EndedRun:
     seconds: float | None
 
 
-def newest_runs(connection: AnyConnection) -> list[EndedRun]:
+def newest_runs(reader: Statements) -> list[EndedRun]:
     """The newest SPEED_RUNS runs of the fleet that completed or failed, newest first; others went back unspent."""
     states = (AssignmentStatus.COMPLETED, AssignmentStatus.FAILED)
     statement = sql(
@@ -177,14 +174,14 @@ def newest_runs(connection: AnyConnection) -> list[EndedRun]:
         " JOIN cl_crawl_task t ON t.id = r.task_id ORDER BY r.completed_at DESC"
     )
     found = []
-    for task_type, source, username, status, started, completed in connection.execute(statement):
+    for task_type, source, username, status, started, completed in reader.execute(statement):
         began, end = utc(started), utc(completed)
         seconds = None if began is None or end is None else (end - began).total_seconds()
         found.append(EndedRun(task_type, source, username, status == AssignmentStatus.COMPLETED, seconds))
     return found
 
 
-def added_on_days(db: Database, connection: AnyConnection, now: datetime, days: int) -> list[dict[int, int]]:
+def added_on_days(reader: Statements, now: datetime, days: int) -> list[dict[int, int]]:
     """How many tasks each lane got in each of the last so many times 24 hours, the newest first.
 
     Empty when the queue is not that old. Where a day begins is found by halving the range of ids: ids grow with
@@ -192,25 +189,24 @@ def added_on_days(db: Database, connection: AnyConnection, now: datetime, days: 
     """
     # two selects: asked for both at once, SQLite reads the whole table
     ends = sql("SELECT (SELECT MIN(id) FROM cl_crawl_task), (SELECT MAX(id) FROM cl_crawl_task)")
-    first, last = connection.execute(ends).one()
+    first, last = reader.execute(ends).one()
     if first is None:
         return []
-    starts = [_first_since(connection, now - timedelta(days=n), first, last + 1) for n in range(days + 1)]
+    starts = [_first_since(reader, now - timedelta(days=n), first, last + 1) for n in range(days + 1)]
     if starts[-1] == first:  # nothing is older than the first of these days
         return []
     count = sql("SELECT lane_id, COUNT(*) FROM cl_crawl_task WHERE id >= :first AND id < :next GROUP BY lane_id")
     return [
-        dict(connection.execute(count, {"first": begin, "next": end}).all())
-        for end, begin in itertools.pairwise(starts)
+        dict(reader.execute(count, {"first": begin, "next": end}).all()) for end, begin in itertools.pairwise(starts)
     ]
 
 
-def _first_since(connection: AnyConnection, moment: datetime, low: int, high: int) -> int:
+def _first_since(reader: Statements, moment: datetime, low: int, high: int) -> int:
     """The smallest id of a task created at that moment or later; `high` when there is none."""
     probe = sql("SELECT id, created_at FROM cl_crawl_task WHERE id >= :id ORDER BY id LIMIT 1")
     while low < high:
         middle = (low + high) // 2
-        row = connection.execute(probe, {"id": middle}).first()
+        row = reader.execute(probe, {"id": middle}).first()
         created = None if row is None else utc(row[1])
         if row is None or created is None or created >= moment:
             high = middle

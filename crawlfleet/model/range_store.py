@@ -10,14 +10,13 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from crawlfleet.core.db import Database
 from crawlfleet.core.sql import json_rows, sql, stamp, utc
-from crawlfleet.core.transaction import Transaction
+from crawlfleet.core.transaction import Answer, Transaction
 from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange, Scope
 from crawlfleet.model import coverage, feed
 from crawlfleet.model.coverage import Covered
@@ -66,36 +65,30 @@ class Targets:
     Locks are taken in one order, so that two transactions do not wait for each other.
     """
 
-    def __init__(self, db: Database, connection: Transaction, scopes: Iterable[Scope]) -> None:
-        self._db = db
-        self._connection = connection
+    def __init__(self, transaction: Transaction, scopes: Iterable[Scope]) -> None:
+        self._transaction = transaction
         self._first: dict[FeedKey, Scope] = {}
         for scope in scopes:
             self._first.setdefault(lock_key(scope), scope)
-        self._ensure = feed.ask_feeds(db, connection, self._first)
-        self._feeds: dict[FeedKey, LockedFeed] = {}
+        self._feeds = feed.ensure_feeds(transaction, self._first)
         self._days = self._ask_days([scope for scope in self._first.values() if isinstance(scope, ReportRange)])
 
-    def feed_of(self, scope: Scope, now: datetime) -> LockedFeed:
+    def feed_of(self, scope: Scope) -> LockedFeed:
         """The feed of one of the scopes."""
-        self._feeds = self._feeds or self._ensure(now)
-        return self._feeds[lock_key(scope)]
+        return self._feeds.read()[lock_key(scope)]
 
     def former(self, scope: ReportRange, feed_id: int) -> dict[date, Covered]:
         """What is known of the days of one of the scopes, right before they are written."""
         is_first = self._first.pop(lock_key(scope), None) == scope
         days = self._days if is_first else self._ask_days([scope])  # another result of the feed was written meanwhile
-        return days().get(feed_id, {})
+        return days.read().get(feed_id, {})
 
-    def _ask_days(self, ranges: Sequence[ReportRange]) -> Callable[[], dict[int, dict[date, Covered]]]:
-        return coverage.ask_days(
-            self._db, self._connection, [(lock_key(each), each.start, each.end) for each in ranges]
-        )
+    def _ask_days(self, ranges: Sequence[ReportRange]) -> Answer[dict[int, dict[date, Covered]]]:
+        return coverage.ask_days(self._transaction, [(lock_key(each), each.start, each.end) for each in ranges])
 
 
 def replace_range(
-    db: Database,
-    connection: Transaction,
+    transaction: Transaction,
     scope: Scope,
     rows: Iterable[Any],
     fetched_at: datetime,
@@ -107,23 +100,23 @@ def replace_range(
     of this scope and others, for a caller who has more to store.
     Raises DataError or IntegrityError for what the database refuses.
     """
-    targets = targets or Targets(db, connection, [scope])
-    found = targets.feed_of(scope, fetched_at)
-    feed.forget_denials(connection, found)
+    targets = targets or Targets(transaction, [scope])
+    found = targets.feed_of(scope)
+    feed.forget_denials(transaction, found)
     if isinstance(scope, AppList):
-        _replace_apps(db, connection, scope, list(rows), fetched_at)
+        _replace_apps(transaction, scope, list(rows), fetched_at)
     else:
-        _replace_figures(db, connection, found.id, targets.former(scope, found.id), scope, rows, fetched_at)
+        _replace_figures(transaction, found.id, targets.former(scope, found.id), scope, rows, fetched_at)
 
 
-def _replace_apps(db: Database, connection: Transaction, scope: AppList, apps: list[App], fetched_at: datetime) -> None:
+def _replace_apps(transaction: Transaction, scope: AppList, apps: list[App], fetched_at: datetime) -> None:
     owner = {"source": scope.source, "username": scope.username, "at": stamp(fetched_at)}
-    newest = connection.execute(
+    newest = transaction.execute(
         sql("SELECT MAX(fetched_at) FROM cl_user_app WHERE source = :source AND username = :username"), owner
     ).scalar()
     if newest is not None and utc(newest) > fetched_at:  # type: ignore[operator]
         return
-    connection.execute(
+    transaction.execute(
         sql(
             "UPDATE cl_user_app SET app_status = 'gone', fetched_at = :at"
             " WHERE source = :source AND username = :username AND app_status <> 'gone'"
@@ -133,11 +126,10 @@ def _replace_apps(db: Database, connection: Transaction, scope: AppList, apps: l
     if not apps:
         return
     names = ", ".join(_APPS)
-    at = db.dialect.moment("at")
-    statement = db.dialect.upsert(
+    at = transaction.dialect.moment("at")
+    statement = transaction.dialect.upsert(
         f"INSERT INTO cl_user_app ({names}, source, username, app_status, first_seen_at, fetched_at)"
-        f" SELECT {names}, :source, :username, 'active', {at}, {at} FROM {db.dialect.rows(**_APPS)}"
-        + (" WHERE 1 = 1" if db.family == "sqlite" else ""),
+        f" SELECT {names}, :source, :username, 'active', {at}, {at} FROM {transaction.dialect.rows(**_APPS)}",
         "source, username, app_id",
         ["app_name", "platform", "timezone", "currency", "extra", "app_status", "fetched_at"],
     )
@@ -145,12 +137,11 @@ def _replace_apps(db: Database, connection: Transaction, scope: AppList, apps: l
         values = [
             (app.app_id, app.name, app.platform, app.time_zone, app.currency, _extra(dict(app.extra))) for app in batch
         ]
-        connection.execute(sql(statement), {**owner, "rows": json_rows(values)})
+        transaction.execute(sql(statement), {**owner, "rows": json_rows(values)})
 
 
 def _replace_figures(
-    db: Database,
-    connection: Transaction,
+    transaction: Transaction,
     feed_id: int,
     former: Mapping[date, Covered],
     scope: ReportRange,
@@ -161,24 +152,24 @@ def _replace_figures(
     days = [each for each in _days(scope) if each not in later]
     delete = sql(
         "DELETE FROM cl_app_data WHERE feed_id = :feed"
-        f" AND date BETWEEN {db.dialect.day('start')} AND {db.dialect.day('end')}"
+        f" AND date BETWEEN {transaction.dialect.day('start')} AND {transaction.dialect.day('end')}"
     )
     for first, last in _stretches(days):
-        connection.execute(delete, {"feed": feed_id, "start": first.isoformat(), "end": last.isoformat()})
+        transaction.execute(delete, {"feed": feed_id, "start": first.isoformat(), "end": last.isoformat()})
     found = {each: coverage.DayTotals() for each in days}
     seen: Counter[bytes] = Counter()
     names = ", ".join(_FIGURES)
-    columns = names.replace("row_hash", db.dialect.binary("row_hash"))
+    columns = names.replace("row_hash", transaction.dialect.binary("row_hash"))
     insert = sql(
-        f"INSERT INTO cl_app_data (feed_id, {names}) SELECT {db.dialect.integer('feed')}, {columns}"
-        f" FROM {db.dialect.rows(**_FIGURES)}"
+        f"INSERT INTO cl_app_data (feed_id, {names}) SELECT {transaction.dialect.integer('feed')}, {columns}"
+        f" FROM {transaction.dialect.rows(**_FIGURES)}"
     )
     for batch in _batches(row for row in rows if row.day not in later):
         values = [_figures_row(row, seen) for row in batch]
         for row, stored in zip(batch, values, strict=True):
             found[row.day].add(row, stored)
-        connection.execute(insert, {"feed": feed_id, "rows": json_rows(values)})
-    coverage.write(db, connection, feed_id, found, former, fetched_at, scope.settle_days)
+        transaction.execute(insert, {"feed": feed_id, "rows": json_rows(values)})
+    coverage.write(transaction, feed_id, found, former, fetched_at, scope.settle_days)
 
 
 class ValueRefused(ValueError):

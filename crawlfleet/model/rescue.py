@@ -12,23 +12,23 @@ from typing import Any, Protocol
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import json_rows, sql, stamp, utc
-from crawlfleet.core.transaction import Answer, Transaction
+from crawlfleet.core.transaction import Result, Transaction
 from crawlfleet.model import audit, signals
-from crawlfleet.model.crawl_task import order_key
 from crawlfleet.model.ending import Ending
 from crawlfleet.model.gate import RunCalls, book_calls, end_runs
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import LIVE_RUN, MOVES, quoted, run_guard, task_guard
+from crawlfleet.model.task_insert import order_key
 
 RESCUE_BATCH = 500  # runs or tasks of one statement
 
 
 def live_runs(
-    connection: Transaction, device_id: str, epoch: int | None = None
+    transaction: Transaction, device_id: str, epoch: int | None = None
 ) -> list[tuple[int, int, datetime | None]]:
     """(assignment id, task id, started_at) of the live runs of a device, of one epoch or of all."""
     condition = "" if epoch is None else " AND device_epoch = :epoch"
-    rows = connection.execute(
+    rows = transaction.execute(
         sql(
             "SELECT id, task_id, started_at FROM cl_task_assignment WHERE device_id = :device_id"
             f" AND status IN ({quoted(LIVE_RUN)}){condition}"
@@ -38,46 +38,38 @@ def live_runs(
     return [(assignment_id, task_id, utc(started)) for assignment_id, task_id, started in rows]
 
 
-def expire_device(
-    db: Database, connection: Transaction, device_id: str, now: datetime, lease_ends_at: datetime | None = None
-) -> int:
+def expire_device(transaction: Transaction, device_id: str, lease_ends_at: datetime | None = None) -> int:
     """End all live runs of a device that is gone; how many. The caller holds the lock of the device's row.
 
     The calls that it held count as sent at the end of its lease, which is now unless `lease_ends_at` says otherwise:
     it may have sent them until then.
     """
-    cancelled = _cancelled_with_calls(connection, device_id)
+    cancelled = _cancelled_with_calls(transaction, device_id)
     endings = [
         Ending(assignment_id, task_id, "expired", started_at=started, message="the device is gone", calls=None)
-        for assignment_id, task_id, started in live_runs(connection, device_id)
+        for assignment_id, task_id, started in live_runs(transaction, device_id)
     ]
-    ledger = Ledger(db, connection, now, lease_ends_at=lease_ends_at)
+    ledger = Ledger(transaction, lease_ends_at=lease_ends_at)
     for first in range(0, len(endings), RESCUE_BATCH):
-        end_runs(db, connection, endings[first : first + RESCUE_BATCH], ledger)
-    book_calls(db, connection, ledger, [RunCalls(run_id, task_id, None) for run_id, task_id in cancelled])
+        end_runs(ledger, endings[first : first + RESCUE_BATCH])
+    book_calls(ledger, [RunCalls(run_id, task_id, None) for run_id, task_id in cancelled])
     ledger.close()
     if endings:
-        signals.tasks_changed(db, connection)
+        signals.tasks_changed(transaction)
     return len(endings)
 
 
-def _cancelled_with_calls(connection: Transaction, device_id: str) -> Answer:
+def _cancelled_with_calls(transaction: Transaction, device_id: str) -> Result:
     """Runs that a person cancelled and of which the device never told whether they had sent their calls."""
     statement = sql(
         "SELECT DISTINCT a.id, a.task_id FROM cl_budget_call c JOIN cl_task_assignment a ON a.id = c.assignment_id"
         " WHERE c.called_at IS NULL AND a.device_id = :device_id"
     )
-    return connection.execute(statement, {"device_id": device_id})
+    return transaction.execute(statement, {"device_id": device_id})
 
 
 def release_unheld(
-    db: Database,
-    connection: Transaction,
-    device_id: str,
-    epoch: int,
-    held: Collection[int],
-    ledger: Ledger,
-    adopts: bool = False,
+    ledger: Ledger, device_id: str, epoch: int, held: Collection[int], adopts: bool = False
 ) -> tuple[int, set[int]]:
     """Compare what the database says this process runs with what it holds in memory.
 
@@ -85,13 +77,13 @@ def release_unheld(
     `adopts` assigned runs leaves those alone. Returns how many went back, and the ids of held runs that are no longer
     live: lost, cancelled or taken back.
     """
-    live = live_runs(connection, device_id, epoch)
+    live = live_runs(ledger.transaction, device_id, epoch)
     strays = [
         Ending(key, task_id, "released", message="claimed, but the reply was lost")
         for key, task_id, started_at in live
         if key not in held and not (adopts and started_at is None)
     ]
-    end_runs(db, connection, strays, ledger)
+    end_runs(ledger, strays)
     return len(strays), set(held) - {key for key, _, _ in live}
 
 
@@ -102,9 +94,8 @@ def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None, now:
     """
     move = MOVES["cancel"]
 
-    def work(connection: Transaction, batch: Sequence[int]) -> list[int]:
-        moment = now or db.now(connection)
-        found = _lock(db, connection, batch, "assignment_id", task_guard("cancel", "COALESCE(t.status, '')"))
+    def work(transaction: Transaction, batch: Sequence[int]) -> list[int]:
+        found = _lock(transaction, batch, "assignment_id", task_guard("cancel", "COALESCE(t.status, '')"))
         if not found:
             return []
         rows = json_rows([(task_id, assignment_id) for task_id, assignment_id in found.items()])
@@ -133,13 +124,13 @@ def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None, now:
             f"t.id = v.assignment_id AND {run_guard('cancel', 't.status')}",
         )
         for statement in (tasks, runs):
-            connection.execute(sql(statement), {"rows": rows, "now": stamp(moment)})
-        record_events(db, connection, list(found), "cancelled", actor, None, moment)
-        audit.record(db, connection, actor, "tasks.cancel", task_ids=sorted(found))
-        signals.tasks_changed(db, connection)
+            transaction.execute(sql(statement), {"rows": rows, "now": stamp(transaction.now)})
+        record_events(transaction, list(found), "cancelled", actor)
+        audit.record(transaction, actor, "tasks.cancel", task_ids=sorted(found))
+        signals.tasks_changed(transaction)
         return sorted(found)
 
-    return _in_batches(db, task_ids, work)
+    return _in_batches(db, task_ids, work, now)
 
 
 def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> list[int]:
@@ -148,16 +139,16 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
     A task whose unique key another open task holds by now stays as it is.
     """
 
-    def work(connection: Transaction, batch: Sequence[int]) -> list[int]:
-        now = db.now(connection)
+    def work(transaction: Transaction, batch: Sequence[int]) -> list[int]:
+        now = transaction.now
         free = (
             " AND (unique_key IS NULL OR unique_key NOT IN"
             " (SELECT open_key FROM (SELECT open_key FROM cl_crawl_task WHERE open_key IS NOT NULL) AS taken))"
         )
-        found = _lock(db, connection, batch, "priority", task_guard("revive", "COALESCE(t.status, '')") + free)
+        found = _lock(transaction, batch, "priority", task_guard("revive", "COALESCE(t.status, '')") + free)
         if not found:
             return []
-        connection.execute(
+        transaction.execute(
             sql(
                 db.dialect.update_from(
                     "cl_crawl_task",
@@ -179,12 +170,12 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
             ),
             {"rows": json_rows((key, order_key(now, priority)) for key, priority in found.items()), "now": stamp(now)},
         )
-        ledger = Ledger(db, connection, now)
-        ledger.touch(_lanes_of_sources(db, connection, list(found)))
+        ledger = Ledger(transaction)
+        ledger.touch(_lanes_of_sources(transaction, list(found)))
         ledger.close()
-        record_events(db, connection, list(found), "revived", actor, None, now)
-        audit.record(db, connection, actor, "tasks.retry", task_ids=sorted(found))
-        signals.tasks_changed(db, connection)
+        record_events(transaction, list(found), "revived", actor)
+        audit.record(transaction, actor, "tasks.retry", task_ids=sorted(found))
+        signals.tasks_changed(transaction)
         return sorted(found)
 
     return _in_batches(db, task_ids, work)
@@ -192,8 +183,8 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
 
 def reject_unknown_types(db: Database, known: Collection[str], now: datetime | None = None) -> dict[str, int]:
     """Fail pending tasks whose type none of the known ones is; how many of each type."""
-    with db.read() as connection:
-        lanes = connection.execute(sql("SELECT id, task_type FROM cl_lane")).all()
+    with db.read() as reader:
+        lanes = reader.execute(sql("SELECT id, task_type FROM cl_lane")).all()
     rejected: dict[str, int] = {}
     for lane_id, task_type in lanes:
         if task_type in known:
@@ -204,10 +195,9 @@ def reject_unknown_types(db: Database, known: Collection[str], now: datetime | N
 
 
 def _reject_batch(db: Database, lane_id: int, task_type: str, now: datetime | None) -> int:
-    def work(connection: Transaction) -> int:
-        moment = now or db.now(connection)
+    def work(transaction: Transaction) -> int:
         ids = (
-            connection.execute(
+            transaction.execute(
                 sql(
                     "SELECT id FROM cl_crawl_task WHERE ready_lane_id = :lane"
                     f" ORDER BY ready_key LIMIT {RESCUE_BATCH}{db.dialect.for_update}"
@@ -236,57 +226,55 @@ def _reject_batch(db: Database, lane_id: int, task_type: str, now: datetime | No
         message = (
             f"missing executor: no device seen lately knows the task type {task_type!r}; start a node with --executors"
         )
-        return connection.execute(
-            sql(statement), {"rows": json_rows([each] for each in ids), "message": message, "now": stamp(moment)}
+        return transaction.execute(
+            sql(statement),
+            {"rows": json_rows([each] for each in ids), "message": message, "now": stamp(transaction.now)},
         ).rowcount
 
-    return db.write(work)
+    return db.write(work, now)
 
 
 def record_events(
-    db: Database,
-    connection: Transaction,
+    transaction: Transaction,
     task_ids: Sequence[int],
     event: str,
     actor: str | None,
-    detail: str | None,
-    now: datetime,
+    detail: str | None = None,
 ) -> None:
     """Note what happened to tasks that their assignments cannot show."""
     statement = (
         "INSERT INTO cl_task_event (task_id, event, actor, detail, created_at)"
-        f" SELECT id, event, actor, detail, {db.dialect.moment('now')}"
-        f" FROM {db.dialect.rows(id='int', event='text', actor='text', detail='text')}"
+        f" SELECT id, event, actor, detail, {transaction.dialect.moment('now')}"
+        f" FROM {transaction.dialect.rows(id='int', event='text', actor='text', detail='text')}"
     )
     rows = json_rows((task_id, event, actor, detail) for task_id in task_ids)
-    connection.execute(sql(statement), {"rows": rows, "now": stamp(now)})
+    transaction.execute(sql(statement), {"rows": rows, "now": stamp(transaction.now)})
 
 
-def _lanes_of_sources(db: Database, connection: Transaction, task_ids: Sequence[int]) -> list[int]:
+def _lanes_of_sources(transaction: Transaction, task_ids: Sequence[int]) -> list[int]:
     statement = sql(
-        f"SELECT DISTINCT t.lane_id FROM {db.dialect.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
+        f"SELECT DISTINCT t.lane_id FROM {transaction.dialect.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
         " WHERE t.source IS NOT NULL"
     )
-    return list(connection.execute(statement, {"rows": json_rows([each] for each in task_ids)}).scalars())
+    return list(transaction.execute(statement, {"rows": json_rows([each] for each in task_ids)}).scalars())
 
 
-def _lock(
-    db: Database, connection: Transaction, task_ids: Sequence[int], column: str, condition: str
-) -> dict[int, Any]:
+def _lock(transaction: Transaction, task_ids: Sequence[int], column: str, condition: str) -> dict[int, Any]:
+    dialect = transaction.dialect
     statement = sql(
-        f"SELECT t.id, t.{column} FROM {db.dialect.by_key(db.dialect.rows(id='int'), 'cl_crawl_task')}"
-        f" ON t.id = v.id WHERE {condition} ORDER BY t.id{db.dialect.for_update_of_t}"
+        f"SELECT t.id, t.{column} FROM {dialect.by_key(dialect.rows(id='int'), 'cl_crawl_task')}"
+        f" ON t.id = v.id WHERE {condition} ORDER BY t.id{dialect.for_update_of_t}"
     )
-    return dict(connection.execute(statement, {"rows": json_rows([each] for each in sorted(task_ids))}).all())
+    return dict(transaction.execute(statement, {"rows": json_rows([each] for each in sorted(task_ids))}).all())
 
 
 class _Batch(Protocol):
-    def __call__(self, connection: Transaction, batch: Sequence[int]) -> list[int]: ...
+    def __call__(self, transaction: Transaction, batch: Sequence[int]) -> list[int]: ...
 
 
-def _in_batches(db: Database, task_ids: Sequence[int], work: _Batch) -> list[int]:
+def _in_batches(db: Database, task_ids: Sequence[int], work: _Batch, now: datetime | None = None) -> list[int]:
     ids = sorted(set(task_ids))
     done: list[int] = []
     for first in range(0, len(ids), RESCUE_BATCH):
-        done += db.write(partial(work, batch=ids[first : first + RESCUE_BATCH]))
+        done += db.write(partial(work, batch=ids[first : first + RESCUE_BATCH]), now)
     return done

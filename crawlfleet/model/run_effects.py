@@ -9,18 +9,16 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from crawlfleet.core.db import Database
 from crawlfleet.core.transaction import AnyRow, Transaction
 from crawlfleet.model import feed, range_store
-from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
 from crawlfleet.model.ending import Ending
 from crawlfleet.model.feed import FeedKey
 from crawlfleet.model.ledger import Ledger
+from crawlfleet.model.task_insert import TaskDefaults, add_tasks
 from crawlfleet.model.task_spec import TaskSpec
 
 log = logging.getLogger(__name__)
@@ -30,22 +28,20 @@ Tasks = dict[int, Any]  # by task id, what is known of a task whose run ends
 
 
 def store_all(
-    db: Database,
-    connection: Transaction,
+    ledger: Ledger,
     endings: Sequence[Ending],
     tasks: Tasks,
     targets: range_store.Targets,
     defaults: TaskDefaults,
-    ledger: Ledger,
 ) -> list[Ending]:
     """Write what these live runs leave behind; the endings, as failures where the database refused their data."""
     # transactions that touch several feeds write them in one order
     ordered = sorted(endings, key=lambda each: _feed_of(each, tasks[each.task_id]))
     for each in ordered:
         if each.denied is not None and (denied := _feed_of(each, tasks[each.task_id])):
-            feed.deny(db, connection, FeedKey(*denied), (each.message or "not permitted")[:MAX_MESSAGE], ledger.now)
+            feed.deny(ledger.transaction, FeedKey(*denied), (each.message or "not permitted")[:MAX_MESSAGE])
     return [
-        *_store(db, connection, [e for e in ordered if e.writes_data], tasks, targets, defaults, ledger),
+        *_store(ledger, [e for e in ordered if e.writes_data], tasks, targets, defaults),
         *(e for e in ordered if not e.writes_data),
     ]
 
@@ -66,7 +62,7 @@ def _whole_feed(source: str | None, username: str | None, app_id: str | None, re
     return FeedKey(source, username, app_id, report)
 
 
-def _without_denied(db: Database, connection: Transaction, ending: Ending, task: AnyRow, now: datetime) -> Ending:
+def _without_denied(transaction: Transaction, ending: Ending, task: AnyRow) -> Ending:
     """The ending without follow-ups for feeds that the vendor denies the account; its summary tells how many.
 
     Parts of the task's own app stay: that the vendor lets the account have it has just been seen.
@@ -75,7 +71,7 @@ def _without_denied(db: Database, connection: Transaction, ending: Ending, task:
         None if spec.app_id == task["app_id"] else _whole_feed(spec.source, spec.username, spec.app_id, spec.report)
         for spec in ending.follow_ups
     ]
-    denied = feed.denied_among(db, connection, {key for key in asked if key is not None}, now)
+    denied = feed.denied_among(transaction, {key for key in asked if key is not None})
     wanted = [spec for spec, key in zip(ending.follow_ups, asked, strict=True) if key not in denied]
     if skipped := len(ending.follow_ups) - len(wanted):
         log.info("left out tasks of denied feeds: task=%d count=%d", ending.task_id, skipped)
@@ -92,13 +88,11 @@ def _with_label(specs: Sequence[TaskSpec], label: str | None) -> Sequence[TaskSp
 
 
 def _store(
-    db: Database,
-    connection: Transaction,
+    ledger: Ledger,
     endings: Sequence[Ending],
     tasks: Tasks,
     targets: range_store.Targets,
     defaults: TaskDefaults,
-    ledger: Ledger,
 ) -> list[Ending]:
     """Write rows and follow-ups; what the database refuses makes an ending a failure.
 
@@ -107,14 +101,14 @@ def _store(
     if not endings:
         return []
     try:
-        with connection.savepoint():
-            return [_write_data(db, connection, e, tasks[e.task_id], targets, defaults, ledger) for e in endings]
+        with ledger.transaction.savepoint():
+            return [_write_data(ledger, e, tasks[e.task_id], targets, defaults) for e in endings]
     except (sa.exc.DataError, sa.exc.IntegrityError, ValueError) as error:  # ValueError: text that is no UTF-8, too
         if len(endings) > 1:
             alone: list[Ending] = []
             for each in endings:
-                own = range_store.Targets(db, connection, [each.replaces] if each.replaces is not None else [])
-                alone += _store(db, connection, [each], tasks, own, defaults, ledger)
+                own = range_store.Targets(ledger.transaction, [each.replaces] if each.replaces is not None else [])
+                alone += _store(ledger, [each], tasks, own, defaults)
             return alone
         [ending] = endings
         log.warning("result refused by the database: task=%d assignment=%d", ending.task_id, ending.assignment_id)
@@ -123,19 +117,13 @@ def _store(
 
 
 def _write_data(
-    db: Database,
-    connection: Transaction,
-    ending: Ending,
-    task: AnyRow,
-    targets: range_store.Targets,
-    defaults: TaskDefaults,
-    ledger: Ledger,
+    ledger: Ledger, ending: Ending, task: AnyRow, targets: range_store.Targets, defaults: TaskDefaults
 ) -> Ending:
     if ending.replaces is not None:
         fetched_at = ending.started_at or ledger.now
-        range_store.replace_range(db, connection, ending.replaces, ending.rows, fetched_at, targets)
+        range_store.replace_range(ledger.transaction, ending.replaces, ending.rows, fetched_at, targets)
     if ending.follow_ups:
-        ending = _without_denied(db, connection, ending, task, ledger.now)
+        ending = _without_denied(ledger.transaction, ending, task)
         specs = _with_label(ending.follow_ups, task["label"])
-        CrawlTaskDAO(db).add_in(connection, specs, defaults, ledger, parent_id=ending.task_id)
+        add_tasks(ledger, specs, defaults, parent_id=ending.task_id)
     return ending

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 
-from sqlalchemy.engine import Connection
-
 from crawlfleet.core.db import Database
+from crawlfleet.core.transaction import Reader
 
 _PRAGMAS = ("journal_mode", "synchronous")
 _POSTGRESQL = ("transaction_isolation", "synchronous_commit", "fsync")
@@ -16,27 +15,27 @@ _MYSQL = ("transaction_isolation", "tx_isolation", "innodb_flush_log_at_trx_comm
 
 def server_state(db: Database) -> dict[str, str]:
     """Settings of a session as nodes use it, by their names at the server, in lower case."""
-    with db.engine.connect() as connection:
-        return {name: value.lower() for name, value in _read(db, connection)}
+    with db.read() as reader:
+        return {name: value.lower() for name, value in _read(reader)}
 
 
-def _read(db: Database, connection: Connection) -> list[tuple[str, str]]:
-    if db.family == "sqlite":
-        return [(name, str(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())) for name in _PRAGMAS]
-    if db.family == "postgresql":
-        return [(name, str(connection.exec_driver_sql(f"SHOW {name}").scalar_one())) for name in _POSTGRESQL]
+def _read(reader: Reader) -> list[tuple[str, str]]:
+    if reader.dialect.family == "sqlite":
+        return [(name, str(reader.exec_driver_sql(f"PRAGMA {name}").scalar_one())) for name in _PRAGMAS]
+    if reader.dialect.family == "postgresql":
+        return [(name, str(reader.exec_driver_sql(f"SHOW {name}").scalar_one())) for name in _POSTGRESQL]
     names = ", ".join(f"'{name}'" for name in _MYSQL)
-    rows = connection.exec_driver_sql(f"SHOW VARIABLES WHERE Variable_name IN ({names})")
+    rows = reader.exec_driver_sql(f"SHOW VARIABLES WHERE Variable_name IN ({names})")
     return [(name, value) for name, value in rows]
 
 
 def measure_round_trips(db: Database, times: int) -> list[float]:
     """Seconds that the smallest question took, so many times."""
     found = []
-    with db.read() as connection:
-        db.now(connection)  # connects
+    with db.read() as reader:
+        reader.exec_driver_sql("SELECT 1").scalar_one()  # connects
         for _ in range(times):
             began = time.monotonic()
-            connection.exec_driver_sql("SELECT 1").scalar_one()
+            reader.exec_driver_sql("SELECT 1").scalar_one()
             found.append(time.monotonic() - began)
     return found

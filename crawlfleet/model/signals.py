@@ -6,14 +6,13 @@ scheduler looks at the head of its lanes now and then.
 
 from __future__ import annotations
 
-from crawlfleet.core.db import Database
 from crawlfleet.core.sql import sql
 from crawlfleet.core.transaction import Transaction
 
 CHANNEL = "crawlfleet_tasks"
 
 
-def tasks_changed(db: Database, connection: Transaction) -> None:
+def tasks_changed(transaction: Transaction) -> None:
     """Wake the schedulers when this transaction commits."""
-    if db.family == "postgresql":
-        connection.execute(sql(f"SELECT pg_notify('{CHANNEL}', '')"))
+    if transaction.dialect.family == "postgresql":
+        transaction.execute(sql(f"SELECT pg_notify('{CHANNEL}', '')"))

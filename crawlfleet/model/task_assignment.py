@@ -30,8 +30,8 @@ class TaskAssignmentDAO:
         """All runs of a task as dicts of their columns, oldest first."""
         table = schema.task_assignment
         query = sa.select(table).where(table.c.task_id == task_id).order_by(table.c.assigned_at, table.c.id)
-        with self.db.read() as connection:
-            return [_as_dict(row) for row in connection.execute(query).mappings()]
+        with self.db.read() as reader:
+            return [_as_dict(row) for row in reader.execute(query).mappings()]
 
     def sweep(self, older_than_days: float, now: datetime | None = None, most: int | None = None) -> int:
         """Delete runs that ended more than so many days ago; how many."""

@@ -30,7 +30,7 @@ class TaskLogDAO:
     def __init__(self, db: Database) -> None:
         self.db = db
 
-    def append(self, connection: Transaction, lines: Iterable[StoredLine], perhaps_there: bool = False) -> None:
+    def append(self, transaction: Transaction, lines: Iterable[StoredLine], perhaps_there: bool = False) -> None:
         """Store the lines; with `perhaps_there` those that are not there yet, as after a COMMIT without a reply."""
         columns = {
             "task_id": "int",
@@ -53,7 +53,7 @@ class TaskLogDAO:
         rows = [
             (each.task_id, each.assignment_id, each.number, each.logged_at, each.level, each.message) for each in lines
         ]
-        connection.execute(statement, {"rows": json_rows(rows)})
+        transaction.execute(statement, {"rows": json_rows(rows)})
 
     def sweep(self, older_than_days: float, now: datetime | None = None) -> int:
         """Delete lines older than so many days, in short transactions; how many."""

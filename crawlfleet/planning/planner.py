@@ -11,10 +11,8 @@ from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy.engine import Connection
-
-from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, PermanentError, UsageError
+from crawlfleet.core.transaction import Reader
 from crawlfleet.executors.task_dates import asked_range
 from crawlfleet.model import coverage, planning_facts
 from crawlfleet.model.budget import Cost, CostOf
@@ -34,23 +32,20 @@ MOST_DAYS = 3660  # of one backfill: ten years
 class BackfillPlanner:
     """Plans one backfill. `account` is a row of `AccountDAO.find`, `cost_of` tells what a task costs."""
 
-    def __init__(
-        self, db: Database, connection: Connection, account: Mapping[str, Any], report: Report, cost_of: CostOf
-    ) -> None:
-        self._db = db
-        self._connection = connection
+    def __init__(self, reader: Reader, account: Mapping[str, Any], report: Report, cost_of: CostOf) -> None:
+        self._reader = reader
         self._account = account
         self._source: str = account["source"]
         self._username: str = account["username"]
         self._report = report
         self._cost_of = cost_of
 
-    def plan(self, start: date, end: date, app_ids: Sequence[str] = (), now: datetime | None = None) -> Backfill:
+    def plan(self, start: date, end: date, app_ids: Sequence[str] = ()) -> Backfill:
         """The fewest calls that finish earliest for the days from `start` to `end` of these apps, or all known ones.
 
         Raises UsageError for days that cannot be, CrawlfleetError when no app is known.
         """
-        now = now or self._db.now(self._connection)
+        now = self._reader.now
         yesterday = now.date() - timedelta(1)
         _check_days(start, end, yesterday)
         if self._report.is_snapshot:
@@ -100,7 +95,7 @@ class BackfillPlanner:
             raise UsageError(f"app_id {ALL_APPS!r} is not for report {self._report.name}: name apps, or none for all")
         if not asked and self._report.account_wide:
             return [ALL_APPS]
-        found = asked or planning_facts.active_apps(self._connection, self._source, self._username)
+        found = asked or planning_facts.active_apps(self._reader, self._source, self._username)
         found = list(dict.fromkeys(found or self._account["app_ids"]))
         if not found:
             raise CrawlfleetError(
@@ -112,10 +107,10 @@ class BackfillPlanner:
     def _needs(
         self, apps: Sequence[str], start: date, end: date, now: datetime, notes: list[str]
     ) -> tuple[list[Need], Counter[Skip]]:
-        feeds = planning_facts.feeds(self._connection, self._source, self._username, self._report.name)
+        feeds = planning_facts.feeds(self._reader, self._source, self._username, self._report.name)
         around = timedelta(NEIGHBOUR_DAYS)  # by which a thin day is known
         ids = [feeds[app].id for app in apps if app in feeds]
-        covered = coverage.of_feeds(self._db, self._connection, ids, start - around, end + around)
+        covered = coverage.of_feeds(self._reader, ids, start - around, end + around)
         asked_for = self._asked_for(apps, start, end, now)
         usual = [feed.rows_per_day for feed in feeds.values() if feed.rows_per_day is not None]
         usual_rows = sum(usual) / len(usual) if usual else None
@@ -159,7 +154,7 @@ class BackfillPlanner:
         return {app: frozenset(days) for app, days in found.items()}
 
     def _open_requests(self) -> list[Task]:
-        found = planning_facts.open_requests(self._db, self._connection, self._source, self._username)
+        found = planning_facts.open_requests(self._reader, self._source, self._username)
         usual = default_report(self._source)
         return [task for task in found if (task.report or usual) == self._report.name]
 
@@ -167,8 +162,8 @@ class BackfillPlanner:
         """The budgets of each way of asking for each app, as they stand."""
         charges = {(app, shape): self._cost(app, shape, now).charges for app in apps for shape in self._report.shapes}
         by_key = {charge.key: charge for each in charges.values() for charge in each}
-        known = planning_facts.budgets(self._db, self._connection, by_key, now)
-        owed = planning_facts.owed_calls(self._db, self._connection, [budget.id for budget in known.values()], now)
+        known = planning_facts.budgets(self._reader, by_key, now)
+        owed = planning_facts.owed_calls(self._reader, [budget.id for budget in known.values()], now)
         made = {}
         for key, charge in by_key.items():
             standing = BudgetState(charge.calls, now)

@@ -10,7 +10,7 @@ from crawlfleet.executors.contract import Executor
 from crawlfleet.executors.registry import executors
 from crawlfleet.executors.shared_sources import shared_source
 from crawlfleet.model.budget import Charge, Cost
-from crawlfleet.model.crawl_task import TaskDefaults
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.settings.definitions import SOURCE_KEYS, Settings
 from crawlfleet.sources.contract import Limit, Report, Shape, Source, SourceSettings

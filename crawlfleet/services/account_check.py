@@ -17,8 +17,9 @@ from crawlfleet.insights.budgets import budget_facts, budget_name, calls_used
 from crawlfleet.model import fleet_state, lanes
 from crawlfleet.model.budget import MAX_CALLS, Window
 from crawlfleet.model.claims import AssignmentIds
+from crawlfleet.model.lane_budgets import LaneBudgets
 from crawlfleet.model.lanes import Lane
-from crawlfleet.model.ledger import LaneBudgets, Ledger
+from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.planning.tariff import Tariff
 
@@ -63,13 +64,13 @@ class _Check:
             sent = permit.revoke()
             self.db.write(lambda connection: self._book(connection, lane_id, assignment_id, sent, error))
 
-    def _hold(self, connection: Transaction, lane: Lane) -> tuple[int, int, datetime, tuple[Window, ...] | None]:
+    def _hold(self, transaction: Transaction, lane: Lane) -> tuple[int, int, datetime, tuple[Window, ...] | None]:
         """Hold the calls under a number that no run has, and book them at once as sent as late as they may be: when
         this process dies, they come free by themselves."""
-        [assignment_id] = AssignmentIds(fleet_state.next_epoch(self.db, connection)()).take(1)
-        now = self.db.now(connection)
-        ledger = Ledger(self.db, connection, now, self.tariff.limit_of)
-        [lane_id] = lanes.ask_ids(self.db, connection, {lane})(now).values()
+        [assignment_id] = AssignmentIds(fleet_state.next_epoch(transaction).read()).take(1)
+        now = transaction.now
+        ledger = Ledger(transaction, self.tariff.limit_of)
+        [lane_id] = lanes.ensure_lanes(transaction, {lane}).read().values()
         budgets = ledger.load([lane_id])[lane_id]
         if budgets.room(now, now, 1, {}) == 0:
             raise CrawlfleetError(self._no_room(budgets, now))
@@ -88,17 +89,15 @@ class _Check:
 
     def _book(
         self,
-        connection: Transaction,
+        transaction: Transaction,
         lane_id: int,
         assignment_id: int,
         sent: tuple[float, ...],
         error: BaseException | None,
     ) -> None:
-        asked_at = time.monotonic()
-        now = self.db.now(connection)
-        ledger = Ledger(self.db, connection, now, self.tariff.limit_of)
+        ledger = Ledger(transaction, self.tariff.limit_of)
         budgets = ledger.load([lane_id])[lane_id]
-        moments = [now - timedelta(seconds=asked_at - each) for each in sent]
+        moments = [transaction.reading.latest_date(each) for each in sent]
         ledger.book(budgets, assignment_id, moments, is_over=True)
         if error is None:
             ledger.praise(budgets)

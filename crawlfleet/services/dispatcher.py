@@ -18,10 +18,10 @@ from typing import Any
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable, LeaseLost
 from crawlfleet.core.service import Service
-from crawlfleet.core.transaction import AnyConnection, Transaction
+from crawlfleet.core.transaction import Answer, Statements, Transaction
 from crawlfleet.model import claims, dispatch, signals
 from crawlfleet.model.budget import LimitOf, as_stored
-from crawlfleet.model.claims import AssignmentIds, Head, Registration
+from crawlfleet.model.claims import AssignmentIds, ClaimRequest, Head, Registration
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.dispatch import Candidate, Kind
 from crawlfleet.model.ledger import Ledger
@@ -119,19 +119,19 @@ class Dispatcher(Service):
         """The watcher noticed it."""
         self.wake()
 
-    def sees_work(self, connection: AnyConnection) -> bool:
+    def sees_work(self, reader: Statements) -> bool:
         """Whether a task is due that some worker knows."""
-        return bool(self._ask_heads(connection, self._kinds)())
+        return bool(self._ask_heads(reader, self._kinds).read())
 
-    def _ask_heads(self, connection: AnyConnection, kinds: Collection[Kind]) -> Callable[[], list[Head]]:
-        """Ask for the most urgent lanes of tasks that one of these kinds of workers takes; read by calling it."""
-        asked = [claims.ask_heads(self.db, connection, each.types, each.labels) for each in kinds]
+    def _ask_heads(self, reader: Statements, kinds: Collection[Kind]) -> Answer[list[Head]]:
+        """Ask for the most urgent lanes of tasks that one of these kinds of workers takes."""
+        asked = [claims.ask_heads(reader, each.types, each.labels) for each in kinds]
 
         def read() -> list[Head]:
-            found = {head for each in asked for head in each()}
-            return sorted(found, key=lambda head: head.key)[: claims.MAX_LANES]
+            heads = {head for answer in asked for head in answer.read()}
+            return sorted(heads, key=lambda head: head.key)[: claims.MAX_LANES]
 
-        return read
+        return Answer(read)
 
     def next_wait(self) -> float:
         return self._wait
@@ -164,15 +164,15 @@ class Dispatcher(Service):
     def _pass(self) -> Dispatched:
         claims.promote(self.db, LEAD_SECONDS)
         epoch = self.lease.epoch
-        with self.db.read() as connection:
-            standing = self._devices.standing(connection, self.lease.device_id, epoch)
-            workers = dispatch.candidates(self.db, connection, lock=False)
+        with self.db.read() as reader:
+            standing = self._devices.state(reader, self.lease.device_id, epoch)
+            workers = dispatch.candidates(reader, lock=False)
             self._kinds = {each.kind for each in workers}
-            heads = self._ask_heads(connection, _with_room(workers))() if standing.may_claim else []
-            waiting = bool(heads) or bool(standing.may_claim and self._ask_heads(connection, self._kinds)())
+            heads = self._ask_heads(reader, _with_room(workers)).read() if standing.may_claim else []
+            waiting = bool(heads) or bool(standing.may_claim and self._ask_heads(reader, self._kinds).read())
         for moment in (standing.due_at, standing.opens_at):
             if moment is not None:
-                wait = (moment - standing.now).total_seconds() - (time.monotonic() - standing.answered_at)
+                wait = standing.reading.surely_after(moment) - time.monotonic()
                 self._wait = min(self._wait, max(0.0, wait))
         if not heads and not dispatch.unlevel(workers):
             return Dispatched(busy=waiting or any(each.surplus for each in workers))
@@ -186,13 +186,13 @@ class Dispatcher(Service):
         def work(transaction: Transaction) -> Dispatched:
             placed.clear()
             mine = self._devices.hold(transaction, self.lease.device_id, epoch)
-            workers = dispatch.candidates(self.db, transaction, lock=True)
+            workers = dispatch.candidates(transaction, lock=True)
             heads = self._ask_heads(transaction, _with_room(workers))
-            standing = mine()
-            ledger = Ledger(self.db, transaction, standing.now, self._limit_of)
+            standing = mine.read()
+            ledger = Ledger(transaction, self._limit_of)
             for each in workers:
                 each.given = self._given[each.owner.device_id]
-            done = Dispatched(taken_back=dispatch.level(self.db, transaction, workers, ledger), busy=True)
+            done = Dispatched(taken_back=dispatch.level(ledger, workers), busy=True)
 
             def place(task: Any) -> Registration | None:
                 able = [each for each in workers if each.room and each.kind.takes(task["task_type"], task["label"])]
@@ -206,13 +206,12 @@ class Dispatcher(Service):
 
             room = min(MAX_ASSIGNED, sum(each.room for each in workers))
             if standing.may_claim and room:
-                found = claims.claim(
-                    self.db, transaction, strategy, place, self._ids, heads(), room, 0, ledger, LEAD_SECONDS
-                )
+                request = ClaimRequest(strategy, place, self._ids, heads.read(), room, lead_seconds=LEAD_SECONDS)
+                found = claims.claim(ledger, request)
                 done.assigned = len(found)
             ledger.close()
             if done.assigned or done.taken_back:
-                signals.tasks_changed(self.db, transaction)
+                signals.tasks_changed(transaction)
             return done
 
         done = self.db.write(work)

@@ -13,11 +13,12 @@ from crawlfleet.executors.registry import ALIASES, executors
 from crawlfleet.executors.shared_sources import shared_source
 from crawlfleet.model import audit, dispatch, fleet_state, migrations, rescue
 from crawlfleet.model.account import AccountDAO
-from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
 from crawlfleet.model.lifecycle import MOVES
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec, parse_date
 from crawlfleet.planning.backfill import Backfill
 from crawlfleet.planning.planner import BackfillPlanner
@@ -134,8 +135,8 @@ class Fleet:
         name = spec.report or next(iter(reports))
         if name not in reports:
             raise UsageError(f"report must be one of {', '.join(sorted(reports))} (got {name!r:.80})")
-        with self.db.read() as connection:
-            planner = BackfillPlanner(self.db, connection, accounts[0], reports[name], self._defaults.cost_of)
+        with self.db.read() as reader:
+            planner = BackfillPlanner(reader, accounts[0], reports[name], self._defaults.cost_of)
             found = planner.plan(start, end, app_ids)
         return found if dry_run else found.queued(self.tasks.add(found.specs(label), self._defaults, actor=actor))
 
@@ -201,7 +202,7 @@ class Fleet:
 
         How many of each there were; nodes do the same each hour with the ages of their settings.
         """
-        self.db.write(lambda connection: audit.record(self.db, connection, actor, "management.cleanup", days=days))
+        self.db.write(lambda connection: audit.record(connection, actor, "management.cleanup", days=days))
         return {
             "heartbeats": DeviceHeartbeatDAO(self.db).sweep(days, most=CLEANUP_ROWS),
             "assignments": TaskAssignmentDAO(self.db).sweep(days, most=CLEANUP_ROWS),

@@ -22,9 +22,9 @@ from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.executors.permit import Permit
 from crawlfleet.insights import overview
 from crawlfleet.model.claims import Claim
-from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.device import DeviceInfo
 from crawlfleet.model.gate import RetryPolicy
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.planning.tariff import Tariff, all_source_settings
 from crawlfleet.services import log_lines
 from crawlfleet.services.device_manager import DeviceManager, DeviceOptions
@@ -178,8 +178,8 @@ class Node:
 
         Engines come first: a device whose bodies cannot run anywhere must not appear in the fleet. Raises what they do.
         """
-        with self.db.read() as connection:
-            self._started_at = self.db.now(connection)
+        with self.db.read() as reader:
+            self._started_at = reader.now
         try:
             for engine in set(self._engines.values()):
                 engine.start()

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.service import Service
-from crawlfleet.core.transaction import AnyConnection, Statements
+from crawlfleet.core.transaction import Reader, Statements
 from crawlfleet.core.wakeup import Wakeup
 from crawlfleet.model.signals import CHANNEL
 
@@ -38,7 +38,7 @@ class QueueWatcher(Service):
     def __init__(
         self,
         db: Database,
-        look: Callable[[AnyConnection], bool],
+        look: Callable[[Statements], bool],
         hungry: Callable[[], bool],
         changed: Callable[[], None],
     ) -> None:
@@ -134,7 +134,7 @@ class QueueWatcher(Service):
     def _probe(self) -> bool:
         if not self._hungry():
             return False
-        question = Statements(self._open())
+        question = Reader(self._open(), self.db.dialect, self.db.clock)
         began = self.db.clock.monotonic()
         found = self._look(question)
         self._probe_seconds.append(self.db.clock.monotonic() - began)

@@ -12,10 +12,10 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.service import Service
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model.budget import LimitOf
-from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.ending import Ending
 from crawlfleet.model.gate import Ended, RetryPolicy, end_runs
 from crawlfleet.model.ledger import Ledger
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.services.uncommitted import UncommittedEnding
 
 
@@ -68,13 +68,10 @@ class ResultWriter(Service):
         return len(self._queue)
 
     def _write(self, decided: UncommittedEnding) -> Ended:
-        def work(connection: Transaction) -> Ended:
-            asked_at = self.db.clock.monotonic()
-            now = self.db.now(connection)
-            answered_at = self.db.clock.monotonic()
-            ledger = Ledger(self.db, connection, now, self._limit_of)
-            ending = decided.dated(now, asked_at, answered_at)
-            [ended] = end_runs(self.db, connection, [ending], ledger, self._retry, self._defaults)
+        def work(transaction: Transaction) -> Ended:
+            ledger = Ledger(transaction, self._limit_of)
+            ending = decided.dated(transaction.reading)
+            [ended] = end_runs(ledger, [ending], self._retry, self._defaults)
             ledger.close()
             return ended
 

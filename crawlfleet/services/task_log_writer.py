@@ -179,8 +179,8 @@ class TaskLogWriter(Service):
                 size += line.size
                 self._batch.append(line)
 
-    def _write(self, connection: Transaction) -> None:
-        now = self.db.now(connection)
+    def _write(self, transaction: Transaction) -> None:
+        now = transaction.now
         here = self.db.clock.monotonic()
         lines = [
             StoredLine(
@@ -193,7 +193,7 @@ class TaskLogWriter(Service):
             )
             for each in self._batch
         ]
-        self._dao.append(connection, lines, self._perhaps_stored)
+        self._dao.append(transaction, lines, self._perhaps_stored)
 
     def _note_dropped(self) -> None:
         if self.dropped > self._noted:

@@ -22,15 +22,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, DatabaseUnreachable, LeaseLost
 from crawlfleet.core.service import Service
-from crawlfleet.core.transaction import AnyConnection, Transaction
+from crawlfleet.core.transaction import Answer, Statements, Transaction
 from crawlfleet.engines.contract import Engine, Run
 from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.executors.outcome import SPOOL_ROWS, Outcome
 from crawlfleet.executors.permit import RunPermit, SendWindow
 from crawlfleet.model import claims, dispatch, rescue
 from crawlfleet.model.budget import LimitOf, as_stored
-from crawlfleet.model.claims import SPARE_LANES, AssignmentIds, Claim, Head, Registration, Strategy
-from crawlfleet.model.crawl_task import TaskDefaults
+from crawlfleet.model.claims import SPARE_LANES, AssignmentIds, Claim, ClaimRequest, Head, Registration, Strategy
 from crawlfleet.model.device import DeviceDAO, DeviceState
 from crawlfleet.model.ending import Ending
 from crawlfleet.model.gate import (
@@ -42,12 +41,14 @@ from crawlfleet.model.gate import (
     end_runs,
     mark_started,
 )
-from crawlfleet.model.ledger import Ledger, ask_lanes_of_tasks
+from crawlfleet.model.lane_budgets import ask_lanes_of_tasks
+from crawlfleet.model.ledger import Ledger
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.services.durations import Durations
 from crawlfleet.services.lease import Lease
 from crawlfleet.services.pace import Pace
 from crawlfleet.services.result_writer import ResultWriter
-from crawlfleet.services.uncommitted import SentCalls, UncommittedEnding, close_rows, ending_of, final_calls, moment
+from crawlfleet.services.uncommitted import SentCalls, UncommittedEnding, close_rows, ending_of, final_calls
 from crawlfleet.services.vital_signs import WorkReport
 
 log = logging.getLogger(__name__)
@@ -211,15 +212,15 @@ class TaskScheduler(Service):
             "errors_by_kind": dict(self.errors),
         }
 
-    def sees_work(self, connection: AnyConnection) -> bool:
+    def sees_work(self, reader: Statements) -> bool:
         """Whether a task was assigned to this device, or is due that it knows and no master assigns."""
         if self.options.adopts:
             me = Registration(self.lease.device_id, self.lease.epoch)
-            if dispatch.ask_assigned(connection, me, tuple(self._held), 1)():
+            if dispatch.ask_assigned(reader, me, tuple(self._held), 1).read():
                 return True
             if self._master_alive or not self.options.claim_without_master:
                 return False
-        return bool(claims.open_heads(self.db, connection, self.executors.keys(), self.options.labels))
+        return bool(claims.open_heads(reader, self.executors.keys(), self.options.labels))
 
     # -- life
 
@@ -409,63 +410,39 @@ class TaskScheduler(Service):
         device_id, ids, strategy = self.lease.device_id, self._ids, self._strategy()
         me = Registration(device_id, epoch)
 
-        def work(connection: Transaction) -> Turn:
+        def work(transaction: Transaction) -> Turn:
             # asked together, so that a far database is asked once
-            held = self._devices.hold(connection, device_id, epoch)
-            ends = ask_ends(self.db, connection, [each.ending for each in batch]) if batch else None
-            calling = ask_lanes_of_tasks(self.db, connection, sourced) if sourced else None
-            assigned = self._ask_assigned(connection, me, slots)
+            held = self._devices.hold(transaction, device_id, epoch)
+            ends = ask_ends(transaction, [each.ending for each in batch]) if batch else None
+            calling = ask_lanes_of_tasks(transaction, sourced) if sourced else None
+            assigned = self._ask_assigned(transaction, me, slots)
             types, labels = self.executors.keys(), self.options.labels
-            heads = claims.ask_heads(self.db, connection, types, labels) if slots + reserve > 0 else None
+            heads = claims.ask_heads(transaction, types, labels) if slots + reserve > 0 else None
             free = None
             if heads is not None and not (self.options.adopts and self._master_alive):
-                free = claims.ask_free(self.db, connection, strategy, self._free_lanes, slots + reserve)
-            standing = held()
-            here, now, ledger = (
-                self._clock.monotonic(),
-                standing.now,
-                Ledger(self.db, connection, standing.now, self.options.limit_of),
-            )
+                free = claims.ask_free(transaction, strategy, self._free_lanes, slots + reserve)
+            standing = held.read()
+            ledger = Ledger(transaction, self.options.limit_of)
+            reading = standing.reading
             if calling is not None:
                 ledger.take(calling)
             turn = Turn(standing)
-            mark_started(
-                self.db,
-                connection,
-                [(r.assignment_id, r.task.id, moment(r.began_at, now, here)) for r in started],
-                now,
-            )
-            endings = [decided.dated(now, standing.asked_at, here) for decided in batch]
-            turn.ended = end_runs(self.db, connection, endings, ledger, self.options.retry, self.options.defaults, ends)
-            book_calls(
-                self.db,
-                connection,
-                ledger,
-                [each.dated(now, standing.asked_at) for each in sent if each.assignment_id not in ending],
-            )
+            begun = [(r.assignment_id, r.task.id, reading.earliest_date(r.began_at or 0.0)) for r in started]
+            mark_started(transaction, begun)
+            endings = [decided.dated(reading) for decided in batch]
+            turn.ended = end_runs(ledger, endings, self.options.retry, self.options.defaults, ends)
+            book_calls(ledger, [each.dated(reading) for each in sent if each.assignment_id not in ending])
             if reconcile:
                 adopts = self.options.adopts and standing.may_claim
-                turn.strays, turn.lost = rescue.release_unheld(
-                    self.db, connection, device_id, epoch, self._held.keys(), ledger, adopts
-                )
+                turn.strays, turn.lost = rescue.release_unheld(ledger, device_id, epoch, self._held.keys(), adopts)
             if assigned is not None and standing.may_claim:
-                turn.claimed = dispatch.adopt(self.db, connection, assigned(), ledger)
+                turn.claimed = dispatch.adopt(ledger, assigned.read())
             if heads is not None and self._claims_itself(standing):
-                found = heads()
+                found = heads.read()
                 self._remember_free(found)
-                turn.claimed += claims.claim(
-                    self.db,
-                    connection,
-                    strategy,
-                    lambda _task: me,
-                    ids,
-                    found,
-                    slots - len(turn.claimed),
-                    reserve,
-                    ledger,
-                    self._pace.lead,
-                    free,
-                )
+                room = slots - len(turn.claimed)
+                request = ClaimRequest(strategy, lambda _task: me, ids, found, room, reserve, self._pace.lead, free)
+                turn.claimed += claims.claim(ledger, request)
             ledger.close()
             return turn
 
@@ -518,11 +495,11 @@ class TaskScheduler(Service):
             return standing.may_claim
         return standing.may_claim and self.options.claim_without_master and not standing.master_alive
 
-    def _ask_assigned(self, connection: AnyConnection, me: Registration, slots: int) -> Callable[[], list[Any]] | None:
+    def _ask_assigned(self, reader: Statements, me: Registration, slots: int) -> Answer[list[Any]] | None:
         """Ask for runs that a master assigned to this worker and that have a free slot here."""
         if not self.options.adopts or slots == 0:
             return None
-        return dispatch.ask_assigned(connection, me, self._held.keys(), slots)
+        return dispatch.ask_assigned(reader, me, self._held.keys(), slots)
 
     def _probe_strategy(self) -> Future[Strategy]:
         thread = ThreadPoolExecutor(1, "probe")
@@ -549,16 +526,16 @@ class TaskScheduler(Service):
             return False
         if not self._look_first:
             return True
-        with self.db.read() as connection:
+        with self.db.read() as reader:
             me = Registration(self.lease.device_id, epoch)
-            standing = self._devices.standing(connection, me.device_id, epoch)
+            standing = self._devices.state(reader, me.device_id, epoch)
             heads, assigned = [], None
             if standing.may_claim:
-                assigned = self._ask_assigned(connection, me, slots)
+                assigned = self._ask_assigned(reader, me, slots)
             if self._claims_itself(standing):
-                heads = claims.open_heads(self.db, connection, self.executors.keys(), self.options.labels)
+                heads = claims.open_heads(reader, self.executors.keys(), self.options.labels)
         self._note_wake(standing)
-        found = any(slots or not head.sourced for head in heads) or bool(assigned is not None and assigned())
+        found = any(slots or not head.sourced for head in heads) or bool(assigned is not None and assigned.read())
         if not found and not self._held and self._wait > 0:
             self.idle.set()
         return found
@@ -566,13 +543,13 @@ class TaskScheduler(Service):
     def _note_wake(self, standing: DeviceState) -> None:
         """Remember the earliest moment at which something becomes possible."""
         self._master_alive = standing.master_alive
-        waits = []
+        reading, moments = standing.reading, []
         if standing.due_at is not None:
-            waits.append((standing.due_at - standing.now).total_seconds())
+            moments.append(reading.surely_after(standing.due_at))
         if standing.opens_at is not None:
-            waits.append((standing.opens_at - standing.now).total_seconds() - self._pace.lead)
-        if waits:
-            self._promote_at = standing.answered_at + max(0.0, min(waits))
+            moments.append(reading.surely_after(standing.opens_at) - self._pace.lead)
+        if moments:
+            self._promote_at = max(reading.answered_at, min(moments))
             self._wait = min(self._wait, max(0.0, self._promote_at - self._clock.monotonic()))
 
     def _longest_wait(self) -> float:
@@ -612,7 +589,7 @@ class TaskScheduler(Service):
         self._note_wake(turn.standing)
         for ended in turn.ended:
             if ended.next_run_at is not None:
-                self._wait = min(self._wait, max(0.0, (ended.next_run_at - turn.standing.now).total_seconds()))
+                self._wait = min(self._wait, max(0.0, (ended.next_run_at - turn.standing.reading.now).total_seconds()))
         if self._decided:
             self._wait = 0.0
         elif self._claiming and (not turn.claimed or sum(self._room()) > 0):
@@ -628,8 +605,8 @@ class TaskScheduler(Service):
         if claim.calls is not None:
             slots = [
                 (
-                    standing.answered_at + (window.not_before - standing.now).total_seconds(),
-                    standing.asked_at + (window.not_after - standing.now).total_seconds(),
+                    standing.reading.surely_after(window.not_before),
+                    standing.reading.surely_before(window.not_after),
                     window.way_seconds,
                 )
                 for window in claim.calls

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from typing import Any
 
+from crawlfleet.core.clock import ClockReading
 from crawlfleet.engines.contract import Run
 from crawlfleet.executors.outcome import Outcome
 from crawlfleet.executors.permit import RunPermit
@@ -23,13 +22,13 @@ class UncommittedEnding:
     ended_at: float
     calls: tuple[float, ...] = ()
 
-    def dated(self, now: datetime, asked_at: float, here: float) -> Ending:
-        """The ending with its moments on the database's clock: it read `now` between `asked_at` and `here`."""
+    def dated(self, reading: ClockReading) -> Ending:
+        """The ending with its moments on the database's clock."""
         return replace(
             self.ending,
-            started_at=moment(self.began_at, now, here),
-            completed_at=moment(self.ended_at, now, here),
-            calls=latest(self.calls, now, asked_at),
+            started_at=None if self.began_at is None else reading.earliest_date(self.began_at),
+            completed_at=reading.earliest_date(self.ended_at),
+            calls=[reading.latest_date(seen_at) for seen_at in self.calls],
         )
 
 
@@ -42,9 +41,10 @@ class SentCalls:
     moments: tuple[float, ...]
     is_over: bool = False
 
-    def dated(self, now: datetime, asked_at: float) -> RunCalls:
+    def dated(self, reading: ClockReading) -> RunCalls:
         """The same on the database's clock."""
-        return RunCalls(self.assignment_id, self.task_id, latest(self.moments, now, asked_at), self.is_over)
+        calls = [reading.latest_date(seen_at) for seen_at in self.moments]
+        return RunCalls(self.assignment_id, self.task_id, calls, self.is_over)
 
 
 def ending_of(run: Run, outcome: Outcome) -> Ending:
@@ -71,17 +71,6 @@ def final_calls(run: Run) -> tuple[float, ...]:
     """When the run sent its calls; it sends none after this."""
     permit = run.context.permit
     return permit.revoke() if isinstance(permit, RunPermit) else ()
-
-
-def moment(monotonic: float | None, now: datetime, here: float) -> Any:
-    """A moment of the monotonic clock, which reads `here`, on the database's clock, which reads `now`."""
-    return None if monotonic is None else now - timedelta(seconds=here - monotonic)
-
-
-def latest(moments: Sequence[float], now: datetime, asked_at: float) -> list[datetime]:
-    """Moments of the monotonic clock on the database's, which read `now` after `asked_at`: none is dated too early,
-    since a budget must not reopen before the vendor's does."""
-    return [now - timedelta(seconds=asked_at - moment) for moment in moments]
 
 
 def close_rows(rows: Any) -> None:

@@ -147,7 +147,7 @@ def test_the_fleets_figures_tell_what_is_open_and_what_it_waits_for(backend: Bac
     [claim] = device.claim()
     device.end(ending(claim, "permanent", message="no"))
     with db.read() as connection:
-        now = db.now(connection)
+        now = connection.now
     add(db, 3, run_at=now - timedelta(hours=1))
     add(db, 2, run_at=now + timedelta(hours=1))
     claimed = device.claim(slots=2)
@@ -182,7 +182,7 @@ def test_the_fleets_figures_tell_what_is_open_and_what_it_waits_for(backend: Bac
 def test_feeds_that_miss_a_day_are_counted(backend: Backend) -> None:
     db = fresh(backend.url)
     with db.read() as connection:
-        now = db.now(connection)
+        now = connection.now
     feeds = {"whole": (1, 2, 3, 4), "lacks one": (2, 3, 4), "lacks three": (4,), "given up": (30,), "denied": (4,)}
 
     def work(connection: Transaction) -> None:

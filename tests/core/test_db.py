@@ -20,7 +20,7 @@ from crawlfleet.core import db as db_module
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable
 from crawlfleet.core.sql import json_rows, stamp, utc
-from crawlfleet.core.transaction import AnyConnection, Transaction
+from crawlfleet.core.transaction import Reader, Statements, Transaction
 from tests.conftest import Backend
 from tests.ports import free_port
 from tests.servers import MARIADB
@@ -44,8 +44,8 @@ def notes(db: Database) -> list[int]:
         return sorted(connection.execute(sa.text("SELECT id FROM cl_note")).scalars())
 
 
-def session_of(db: Database, connection: AnyConnection) -> int:
-    call = "CONNECTION_ID()" if db.family == "mysql" else "pg_backend_pid()"
+def session_of(connection: Statements) -> int:
+    call = "CONNECTION_ID()" if connection.dialect.family == "mysql" else "pg_backend_pid()"
     return int(connection.execute(sa.text(f"SELECT {call}")).scalar_one())
 
 
@@ -205,7 +205,7 @@ def test_a_long_read_sees_what_others_commit_meanwhile(db: Database) -> None:
 
 def test_the_clock_is_the_databases_and_in_utc(db: Database) -> None:
     with db.read() as connection:
-        first, second = db.now(connection), db.now(connection)
+        first, second = (connection.ask_clock().read().now for _ in range(2))
     assert first.tzinfo is UTC
     assert abs((first - datetime.now(UTC)).total_seconds()) < 60
     assert second >= first
@@ -213,9 +213,9 @@ def test_the_clock_is_the_databases_and_in_utc(db: Database) -> None:
 
 def test_the_clock_goes_on_within_a_transaction(db: Database) -> None:
     def work(connection: Transaction) -> tuple[datetime, datetime]:
-        first = db.now(connection)
+        first = connection.ask_clock().read().now
         time.sleep(0.005)
-        return first, db.now(connection)
+        return first, connection.ask_clock().read().now
 
     first, second = db.write(work)
     assert second > first
@@ -395,7 +395,7 @@ def test_a_connection_killed_before_commit_is_replaced_once(backend: Backend, db
     sessions: list[int] = []
 
     def work(connection: Transaction) -> None:
-        sessions.append(session_of(db, connection))
+        sessions.append(session_of(connection))
         insert(connection, 1)
         connection.send()
         if len(sessions) == 1:
@@ -412,7 +412,7 @@ def test_a_connection_that_is_killed_again_and_again_is_unreachable(backend: Bac
     sessions: list[int] = []
 
     def work(connection: Transaction) -> None:
-        sessions.append(session_of(db, connection))
+        sessions.append(session_of(connection))
         insert(connection, 1)
         connection.send()
         kill(backend, sessions[-1])
@@ -432,7 +432,7 @@ def test_a_connection_that_died_in_the_pool_is_noticed_before_a_read(
     monkeypatch.setattr(db_module, "PING_AFTER_SECONDS", 0)
     for _ in range(2):
         with db.read() as connection:
-            session = session_of(db, connection)
+            session = session_of(connection)
         kill(backend, session)
     assert notes(db) == []
 
@@ -442,7 +442,7 @@ def test_a_read_over_a_connection_that_broke_is_unreachable(backend: Backend, db
 
     def look() -> None:
         with db.read() as connection:
-            kill(backend, session_of(db, connection))
+            kill(backend, session_of(connection))
             connection.exec_driver_sql("SELECT 1")
 
     with pytest.raises(DatabaseUnreachable):
@@ -453,7 +453,7 @@ def test_a_read_over_a_connection_that_broke_is_unreachable(backend: Backend, db
 def test_a_kept_connection_that_broke_raises_what_its_caller_can_judge(backend: Backend, db: Database) -> None:
     need_server(backend)
     kept = db.connect()
-    kill(backend, session_of(db, kept))
+    kill(backend, session_of(Reader(kept, db.dialect)))
     with pytest.raises(sa.exc.DBAPIError) as caught:
         kept.exec_driver_sql("SELECT 1")
     assert db.is_away(caught.value)

@@ -12,7 +12,8 @@ from crawlfleet.core.db import Database
 from crawlfleet.insights.budgets import account_detail, accounts, budgets, health
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import DAY_MARGIN_SECONDS, Charge, Cost, midnight_after
-from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.crawl_task import CrawlTaskDAO
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
 from tests.conftest import Backend
 from tests.fleets import Device, ending, fresh
@@ -54,7 +55,7 @@ def use(
     CrawlTaskDAO(device.db).add([spec] * count, DEFAULTS)
     [claim] = device.claim(slots=1)
     with device.db.read() as connection:
-        now = device.db.now(connection)
+        now = connection.now
     device.end(ending(claim, kind, calls=[now], **(more or {})), now=now)
 
 
@@ -81,7 +82,7 @@ def test_a_day_that_is_used_up_or_closed_is_quota_out_until_it_ends(device: Devi
     use(device, account=[1, DAY])
     found = state(db)
     with db.read() as connection:
-        midnight = midnight_after(db.now(connection))
+        midnight = midnight_after(connection.now)
     assert (found["state"], found["until"]) == ("quota_out", midnight + timedelta(seconds=DAY_MARGIN_SECONDS))
 
 
@@ -121,7 +122,7 @@ def test_a_learned_limit_is_told(device: Device, db: Database) -> None:
     use(device, count=2, app=[9, MINUTE])
     [claim] = device.claim()
     with db.read() as connection:
-        now = db.now(connection)
+        now = connection.now
     device.end(ending(claim, "quota", message="slow down", calls=[now]), now=now)
     [found] = budgets(db, blocked_only=True)
     assert (found["allowed"], found["learned_calls"], found["reason"]) == (1, 1, "slow down")

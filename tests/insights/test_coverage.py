@@ -68,7 +68,7 @@ def found_gaps(db: Database, start: date, end: date, now: datetime = NOW) -> lis
 def deny(db: Database, app_id: str, now: datetime = NOW) -> None:
     """The vendor says no: a pause of a day, as the first time."""
     key = FeedKey("appsflyer", "u", app_id, DEFAULT)
-    db.write(lambda connection: feed.deny(db, connection, key, "no plan", now))
+    db.write(lambda connection: feed.deny(connection, key, "no plan"), now)
 
 
 def test_apps_that_never_were_fetched_are_feeds_without_a_day(db: Database) -> None:

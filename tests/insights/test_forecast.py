@@ -13,8 +13,9 @@ from crawlfleet.insights.forecast import AccountForecast, Bottleneck, forecast
 from crawlfleet.model import fleet_state
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import DAY_MARGIN_SECONDS, Charge, Cost
-from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
 from tests.conftest import Backend
 from tests.fleets import Device, ending, fresh

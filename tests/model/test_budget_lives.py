@@ -23,9 +23,10 @@ from crawlfleet.core.errors import LeaseLost
 from crawlfleet.model import rescue
 from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.claims import Claim
-from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import Beat, DeviceHeartbeatDAO
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
 from tests.fleets import Device, ending, fresh
 

@@ -18,9 +18,11 @@ from crawlfleet.model import rescue
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import DAY_MARGIN_SECONDS, MARGIN_SHARE, Charge, Cost
 from crawlfleet.model.claims import Strategy
-from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
-from crawlfleet.model.ledger import Ledger, ask_lanes_of_tasks
+from crawlfleet.model.lane_budgets import ask_lanes_of_tasks
+from crawlfleet.model.ledger import Ledger
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
 from tests.fleets import Device, ending, task
 
@@ -420,15 +422,15 @@ def test_loading_budgets_locks_them_and_waits_for_nothing_else(device: Device, d
 
     def load(connection: Transaction) -> list[int]:
         connection.execute(sa.text(give_up[db.family]))
-        by_task, by_lane = (Ledger(db, connection, NOON) for _ in range(2))
-        by_task.take(ask_lanes_of_tasks(db, connection, [task_id]))
+        by_task, by_lane = (Ledger(connection) for _ in range(2))
+        by_task.take(ask_lanes_of_tasks(connection, [task_id]))
         return [len(ledger.load([lane_id])[lane_id].budgets[0].busy) for ledger in (by_task, by_lane)]  # type: ignore[list-item,index]
 
     with db.plain.connect() as other:
         for table in ("cl_lane", "cl_lane_budget", "cl_budget_call"):
             other.exec_driver_sql(f"SELECT * FROM {table} FOR UPDATE")
-        assert db.write(load) == [1, 1]
+        assert db.write(load, NOON) == [1, 1]
         other.exec_driver_sql("SELECT * FROM cl_budget FOR UPDATE")
         with pytest.raises(DatabaseUnreachable, match="lock"):
-            db.write(load)
+            db.write(load, NOON)
         other.rollback()

@@ -74,11 +74,11 @@ def test_tasks_of_several_lanes_come_in_one_order(device: Device, db: Database) 
 
 def test_a_task_is_not_claimed_before_its_time(device: Device, db: Database) -> None:
     with db.read() as connection:
-        now = db.now(connection)
+        now = connection.now
     [task_id] = add(db, run_at=now + timedelta(hours=1), priority=1000)
     assert device.claim() == []
     with db.read() as connection:
-        standing = DeviceDAO(db).standing(connection, "d1", device.epoch)
+        standing = DeviceDAO(db).state(connection, "d1", device.epoch)
     assert standing.due_at == now + timedelta(hours=1)
     assert [claim.task.id for claim in device.claim(now=now + timedelta(hours=2))] == [task_id]
 

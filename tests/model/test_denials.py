@@ -48,8 +48,7 @@ def deny(
 
 
 def denied(db: Database, now: datetime, *keys: FeedKey) -> set[FeedKey]:
-    with db.read() as connection:
-        return denied_among(db, connection, keys or (FEED,), now)
+    return db.write(lambda connection: denied_among(connection, keys or (FEED,)), now)
 
 
 def test_a_denied_feed_pauses_twice_as_long_each_time_and_at_most_thirty_days(device: Device, db: Database) -> None:

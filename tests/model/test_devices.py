@@ -15,10 +15,11 @@ from crawlfleet.core.errors import DeviceRefused, LeaseLost
 from crawlfleet.core.process import is_gone, own_identity
 from crawlfleet.model import rescue
 from crawlfleet.model.budget import Charge, Cost
-from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import Beat, DeviceHeartbeatDAO
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
 from tests.fleets import Device, add, ending, runs, task
 
@@ -70,7 +71,7 @@ def test_another_host_gets_the_id_only_after_the_offline_timeout(db: Database) -
     with pytest.raises(DeviceRefused, match="wait 300 s"):
         Device(db).register(takeover=False)
     with db.read() as connection:
-        later = db.now(connection) + timedelta(seconds=301)
+        later = connection.now + timedelta(seconds=301)
     Device(db).register(takeover=False, now=later)
 
 
@@ -122,7 +123,7 @@ def test_a_silent_device_goes_offline_and_its_tasks_go_elsewhere(db: Database) -
     [task_id] = add(db)
     [claim] = silent.claim()
     with db.read() as connection:
-        now = db.now(connection)
+        now = connection.now
     DeviceHeartbeatDAO(db).beat("d2", other.epoch, BEAT, now + timedelta(seconds=299))
     assert DeviceDAO(db).mark_silent_offline(300, now + timedelta(seconds=299)) == []
     assert DeviceDAO(db).mark_silent_offline(300, now + timedelta(seconds=301)) == [("d1", 1)]
@@ -180,7 +181,7 @@ def test_a_device_that_is_removed_while_online_is_fenced_and_its_calls_count_unt
     CrawlTaskDAO(db).add([TaskSpec("noop", source="vendor", username="u")], defaults)
     [claim] = removed.claim()
     with db.read() as connection:
-        now = db.now(connection)
+        now = connection.now
     DeviceHeartbeatDAO(db).beat("d1", removed.epoch, BEAT, now)
     assert DeviceDAO(db).remove("d1", offline_timeout=300) == 1
     with pytest.raises(LeaseLost):
@@ -208,7 +209,7 @@ def test_expired_rows_are_deleted_and_live_ones_stay(db: Database) -> None:
     device.end(ending(first))
     DeviceHeartbeatDAO(db).beat("d1", device.epoch, BEAT)
     with db.read() as connection:
-        later = db.now(connection) + timedelta(days=31)
+        later = connection.now + timedelta(days=31)
     assert TaskAssignmentDAO(db).sweep(30, later) == 1
     assert DeviceHeartbeatDAO(db).sweep(7, later) == 1
     assert runs(db, done) == []

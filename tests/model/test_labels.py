@@ -16,8 +16,9 @@ from crawlfleet.insights.forecast import Bottleneck, forecast
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.claims import Strategy
-from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
 from tests.fleets import Device, add, ending, task
 

@@ -119,7 +119,7 @@ def test_an_offline_device_cannot_claim(device: Device, db: Database) -> None:
 
     add(db)
     with db.read() as connection:
-        late = db.now(connection) + FAR_AHEAD
+        late = connection.now + FAR_AHEAD
     assert DeviceDAO(db).mark_silent_offline(300, late) == [("d1", 0)]
     with pytest.raises(LeaseLost):
         device.claim()

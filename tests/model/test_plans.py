@@ -13,13 +13,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.transaction import Transaction
+from crawlfleet.core.transaction import Statements
 from crawlfleet.core.vendor_data import Figures, ReportRange
 from crawlfleet.model import claims, lanes
 from crawlfleet.model.budget import Charge, Cost
-from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.range_store import replace_range
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
 from tests.fleets import Device, ending
 
@@ -64,14 +65,16 @@ def recorded(db: Database) -> Iterator[list[Statement]]:
     """The statements that are run meanwhile, with their parameters."""
     found: list[Statement] = []
 
-    def note(connection: Any, statement: sa.TextClause, parameters: Any = None) -> Any:
-        found.append((statement.text, parameters or {}))
-        return execute[type(connection)](connection, statement, parameters)
+    def noting(execute: Callable[..., Any]) -> Callable[..., Any]:
+        def note(connection: Any, statement: sa.TextClause, parameters: Any = None) -> Any:
+            found.append((statement.text, parameters or {}))
+            return execute(connection, statement, parameters)
 
-    execute: dict[type, Any] = {kind: kind.execute for kind in (Connection, Transaction)}
+        return note
+
     with pytest.MonkeyPatch.context() as patch:
-        for kind in execute:
-            patch.setattr(kind, "execute", note)
+        for kind in (Connection, Statements):
+            patch.setattr(kind, "execute", noting(kind.execute))
         yield found
 
 
@@ -114,7 +117,7 @@ def assert_unsorted(db: Database, statements: list[Statement], of: str) -> None:
 def test_open_lanes_are_found_along_an_index_and_without_sorting(device: Device, db: Database) -> None:
     for state, expected in (("few open", 16), ("all open", claims.MAX_LANES)):
         with db.read() as connection, recorded(db) as statements:
-            found = claims.open_heads(db, connection, ["fetch"], ["eu"])
+            found = claims.open_heads(connection, ["fetch"], ["eu"])
         assert len(found) == expected, state
         assert_walks_indexes(db, statements)
         assert_unsorted(db, statements, "open_lanes")
@@ -141,7 +144,7 @@ def test_results_are_stored_along_indexes(device: Device, db: Database) -> None:
     ranges = [ReportRange("vendor", "u", f"app{n}", "r", NOON.date(), NOON.date() + timedelta(2)) for n in range(LANES)]
     rows = [Figures(NOON.date(), clicks=1)]
     for first in range(0, LANES, 50):
-        db.write(lambda c, f=first: [replace_range(db, c, each, rows, NOON) for each in ranges[f : f + 50]])  # type: ignore[misc]
+        db.write(lambda c, f=first: [replace_range(c, each, rows, NOON) for each in ranges[f : f + 50]])  # type: ignore[misc]
     with db.plain.begin() as connection:
         tables = "cl_feed, cl_coverage, cl_app_data"
         connection.exec_driver_sql(f"ANALYZE TABLE {tables}" if db.family == "mysql" else "ANALYZE")
@@ -160,10 +163,10 @@ def test_results_are_stored_along_indexes(device: Device, db: Database) -> None:
 
 def test_the_state_of_lanes_is_computed_along_indexes(device: Device, db: Database) -> None:
     def refresh(connection: Any) -> None:
-        lanes.refresh(db, connection, range(1, 50), NOON)
+        lanes.refresh(connection, range(1, 50))
 
     with recorded(db) as statements:
-        db.write(refresh)
+        db.write(refresh, NOON)
     assert_walks_indexes(db, statements)
 
 
@@ -187,17 +190,17 @@ def test_a_turn_reads_no_more_rows_however_many_have_ended_or_are_not_due(db: Da
 
     def find_heads() -> None:
         with db.read() as connection:
-            assert len(claims.open_heads(db, connection, ["fetch", "noop"])) == 2
+            assert len(claims.open_heads(connection, ["fetch", "noop"])) == 2
 
     def stand() -> None:
         with db.read() as connection:
-            assert DeviceDAO(db).standing(connection, device.device_id, device.epoch).due_at == NOON + HOUR
+            assert DeviceDAO(db).state(connection, device.device_id, device.epoch).due_at == NOON + HOUR
 
     def refresh(connection: Any) -> None:
-        lanes.refresh(db, connection, [lane_id], NOON)
+        lanes.refresh(connection, [lane_id])
 
     lane_id = CrawlTaskDAO(db).get(fetching)["lane_id"]  # type: ignore[index]
-    works: list[Callable[[], object]] = [find_heads, stand, lambda: db.write(refresh)]
+    works: list[Callable[[], object]] = [find_heads, stand, lambda: db.write(refresh, NOON)]
     CrawlTaskDAO(db).add([TaskSpec("noop", run_at=NOON + HOUR)], DEFAULTS, NOON)
     before = [rows_read(db, work) for work in works]
     later = [TaskSpec("noop", run_at=NOON + HOUR + timedelta(seconds=n)) for n in range(500)]

@@ -14,8 +14,8 @@ from crawlfleet.core.errors import CrawlfleetError, UsageError
 from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange
 from crawlfleet.executors.registry import executors
 from crawlfleet.model.account import AccountDAO
-from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.range_store import replace_range
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import DEFAULT_REPORT, TaskSpec
 from crawlfleet.planning.backfill import EXPIRING_PRIORITY, PRIORITY, Backfill
 from crawlfleet.planning.planner import BackfillPlanner
@@ -52,8 +52,8 @@ def plan(
     now: datetime = NOW,
 ) -> Backfill:
     [account] = AccountDAO(fleet.db).find("u")
-    with fleet.db.read() as connection:
-        return BackfillPlanner(fleet.db, connection, account, report, COST_OF).plan(start, end, apps, now)
+    with fleet.db.read(now) as reader:
+        return BackfillPlanner(reader, account, report, COST_OF).plan(start, end, apps)
 
 
 def queue(fleet: Fleet, *specs: TaskSpec, now: datetime = NOW) -> list[int]:
@@ -74,7 +74,7 @@ def fetch(
     scope = ReportRange("appsflyer", "u", app_id, report, start, end)
     days = [start + timedelta(n) for n in range((end - start).days + 1)]
     figures = [Figures(day, campaign=str(n)) for day in days for n in range(rows)]
-    fleet.db.write(lambda connection: replace_range(fleet.db, connection, scope, figures, at))
+    fleet.db.write(lambda connection: replace_range(connection, scope, figures, at))
 
 
 def asked(found: Backfill) -> set[int]:
@@ -239,7 +239,7 @@ def test_the_apps_are_those_named_or_else_seen_or_else_given_by_hand(fleet: Flee
     assert apps() == ["a"]  # by hand
     for moment, seen in ((NOW, ["b", "c"]), (NOW + timedelta(1), ["c", "d"])):
         scope = AppList("appsflyer", "u")
-        fleet.db.write(lambda c, s=scope, n=seen, m=moment: replace_range(fleet.db, c, s, [App(i) for i in n], m))
+        fleet.db.write(lambda c, s=scope, n=seen, m=moment: replace_range(c, s, [App(i) for i in n], m))
     assert apps() == ["c", "d"]
 
 

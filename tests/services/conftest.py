@@ -4,13 +4,11 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from crawlfleet.core import clock as clocks
-from crawlfleet.model import device
 from tests.conftest import Backend
 from tests.services.pump import Pump
 from tests.tcp_proxy import TcpProxy
@@ -57,11 +55,8 @@ class Clock(clocks.Clock):
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    for module in (device,):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made.monotonic, sleep=time.sleep))
-    return made
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture

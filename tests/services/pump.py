@@ -16,7 +16,7 @@ from sqlalchemy import event
 from crawlfleet.core.clock import Clock
 from crawlfleet.core.db import Database
 from crawlfleet.core.process import own_identity
-from crawlfleet.core.transaction import BEGIN, COMMIT, Answer, Transaction
+from crawlfleet.core.transaction import BEGIN, COMMIT, Result, Statements, Transaction
 from crawlfleet.engines.asyncio_loop import AsyncioEngine
 from crawlfleet.engines.contract import Engine, Reports, Run, Slots
 from crawlfleet.engines.processes import ProcessesEngine
@@ -187,7 +187,7 @@ def statements(db: Database) -> Iterator[list[str]]:
     def executed(_connection: object, _cursor: object, text: str, *_: object) -> None:
         sent.append(text)
 
-    def queue(self: Transaction, statement: sa.TextClause, parameters: Any = None) -> Answer:
+    def queue(self: Statements, statement: sa.TextClause, parameters: Any = None) -> Result:
         if statement is not BEGIN and statement is not COMMIT:
             sent.append(statement.text)
         return queue_it(self, statement, parameters)
@@ -196,10 +196,10 @@ def statements(db: Database) -> Iterator[list[str]]:
         sent.append("COMMIT")
         commit_it(self, at_once)
 
-    queue_it, commit_it = Transaction.execute, Transaction.commit
+    queue_it, commit_it = Statements.execute, Transaction.commit
     event.listen(db.engine, "before_cursor_execute", executed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Transaction, "execute", queue)
+        patch.setattr(Statements, "execute", queue)
         patch.setattr(Transaction, "commit", commit)
         yield sent
     event.remove(db.engine, "before_cursor_execute", executed)

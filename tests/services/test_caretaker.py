@@ -25,7 +25,7 @@ def silent_device(db: Database) -> None:
     add(db, task_type="quick")
     assert len(device.claim()) == 1
     with db.read() as connection:
-        earlier = db.now(connection) - timedelta(hours=1)
+        earlier = connection.now - timedelta(hours=1)
     DeviceHeartbeatDAO(db).beat("gone", epoch, BEAT, earlier)
 
 
@@ -80,7 +80,7 @@ def test_expired_rows_are_deleted_once_an_hour(backend: Backend, make_pump: Make
     monitoring, beats = pump.manager.monitoring, DeviceHeartbeatDAO(pump.db)
     epoch = pump.lease.epoch
     with pump.db.read() as connection:
-        now = pump.db.now(connection)
+        now = connection.now
     for age in (8, 6, 9):
         beats.beat("d1", epoch, BEAT, now - timedelta(days=age))
     monitoring.run_once()
@@ -107,7 +107,7 @@ def test_a_due_task_fails_when_no_device_knows_its_type(url: str, make_pump: Mak
         Device(pump.db, "d2", types=("strange",)).register()
     due = pump.add("strange", 2)
     with pump.db.read() as connection:
-        later = pump.db.now(connection) + timedelta(hours=1)
+        later = connection.now + timedelta(hours=1)
     [not_due] = pump.add("strange", run_at=later)
     pump.manager.monitoring.run_once()
     pump.turn()
@@ -127,7 +127,7 @@ def test_after_an_outage_the_types_of_others_are_still_known(
     pump = make_pump(backend.url)
     away = Device(pump.db, "away", types=("strange",))
     with pump.db.read() as connection:
-        earlier = pump.db.now(connection) - timedelta(hours=1)
+        earlier = connection.now - timedelta(hours=1)
     away.register(now=earlier)
     [task_id] = pump.add("strange")
     pump.manager.monitoring.run_once()

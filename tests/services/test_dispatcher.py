@@ -15,9 +15,10 @@ from crawlfleet.model import fleet_state
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.claims import Registration
-from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.dispatch import Candidate, Kind
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.services.dispatcher import CHOOSE, Dispatcher
 from crawlfleet.services.task_scheduler import LoadBalanceStrategy

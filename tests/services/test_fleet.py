@@ -11,7 +11,7 @@ import pytest
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.errors import CrawlfleetError, UsageError
-from crawlfleet.model.crawl_task import PRIORITY_STEP_MS, TaskDefaults
+from crawlfleet.model.task_insert import PRIORITY_STEP_MS, TaskDefaults
 from crawlfleet.model.task_spec import DEFAULT_REPORT, TaskSpec
 from crawlfleet.services.fleet import Fleet, connect
 from tests.conftest import Backend
@@ -79,7 +79,7 @@ def test_the_database_places_tasks_that_are_alike_as_it_places_others(backend: B
 
     def now() -> int:
         with fleet.db.read() as connection:
-            return round(fleet.db.now(connection).timestamp() * 1000)
+            return round(connection.now.timestamp() * 1000)
 
     for _ in range(2):  # when the lane is new, and when it is known
         began = now()

@@ -82,7 +82,7 @@ def test_a_device_id_that_another_process_took_ends_the_node(backend: Backend, m
 def test_a_device_that_was_declared_offline_registers_again(url: str, make_pump: MakePump) -> None:
     pump = make_pump(url)
     with pump.db.read() as connection:
-        now = pump.db.now(connection)
+        now = connection.now
     assert DeviceDAO(pump.db).mark_silent_offline(0, now) == [("d1", 0)]
     [task_id] = pump.add("quick")
     pump.until_status("completed", task_id)

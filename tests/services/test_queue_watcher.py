@@ -29,7 +29,7 @@ class Watched:
         self.woken = 0
         self.watcher = QueueWatcher(
             self.db,
-            lambda connection: bool(open_heads(self.db, connection, {"noop"}, ())),
+            lambda connection: bool(open_heads(connection, {"noop"}, ())),
             lambda: self.hungry,
             self._wake,
         )

@@ -214,7 +214,7 @@ def test_a_run_keeps_so_many_lines_and_says_so(logs_of: Callable[..., TaskLogWri
     with logs.db.read() as connection:
         stored = connection.execute(sa.text("SELECT number, message FROM cl_task_log ORDER BY id")).all()
     assert [tuple(row) for row in stored[:9]] == [(n + 1, f"line {n}") for n in range(9)]
-    assert stored[9].message.startswith("task_log_lines is 10: what this run says from here on")
+    assert stored[9][1].startswith("task_log_lines is 10: what this run says from here on")
     assert logs.kept == 10
     assert logs_of(lines=0).of_run(1, 7) is None
 
@@ -449,7 +449,7 @@ def store_lines(db: Database, now: datetime, *lines: tuple[int, int, float, int,
 
 def clock_of(db: Database) -> datetime:
     with db.read() as connection:
-        return db.now(connection)
+        return connection.now
 
 
 def test_lines_of_all_tasks_are_found_by_text_and_level(backend: Backend) -> None:

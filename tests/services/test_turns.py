@@ -11,7 +11,8 @@ from sqlalchemy import event
 
 from crawlfleet.core.sql import stamp
 from crawlfleet.model.budget import Charge, Cost
-from crawlfleet.model.crawl_task import CrawlTaskDAO, TaskDefaults
+from crawlfleet.model.crawl_task import CrawlTaskDAO
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.services import task_scheduler
 from crawlfleet.services.pace import TURNS
@@ -254,7 +255,7 @@ def test_what_was_claimed_begins_before_the_next_look_for_more(backend: Backend,
 def test_the_next_pass_comes_when_the_next_task_is_due(backend: Backend, make_pump: MakePump) -> None:
     pump = make_pump(backend.url)
     with pump.db.read() as connection:
-        due = pump.db.now(connection) + timedelta(seconds=20)
+        due = connection.now + timedelta(seconds=20)
     pump.add("quick", run_at=due)
     pump.turn()
     assert pump.scheduler.next_wait() < 1
@@ -305,7 +306,7 @@ def test_moments_are_those_at_which_a_body_began_and_ended(backend: Backend, mak
         connection.execute(sa.text("UPDATE cl_task_assignment SET assigned_at = :at"), long_ago)
     pump.turn()
     with pump.db.read() as connection:
-        now = pump.db.now(connection)
+        now = connection.now
     [run] = runs(pump.db, task_id)
     started, completed = run["started_at"], run["completed_at"]
     assert started <= completed  # type: ignore[operator]

@@ -118,7 +118,7 @@ def test_the_backlog_counts_what_is_open_and_names_what_is_blocked(fleet: Fleet)
     add(fleet.db, 2, "quick")
     add(fleet.db, 3, "quick", username="alice", source="appsflyer")
     with fleet.db.read() as connection:
-        now = fleet.db.now(connection)
+        now = connection.now
     add(fleet.db, 1, "quick", run_at=now + timedelta(hours=1))
     assert overview.backlog(fleet.db) == overview.Backlog(6, [])
     fleet.accounts.park("appsflyer", "alice", "refused")

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseRefused
+from crawlfleet.core.transaction import Reader
 from crawlfleet.model.schema import HEAD
 
 if TYPE_CHECKING:
@@ -29,17 +30,18 @@ LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code
 
 def current(db: Database) -> str | None:
     """The migration that the database is at; None when it has no tables of ours."""
-    with db.read() as connection:
+    with db.read() as reader:
         try:
-            return _current(connection)
+            return _current(reader)
         except DBAPIError as error:
             if db.is_missing_table(error):
                 return None
             raise
 
 
-def _current(connection: Connection) -> str | None:
-    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+def _current(connection: Connection | Reader) -> str | None:
+    found: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    return found
 
 
 def upgrade(db: Database) -> bool:

@@ -23,7 +23,7 @@ def store(console: Console, scope: Scope, rows: Iterable[Row]) -> None:
     now = datetime(2026, 1, 3, tzinfo=UTC)
 
     def work(db: Database) -> None:
-        db.write(lambda connection: replace_range(db, connection, scope, rows, now))
+        db.write(lambda connection: replace_range(connection, scope, rows, now))
 
     console.on_database(work)
 

@@ -102,7 +102,7 @@ def test_the_default_are_30_days_up_to_yesterday(ready: Console) -> None:
 
     def yesterday(db: Database) -> date:
         with db.read() as connection:
-            return db.now(connection).date() - timedelta(1)
+            return connection.now.date() - timedelta(1)
 
     before = ready.on_database(yesterday)
     days = [each["day"] for each in ready("data", "coverage", "--json").json]
@@ -155,7 +155,7 @@ def test_the_calendar_says_what_the_vendor_refuses(ready: Console, monkeypatch: 
 
     def deny(db: Database) -> None:
         key = FeedKey("appsflyer", "u", "a", DEFAULT_REPORT)
-        db.write(lambda connection: feed.deny(db, connection, key, "no plan [x]", db.now(connection)))
+        db.write(lambda connection: feed.deny(connection, key, "no plan [x]"))
 
     ready.on_database(deny)
     lines = plain(ready("data", "coverage", "--app-id", "a", *DAYS).out).splitlines()

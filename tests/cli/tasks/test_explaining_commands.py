@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
 from crawlfleet.model.account import AccountDAO
-from crawlfleet.model.crawl_task import TaskDefaults
 from crawlfleet.model.lifecycle import AccountStatus
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.planning.tariff import task_defaults
 from crawlfleet.sandbox.server import Sandbox
 from crawlfleet.settings.definitions import Settings
@@ -45,7 +45,7 @@ def run_one(console: Console, kind: str = "ok", **more: object) -> None:
         device.register()
         [claim] = device.claim(slots=1)
         with db.read() as connection:
-            now = db.now(connection)
+            now = connection.now
         device.end(ending(claim, kind, calls=[now], **more), now=now)
 
     console.on_database(work)
