@@ -14,11 +14,12 @@ from prometheus_client.registry import Collector
 from crawlfleet import __version__
 from crawlfleet.insights.fleet_metrics import FleetMetrics
 from crawlfleet.model.device_heartbeat import Beat
+from crawlfleet.model.lifecycle import ENDINGS
 from crawlfleet.services.node import Node
 
 # Shown from the start, so that rates can be taken.
 MOVES = ("finish", "fail", "retry", "release", "expire", "bury")
-ERROR_KINDS = ("permanent", "transient", "quota", "auth", "unpaid", "wait", "token", "proxy", "crashed")
+ERROR_KINDS = tuple(str(kind) for kind, rule in ENDINGS.items() if rule.counts_as_error)
 NOT_MOVES = ("errors", "stale results rejected")  # what else the scheduler counts
 MACHINE = {
     "system_cpu_percent": ("cpu_usage", "CPU use of the machine since the beat before"),
@@ -88,7 +89,7 @@ class NodeMetrics(Collector):
             "errors",
             "Runs that ended with an error, by its kind, whatever became of their task",
             "kind",
-            dict.fromkeys(ERROR_KINDS, 0) | dict(scheduler.errors),
+            dict.fromkeys(ERROR_KINDS, 0) | {str(kind): count for kind, count in scheduler.errors.items()},
         )
         stale = counted.get("stale results rejected", 0)
         yield _count("stale_results_rejected", "Results of runs that were no longer this node's", stale)

@@ -26,6 +26,8 @@ Anything else that a body raises counts as transient: an unknown failure may pas
 
 from __future__ import annotations
 
+from crawlfleet.core.endings import EndingKind
+
 
 class CrawlfleetError(Exception):
     """A failure with a message for a person: what is wrong, which value, what to do."""
@@ -83,13 +85,13 @@ class LeaseLost(CrawlfleetError):
 class TaskError(CrawlfleetError):
     """What an executor's body raises to say how its task ends."""
 
-    kind = "transient"
+    kind: EndingKind = EndingKind.TRANSIENT
 
 
 class PermanentError(TaskError):
     """No retry will help."""
 
-    kind = "permanent"
+    kind = EndingKind.PERMANENT
 
 
 class NotPermitted(PermanentError):
@@ -120,7 +122,7 @@ class QuotaError(TaskError):
     known; `daily` says that it holds until the UTC day ends.
     """
 
-    kind = "quota"
+    kind = EndingKind.QUOTA
 
     def __init__(
         self, message: str, retry_after: float | None = None, scope: str | None = None, daily: bool = False
@@ -137,7 +139,7 @@ class CallRefused(TaskError):
     `calls_wanted` is how many its task should hold next time; None: as many as before, but later.
     """
 
-    kind = "unpaid"
+    kind = EndingKind.UNPAID
 
     def __init__(self, message: str, calls_wanted: int | None = None) -> None:
         super().__init__(message)
@@ -147,7 +149,7 @@ class CallRefused(TaskError):
 class AuthError(TaskError):
     """The vendor refuses the token: the account is parked until a person resumes it."""
 
-    kind = "auth"
+    kind = EndingKind.AUTH
 
 
 class WaitError(TaskError):
@@ -157,7 +159,7 @@ class WaitError(TaskError):
     may do better.
     """
 
-    kind = "wait"
+    kind = EndingKind.WAIT
 
     def __init__(self, message: str, retry_after: float = 60.0) -> None:
         super().__init__(message)
@@ -167,10 +169,10 @@ class WaitError(TaskError):
 class TokenUnavailable(WaitError):
     """This node lacks the account's token, or the key that opens it; the message names variable or file."""
 
-    kind = "token"
+    kind = EndingKind.TOKEN
 
 
 class ProxyError(WaitError):
     """The proxy is down, refuses us or the way to the vendor, or says nothing; the message names it, no credentials."""
 
-    kind = "proxy"
+    kind = EndingKind.PROXY

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, TYPE_CHECKING, Any
 
+from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CallRefused, ClusterUnreachable, UsageError
 from crawlfleet.engines.asyncio_loop import AsyncioEngine
 from crawlfleet.engines.contract import Reports, Run, Slots
@@ -330,7 +331,7 @@ class DaskEngine(AsyncioEngine):
                 return None
             else:
                 return _crashed(flight, "was lost" if word == "lost" else "was lost with its scheduler")
-        return Outcome("cancelled", f"the run was cancelled; Dask worker {flight.worker} did not answer")
+        return Outcome(EndingKind.CANCELLED, f"the run was cancelled; Dask worker {flight.worker} did not answer")
 
     def _begin(self, flight: Flight, worker: str) -> bool:
         """Let the body begin, unless the run was withdrawn or is to end."""
@@ -416,7 +417,7 @@ async def _tell_end(future: Future[bytes | None], words: asyncio.Queue[dict[str,
 
 
 def _crashed(flight: Flight, how: str) -> Outcome:
-    return Outcome("crashed", f"Dask worker {flight.worker} {how} while the body ran")
+    return Outcome(EndingKind.CRASHED, f"Dask worker {flight.worker} {how} while the body ran")
 
 
 def _ended(flight: Flight, said: dict[str, Any]) -> Outcome | None:
@@ -424,13 +425,13 @@ def _ended(flight: Flight, said: dict[str, Any]) -> Outcome | None:
     error = said.get("error")
     if error is not None:
         message = clean(f"the Dask cluster failed the task: {type(error).__name__}: {error}", flight.run.context)
-        return Outcome("crashed" if flight.began else "wait", message)
+        return Outcome(EndingKind.CRASHED if flight.began else EndingKind.WAIT, message)
     if said.get("result") is None:  # cancelled, or refused by a worker that nobody answered
         return _crashed(flight, "was lost") if flight.began else None
     outcome: Outcome = pickle.loads(said["result"])
-    if flight.rows is not None and outcome.kind == "ok":
+    if flight.rows is not None and outcome.kind == EndingKind.OK:
         if flight.rows_problem is not None:
-            return Outcome("transient", flight.rows_problem)
+            return Outcome(EndingKind.TRANSIENT, flight.rows_problem)
         outcome.rows, flight.rows = flight.rows, None
     return outcome
 

@@ -19,6 +19,7 @@ from importlib import import_module
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CallRefused, UsageError
 from crawlfleet.core.logs import redact
 from crawlfleet.engines.processes import Worker, WorkerDied
@@ -186,8 +187,8 @@ class Seat:
         if outcome is not None:
             return outcome
         if self.cancelled.is_set():
-            return Outcome("cancelled", "the run was cancelled and its process on the Dask worker killed")
-        return Outcome("crashed", f"the process on the Dask worker {ending}")
+            return Outcome(EndingKind.CANCELLED, "the run was cancelled and its process on the Dask worker killed")
+        return Outcome(EndingKind.CRASHED, f"the process on the Dask worker {ending}")
 
     def hand_over(self, spool: Spool) -> None:
         """Keep the rows until the node has fetched them."""
@@ -210,7 +211,7 @@ def perform(parcel: Parcel) -> bytes | None:
     if letter.version != VERSION:
         problem = f"it has crawlfleet {VERSION}, the node {letter.version}"
     if problem is not None:
-        return pickle.dumps(Outcome("wait", f"Dask worker {dask_worker.address} cannot run it: {problem}"))
+        return pickle.dumps(Outcome(EndingKind.WAIT, f"Dask worker {dask_worker.address} cannot run it: {problem}"))
     key = dask_worker.get_current_task()
     seat = Seat(dask_worker, key, letter)
     with _lock:
@@ -233,7 +234,8 @@ def _pickled(outcome: Outcome, context: TaskContext) -> bytes:
     try:
         return pickle.dumps(outcome)
     except Exception as error:  # pickle raises whatever a value raises
-        return pickle.dumps(Outcome("permanent", clean(f"the result cannot be sent to the node: {error}", context)))
+        message = clean(f"the result cannot be sent to the node: {error}", context)
+        return pickle.dumps(Outcome(EndingKind.PERMANENT, message))
 
 
 # -- called by the node, in the event loop of the worker

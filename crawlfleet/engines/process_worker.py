@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
 from types import FrameType
 
+from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CallRefused, UsageError
 from crawlfleet.executors.body import run_body, run_body_async
 from crawlfleet.executors.contract import Executor, TaskContext
@@ -55,7 +56,8 @@ class NodeConnection:
         except OSError:
             raise
         except Exception as error:  # pickle raises whatever a value raises; nothing was sent
-            self._send(Outcome("permanent", f"the result cannot be sent to the node: {failed(error, context).message}"))
+            message = f"the result cannot be sent to the node: {failed(error, context).message}"
+            self._send(Outcome(EndingKind.PERMANENT, message))
 
     def take(self, _cancelled: threading.Event) -> bool:
         """As the permit of a body: the node decides about each call."""
@@ -102,7 +104,7 @@ def main(descriptor: int, parent: int) -> None:
             context.keeper = lambda: node.keep
             executor = known.get(name)
             if executor is None:
-                node.ended(Outcome("permanent", problem or _unknown(name)), context)
+                node.ended(Outcome(EndingKind.PERMANENT, problem or _unknown(name)), context)
             elif executor.asynchronous:
                 node.ended(asyncio.run(run_body_async(executor, context.task, context)), context)
             else:

@@ -20,6 +20,7 @@ from multiprocessing import Pipe
 from multiprocessing.reduction import recv_handle
 from typing import cast
 
+from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CallRefused, UsageError
 from crawlfleet.engines.contract import Reports, Run, Slots
 from crawlfleet.engines.crew import Crew
@@ -182,7 +183,7 @@ class ProcessesEngine:
     def _perform(self, run: Run) -> None:
         """In a thread of the crew: give the run to a worker and stay with it until it ends."""
         began, outcome = self._attempt(run)
-        if not began and outcome.kind == "crashed":
+        if not began and outcome.kind == EndingKind.CRASHED:
             began, outcome = self._attempt(run)  # the worker had died while it was idle
         if not began:
             self._reports.began(run)
@@ -226,6 +227,6 @@ class ProcessesEngine:
                 self._idle.append(worker)
         ending = "" if kept else worker.bury()
         if outcome is None and run.context.cancelled.is_set():
-            outcome = Outcome("cancelled", "the run was cancelled and its worker process killed")
+            outcome = Outcome(EndingKind.CANCELLED, "the run was cancelled and its worker process killed")
         when = "" if began else " before the body began"
-        return began, outcome or Outcome("crashed", f"the worker process {ending}{when}")
+        return began, outcome or Outcome(EndingKind.CRASHED, f"the worker process {ending}{when}")

@@ -10,21 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CallRefused, NotPermitted, QuotaError, TaskError, UsageError
 from crawlfleet.core.logs import HIDDEN, redact
 from crawlfleet.core.vendor_data import Scope
 from crawlfleet.executors.contract import Cancelled, TaskContext
+from crawlfleet.model.lifecycle import ENDINGS
 from crawlfleet.model.task_spec import TaskSpec
 
 SPOOL_ROWS = 1000  # more rows than this go to a temporary file and are committed apart from the pump
 MAX_MESSAGE = 2000  # characters of an error that are kept
-RAISED_KINDS = {"permanent", "transient", "quota", "auth", "unpaid", "wait", "token", "proxy"}
+RAISED_KINDS = {kind for kind, rule in ENDINGS.items() if rule.may_be_raised}
 _CONTROL = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")
 
 
 @dataclass(slots=True)
 class Outcome:
-    """How a body ended. `kind`: ok, crashed, cancelled, or that of a TaskError.
+    """How a body ended. `kind`: that of a TaskError, or ok, crashed, cancelled.
 
     `rows` is a list or a `Spool` (iterable, with len and close); whoever takes the outcome closes it. `summary` is
     JSON text. `retry_after` is seconds; `quota_scope`, `quota_daily` and `calls_wanted` are those of QuotaError and
@@ -32,7 +34,7 @@ class Outcome:
     Picklable unless its rows are a Spool.
     """
 
-    kind: str = "ok"
+    kind: EndingKind = EndingKind.OK
     message: str | None = None
     retry_after: float | None = None
     quota_scope: str | None = None
@@ -57,13 +59,13 @@ def failed(error: BaseException, context: TaskContext) -> Outcome:
         tell = context.log.debug if is_told else context.log.note
         tell(f"body raised: task={context.task.id}\n{trace.rstrip()}")
     if isinstance(error, (Cancelled, asyncio.CancelledError)):
-        return Outcome("cancelled", "the run was cancelled")
+        return Outcome(EndingKind.CANCELLED, "the run was cancelled")
     name, text = type(error).__name__, _text_of(error)
     if isinstance(error, TaskError):
-        kind = error.kind if error.kind in RAISED_KINDS else TaskError.kind
+        kind = EndingKind(error.kind) if error.kind in RAISED_KINDS else TaskError.kind
         message = text or name
     else:
-        kind = "permanent" if isinstance(error, UsageError) else "transient"
+        kind = EndingKind.PERMANENT if isinstance(error, UsageError) else EndingKind.TRANSIENT
         message = f"{name}: {text}" if text else name
     return Outcome(
         kind,

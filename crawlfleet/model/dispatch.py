@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from crawlfleet.core.db import Database
+from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.sql import json_rows, json_value, sql, stamp
 from crawlfleet.core.transaction import Answer, Statements, Transaction
 from crawlfleet.model import audit, signals
@@ -119,7 +120,7 @@ def take_back(
     lists = {"types": json.dumps(sorted(kind.types)), "labels": json.dumps(sorted(kind.labels))}
     parameters = {**candidate.owner._asdict(), **lists, "count": count}
     endings = [
-        Ending(assignment_id, task_id, "released", message="another device has a free slot")
+        Ending(assignment_id, task_id, EndingKind.RELEASED, message="another device has a free slot")
         for assignment_id, task_id in ledger.transaction.execute(statement, parameters).all()
     ]
     end_runs(ledger, endings)

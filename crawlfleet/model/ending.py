@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.vendor_data import Scope
 from crawlfleet.model.task_spec import TaskSpec
 
 
 @dataclass
 class Ending:
-    """One run that ended. `kind`: that of an `Outcome`, or crashed, released, expired.
+    """One run that ended. `kind` has a rule in `lifecycle.ENDINGS`.
 
     Moments are the database's clock; `retry_after` seconds is the earliest retry that the vendor named. `calls` are the
     moments by which the vendor saw the run's calls, None when nobody can tell. `quota_scope` names the limit that was
@@ -24,7 +25,7 @@ class Ending:
 
     assignment_id: int
     task_id: int
-    kind: str
+    kind: EndingKind
     started_at: datetime | None = None
     completed_at: datetime | None = None
     message: str | None = None

@@ -16,6 +16,7 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from crawlfleet.core.backoff import retry_delay
+from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.sql import SqlDialect, day, json_rows, json_value, sql, stamp, utc
 from crawlfleet.core.transaction import Answer, AnyRow, Transaction
 from crawlfleet.model import range_store
@@ -25,14 +26,13 @@ from crawlfleet.model.ending import Ending
 from crawlfleet.model.lane_budgets import LaneBudgets
 from crawlfleet.model.lanes import ensure_lanes, lane_of
 from crawlfleet.model.ledger import Ledger
-from crawlfleet.model.lifecycle import MOVES, run_guard, task_guard
+from crawlfleet.model.lifecycle import ENDED, ENDINGS, MOVES, Cost, WaitsFor, run_guard, task_guard
 from crawlfleet.model.run_effects import MAX_MESSAGE, Tasks, store_all
 from crawlfleet.model.task_insert import TaskDefaults, order_key
 from crawlfleet.model.task_spec import TaskSpec
 
 CRASH_CAP = 20  # runs of one task that may die under it before it is buried: it kills its runner
 CRASH_DELAY_CAP_SECONDS = 60.0
-QUOTA_PAUSE_SECONDS = 60.0  # when the vendor does not say how long
 AskedEnds = tuple[Answer[Tasks], range_store.Targets]
 
 
@@ -95,9 +95,9 @@ def end_runs(
     for each in stored:
         task, parked = tasks[each.task_id], False
         lane = lanes.get(task["lane_id"])
-        if each.kind == "auth":
+        if ENDINGS[each.kind].waits_for is WaitsFor.PERSON:
             ending, parked = _park(ledger, each, task)
-        elif each.kind == "unpaid":
+        elif each.kind == EndingKind.UNPAID:
             ending = _move_to_wider_lane(ledger, each, lane, defaults)
         else:
             ending = each
@@ -117,7 +117,7 @@ def _park(ledger: Ledger, ending: Ending, task: AnyRow) -> tuple[Ending, bool]:
     """The account waits for a person; True when it did not before. Without one nothing would hold the task back."""
     parked = park(ledger.transaction, task["source"], task["username"], ending.message or "token refused")
     if parked is None:
-        return replace(ending, kind="permanent"), False
+        return replace(ending, kind=EndingKind.PERMANENT), False
     ledger.touch_account(task["source"], task["username"])
     return ending, parked
 
@@ -160,9 +160,9 @@ def _settle_calls(ledger: Ledger, lane: LaneBudgets, ending: Ending) -> datetime
         ledger.forfeit(lane, ending.assignment_id)
     else:
         ledger.book(lane, ending.assignment_id, ending.calls, is_over=True)
-    if ending.kind == "ok":
+    if ending.kind == EndingKind.OK:
         ledger.praise(lane)
-    if ending.kind != "quota":
+    if ending.kind != EndingKind.QUOTA:
         return None
     reason = (ending.message or "quota used up")[:MAX_MESSAGE]
     return ledger.refuse(lane, ending.quota_scope, reason, ending.retry_after, ending.quota_daily)
@@ -186,7 +186,7 @@ def _move_to_wider_lane(ledger: Ledger, ending: Ending, lane: LaneBudgets | None
         held = 0 if lane is None else lane.need(ledger.now)
         message = f"the task needs more than {held} calls at once, which is all that the quota of {spec.source} allows"
     if message is not None:
-        return replace(ending, kind="permanent", message=message)
+        return replace(ending, kind=EndingKind.PERMANENT, message=message)
     wider = lane_of(spec, defaults.cost_of)._replace(cost=cost._replace(calls=max(wanted, cost.calls)))
     return replace(ending, lane_id=ensure_lanes(ledger.transaction, {wider}).read()[wider])
 
@@ -220,25 +220,9 @@ def _judge_lost(transaction: Transaction, endings: Sequence[Ending]) -> list[tup
     found = transaction.execute(statement, {"rows": json_rows([e.assignment_id] for e in endings)})
     states: dict[int, str] = dict(found.all())
     return [
-        (e, FenceVerdict.ALREADY if states.get(e.assignment_id) in _OWN_END.get(e.kind, ()) else FenceVerdict.STALE)
+        (e, FenceVerdict.ALREADY if states.get(e.assignment_id) in ENDINGS[e.kind].own_ends else FenceVerdict.STALE)
         for e in endings
     ]
-
-
-# How an assignment reads after this device itself ended it so. A run that someone else expired or cancelled
-# never reads like this, except `released`, which only its own device writes, too.
-_OWN_END = {
-    "ok": (MOVES["finish"].run_to, MOVES["fail"].run_to),
-    "permanent": (MOVES["fail"].run_to,),
-    "transient": (MOVES["fail"].run_to, MOVES["retry"].run_to),
-    "quota": (MOVES["release"].run_to,),
-    "auth": (MOVES["release"].run_to,),
-    "unpaid": (MOVES["release"].run_to, MOVES["fail"].run_to),
-    "wait": (MOVES["release"].run_to,),
-    "token": (MOVES["release"].run_to,),
-    "proxy": (MOVES["release"].run_to,),
-    "released": (MOVES["release"].run_to,),
-}
 
 
 @dataclass(frozen=True)
@@ -256,34 +240,26 @@ def _decide(ending: Ending, task: AnyRow, now: datetime, policy: RetryPolicy, cl
 
     A task whose budget was closed keeps its place in the queue: the budget holds it back.
     """
-    retry, crashes, kind = task["retry"], task["crash_count"], ending.kind
-    wait: float | None = None
-    if kind == "ok":
-        name = "finish"
-    elif kind == "permanent":
-        name, retry = "fail", retry + 1
-    elif kind == "transient":
+    rule = ENDINGS[ending.kind]
+    retry, crashes, is_spent = task["retry"], task["crash_count"], False
+    wait = ending.retry_after or rule.pause_seconds
+    if rule.cost is Cost.ATTEMPT:
         retry += 1
-        if retry > task["max_retry_count"]:
-            name = "fail"
-        else:
-            name = "retry"
-            wait = max(
-                retry_delay(retry, policy.delay_seconds, policy.cap_seconds, policy.random), ending.retry_after or 0
-            )
-    elif kind in {"crashed", "expired"}:
+        is_spent = retry > task["max_retry_count"]
+        wait = max(retry_delay(retry, policy.delay_seconds, policy.cap_seconds, policy.random), ending.retry_after or 0)
+    elif rule.cost is Cost.CRASH:
         # Only a run whose body had begun may have killed its runner.
         crashes += 1 if ending.started_at is not None else 0
-        name = "bury" if crashes > CRASH_CAP else "expire"
+        is_spent = crashes > CRASH_CAP
         # The first time it may have been the device; a task that does it again must not keep devices restarting.
-        pause = retry_delay(crashes - 1, 1.0, CRASH_DELAY_CAP_SECONDS, policy.random) if crashes > 1 else 0
-        wait = None if name == "bury" else pause
-    else:
-        name, wait = "release", ending.retry_after or (QUOTA_PAUSE_SECONDS if kind == "quota" else 0)
-        wait = 0 if closed_until is not None else wait
-    if not wait:  # over, or ready again at once, at its old place in the queue
-        next_run_at = None if wait is None else utc(task["next_run_at"])
-        return _Move(name, ending, retry, crashes, task["order_key"], next_run_at)
+        wait = retry_delay(crashes - 1, 1.0, CRASH_DELAY_CAP_SECONDS, policy.random) if crashes > 1 else 0
+    elif closed_until is not None:
+        wait = 0
+    name = rule.when_spent if is_spent and rule.when_spent else rule.move
+    if MOVES[name].task_to in ENDED:
+        return _Move(name, ending, retry, crashes, task["order_key"], None)
+    if not wait:  # ready again at once, at its old place in the queue
+        return _Move(name, ending, retry, crashes, task["order_key"], utc(task["next_run_at"]))
     next_run_at = now + timedelta(seconds=wait)
     return _Move(name, ending, retry, crashes, order_key(next_run_at, task["priority"]), next_run_at)
 
@@ -297,7 +273,7 @@ def _write(transaction: Transaction, moves: Sequence[_Move]) -> None:
     for move in moves:
         ending, rule = move.ending, MOVES[move.name]
         message = ending.message[:MAX_MESSAGE] if ending.message else None
-        kind = None if ending.kind == "ok" else ending.kind
+        kind = None if ending.kind == EndingKind.OK else ending.kind
         ended = ending.completed_at or now
         over = move.next_run_at is None
         waits = move.next_run_at is not None and move.next_run_at > now

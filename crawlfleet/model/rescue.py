@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from crawlfleet.core.db import Database
+from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.sql import json_rows, sql, stamp, utc
 from crawlfleet.core.transaction import Result, Transaction
 from crawlfleet.model import audit, signals
@@ -46,7 +47,7 @@ def expire_device(transaction: Transaction, device_id: str, lease_ends_at: datet
     """
     cancelled = _cancelled_with_calls(transaction, device_id)
     endings = [
-        Ending(assignment_id, task_id, "expired", started_at=started, message="the device is gone", calls=None)
+        Ending(assignment_id, task_id, EndingKind.EXPIRED, started_at=started, message="the device is gone", calls=None)
         for assignment_id, task_id, started in live_runs(transaction, device_id)
     ]
     ledger = Ledger(transaction, lease_ends_at=lease_ends_at)
@@ -79,7 +80,7 @@ def release_unheld(
     """
     live = live_runs(ledger.transaction, device_id, epoch)
     strays = [
-        Ending(key, task_id, "released", message="claimed, but the reply was lost")
+        Ending(key, task_id, EndingKind.RELEASED, message="claimed, but the reply was lost")
         for key, task_id, started_at in live
         if key not in held and not (adopts and started_at is None)
     ]
@@ -215,7 +216,7 @@ def _reject_batch(db: Database, lane_id: int, task_type: str, now: datetime | No
                 "status": f"'{MOVES['reject'].task_to}'",
                 "ready_key": "NULL",
                 "open_key": "NULL",
-                "error_kind": "'permanent'",
+                "error_kind": f"'{EndingKind.PERMANENT}'",
                 "error_message": ":message",
                 "completed_at": db.dialect.moment("now"),
                 "updated_at": db.dialect.moment("now"),

@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.transaction import AnyRow, Transaction
 from crawlfleet.model import feed, range_store
 from crawlfleet.model.ending import Ending
@@ -113,7 +114,11 @@ def _store(
         [ending] = endings
         log.warning("result refused by the database: task=%d assignment=%d", ending.task_id, ending.assignment_id)
         message = f"the database refused the result: {' '.join(str(getattr(error, 'orig', error)).split())[:300]}"
-        return [replace(ending, kind="permanent", message=message, summary=None, rows=(), replaces=None, follow_ups=())]
+        return [
+            replace(
+                ending, kind=EndingKind.PERMANENT, message=message, summary=None, rows=(), replaces=None, follow_ups=()
+            )
+        ]
 
 
 def _write_data(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from sqlalchemy.exc import SQLAlchemyError
 
 from crawlfleet.core.db import Database
+from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.service import Service
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model.budget import LimitOf
@@ -61,7 +62,8 @@ class ResultWriter(Service):
                 message = (
                     f"the database refused the result: {' '.join(str(getattr(error, 'orig', error)).split())[:300]}"
                 )
-                bare = Ending(decided.ending.assignment_id, decided.ending.task_id, "permanent", message=message)
+                key, task_id = decided.ending.assignment_id, decided.ending.task_id
+                bare = Ending(key, task_id, EndingKind.PERMANENT, message=message)
                 ended = self._write(replace(decided, ending=bare))
             self._queue.popleft()
             self._report(decided, ended)

@@ -20,6 +20,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from crawlfleet.core.db import Database
+from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CrawlfleetError, DatabaseUnreachable, LeaseLost
 from crawlfleet.core.service import Service
 from crawlfleet.core.transaction import Answer, Statements, Transaction
@@ -43,6 +44,7 @@ from crawlfleet.model.gate import (
 )
 from crawlfleet.model.lane_budgets import ask_lanes_of_tasks
 from crawlfleet.model.ledger import Ledger
+from crawlfleet.model.lifecycle import ENDINGS
 from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.services.durations import Durations
 from crawlfleet.services.lease import Lease
@@ -128,7 +130,7 @@ class TaskScheduler(Service):
         self.executors = executors
         self.options = options
         self.counters: Counter[str] = Counter()
-        self.errors: Counter[str] = Counter()  # runs that ended with an error, by its kind
+        self.errors: Counter[EndingKind] = Counter()  # runs that ended with an error, by its kind
         self.turn_durations = Durations()
         self.body_durations = {name: Durations() for name in sorted(executors)}
         self.idle = threading.Event()  # set while a look at the queue finds nothing to do for this node
@@ -315,7 +317,7 @@ class TaskScheduler(Service):
                 self.body_durations[run.task.task_type].observe(seconds)
             if held is None or held.phase == "ended":
                 # Timed out, handed back, cancelled or lost: that is decided, and this result comes too late.
-                if outcome.kind != "cancelled":
+                if outcome.kind != EndingKind.CANCELLED:
                     self._reject(key, run.task.id)
                 close_rows(outcome.rows)
                 continue
@@ -341,7 +343,7 @@ class TaskScheduler(Service):
             if held is None or held.phase != "begun" or here < _deadline(run):
                 continue
             message = f"timed out: the body ran longer than its execution_timeout of {run.task.execution_timeout:g} s"
-            self._decide(held, "transient", message)
+            self._decide(held, EndingKind.TRANSIENT, message)
             if not self._engine_of(run.executor).interrupt(run):
                 self._stuck.add(key)
                 log.warning("a thread keeps its slot until it ends by itself: task=%d assignment=%d", run.task.id, key)
@@ -353,9 +355,9 @@ class TaskScheduler(Service):
         """While stopping: withdraw what has not begun; after the grace also what has."""
         for held in self._held.values():
             if held.phase == "waiting" and held.run.withdraw():
-                self._decide(held, "released", "the node stopped")
+                self._decide(held, EndingKind.RELEASED, "the node stopped")
             elif held.phase == "begun" and self._hand_back:
-                self._decide(held, "released", "the node stopped before the body ended")
+                self._decide(held, EndingKind.RELEASED, "the node stopped before the body ended")
                 self._engine_of(held.run.executor).interrupt(held.run)
 
     def _give_back_surplus(self) -> None:
@@ -367,9 +369,9 @@ class TaskScheduler(Service):
         if self._clock.monotonic() - oldest > RESERVE_PATIENCE_SECONDS:
             for held in list(self._waiting.values())[-surplus:]:
                 if held.run.withdraw():
-                    self._decide(held, "released", "waited too long for a slot of this node")
+                    self._decide(held, EndingKind.RELEASED, "waited too long for a slot of this node")
 
-    def _decide(self, held: Held, kind: str, message: str) -> None:
+    def _decide(self, held: Held, kind: EndingKind, message: str) -> None:
         run = held.run
         held.phase = "ended"
         self._waiting.pop(run.assignment_id, None)
@@ -641,11 +643,11 @@ class TaskScheduler(Service):
         held = self._held.pop(key, None)
         close_rows(decided.ending.rows)
         if ended.verdict is FenceVerdict.STALE:
-            if decided.ending.kind != "released":
+            if decided.ending.kind != EndingKind.RELEASED:
                 self._reject(key, task_id)
             return
         self.counters[ended.move or "finish"] += 1
-        if ending.kind not in {"ok", "released"}:
+        if ENDINGS[ending.kind].counts_as_error:
             self.counters["errors"] += 1
             self.errors[ending.kind] += 1
         if ended.parked:
@@ -657,7 +659,7 @@ class TaskScheduler(Service):
                 log.info("Task %d completed successfully in %.2fs", task_id, seconds)
         elif ended.move in {"fail", "bury"}:
             log.error("Task %d failed: kind=%s assignment=%d reason=%s", task_id, ending.kind, key, ending.message)
-        elif ended.move is not None and ending.kind not in {"released", "auth"} and not quiet:
+        elif ended.move is not None and ending.kind not in (EndingKind.RELEASED, EndingKind.AUTH) and not quiet:
             when = "" if ended.next_run_at is None else f" again_at={ended.next_run_at:%Y-%m-%dT%H:%M:%SZ}"
             log.warning(
                 "Task %d waits: kind=%s assignment=%d%s reason=%s", task_id, ending.kind, key, when, ending.message
@@ -703,14 +705,14 @@ class TaskScheduler(Service):
         """The database refused the transaction, not because it is away: one ending may be what it cannot take."""
         cause = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
         self._wait = 1.0
-        if not batch or (self._one_by_one and batch[0].ending.kind == "permanent"):
+        if not batch or (self._one_by_one and batch[0].ending.kind == EndingKind.PERMANENT):
             raise error
         if self._one_by_one:
             ending = batch[0].ending
             close_rows(ending.rows)
             message = f"the database refused the result: {cause}"
             self._decided[0] = replace(
-                batch[0], ending=Ending(ending.assignment_id, ending.task_id, "permanent", message=message)
+                batch[0], ending=Ending(ending.assignment_id, ending.task_id, EndingKind.PERMANENT, message=message)
             )
         else:
             log.error("turn refused by the database, ending runs one by one: %s", cause)

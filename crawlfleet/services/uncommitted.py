@@ -11,6 +11,7 @@ from crawlfleet.executors.outcome import Outcome
 from crawlfleet.executors.permit import RunPermit
 from crawlfleet.model.ending import Ending
 from crawlfleet.model.gate import RunCalls
+from crawlfleet.model.lifecycle import ENDINGS
 
 
 @dataclass
@@ -49,11 +50,10 @@ class SentCalls:
 
 def ending_of(run: Run, outcome: Outcome) -> Ending:
     """How the gate is told of a body's outcome."""
-    kind = outcome.kind if outcome.kind != "cancelled" else "transient"  # nobody cancelled it: it did so itself
     return Ending(
         run.assignment_id,
         run.task.id,
-        kind,
+        ENDINGS[outcome.kind].written_as or outcome.kind,
         message=outcome.message,
         retry_after=outcome.retry_after,
         summary=outcome.summary,

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from crawlfleet.core.account import Account
+from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import (
     NotPermitted,
     PermanentError,
@@ -31,6 +32,7 @@ from crawlfleet.executors.body import run_body, run_body_async
 from crawlfleet.executors.contract import Executor, Instead, TaskContext, TaskResult
 from crawlfleet.executors.outcome import MAX_MESSAGE, SPOOL_ROWS, Outcome
 from crawlfleet.executors.spool import Spool
+from crawlfleet.model.lifecycle import ENDINGS
 from crawlfleet.model.task_spec import Task, TaskSpec
 from crawlfleet.sources.contract import SourceSettings
 
@@ -271,9 +273,29 @@ def test_what_a_node_lacks_waits_a_minute(play: Play, error: type[WaitError]) ->
     assert (outcome.kind, outcome.message, outcome.retry_after) == (error.kind, "not here", 60)
 
 
+def test_each_kind_that_a_body_may_raise_has_an_error(play: Play) -> None:
+    errors = {each.kind: each for each in _below(TaskError)}
+    assert set(errors) == {kind for kind, rule in ENDINGS.items() if rule.may_be_raised}
+    for kind, error in errors.items():
+        assert play(raiser(error("no luck"))).kind is kind
+
+
+def _below(error: type[TaskError]) -> list[type[TaskError]]:
+    """The errors of this program that are an `error`."""
+    own = [each for each in error.__subclasses__() if each.__module__ == error.__module__]
+    return own + [further for each in own for further in _below(each)]
+
+
+def test_a_kind_spelled_by_hand_counts_too(play: Play) -> None:
+    class ByHand(TaskError):
+        kind = "quota"  # type: ignore[assignment]
+
+    assert play(raiser(ByHand())).kind is EndingKind.QUOTA
+
+
 def test_a_task_error_of_an_unknown_kind_is_transient(play: Play) -> None:
     class Odd(TaskError):
-        kind = "odd"
+        kind = "odd"  # type: ignore[assignment]
 
     assert play(raiser(Odd())).kind == "transient"
 

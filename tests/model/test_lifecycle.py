@@ -1,17 +1,35 @@
-"""Every legal move works, every illegal one is refused; both come from `MOVES`."""
+"""Every legal move works, every illegal one is refused; every kind of ending does what its rule says.
+
+The cases come from `MOVES` and `ENDINGS`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
+from crawlfleet.core.endings import EndingKind
 from crawlfleet.model import rescue
+from crawlfleet.model.account import AccountDAO
+from crawlfleet.model.claims import Claim
 from crawlfleet.model.device import DeviceDAO
-from crawlfleet.model.gate import FenceVerdict
-from crawlfleet.model.lifecycle import LIVE, MOVES, TaskStatus, diagram
+from crawlfleet.model.gate import CRASH_CAP, FenceVerdict
+from crawlfleet.model.lifecycle import (
+    ENDED,
+    ENDINGS,
+    LIVE,
+    MOVES,
+    AccountStatus,
+    Cost,
+    TaskStatus,
+    WaitsFor,
+    diagram,
+    endings_table,
+)
 from tests.fleets import Device, add, ending, runs, task
 
 FAR_AHEAD = timedelta(days=400)
@@ -55,9 +73,12 @@ NEED_CLAIM = {"start", "finish", "fail", "retry", "release"}
 CASES = [(name, state) for name in MOVES for state in TaskStatus]
 
 
-def crash_often(device: Device, task_id: int) -> None:
+def crash_often(device: Device, task_id: int, crashes: int = CRASH_CAP, attempts: int = 0) -> None:
+    """So many of the task's runs crashed, and so many of its attempts failed."""
     with device.db.plain.begin() as connection:
-        connection.exec_driver_sql(f"UPDATE cl_crawl_task SET crash_count = 20 WHERE id = {task_id}")
+        connection.exec_driver_sql(
+            f"UPDATE cl_crawl_task SET crash_count = {crashes}, retry = {attempts} WHERE id = {task_id}"
+        )
 
 
 @pytest.mark.parametrize(("name", "state"), CASES, ids=[f"{name}-from-{state}" for name, state in CASES])
@@ -88,6 +109,84 @@ def test_a_move_happens_exactly_from_its_states(device: Device, name: str, state
     else:
         assert after["status"] == before["status"]
         assert after["assignment_id"] == before["assignment_id"]
+
+
+def begun(device: Device) -> tuple[int, Claim]:
+    """A task of an account, whose body began."""
+    AccountDAO(device.db).add(Account("appsflyer", "alice", token_env="T"))
+    device.types = ("app_data",)
+    [task_id] = add(device.db, task_type="app_data", source="appsflyer", username="alice", max_retry_count=1)
+    [claim] = device.claim()
+    device.start([claim])
+    return task_id, claim
+
+
+@pytest.mark.parametrize("kind", EndingKind)
+def test_each_kind_of_ending_makes_the_move_of_its_rule(device: Device, kind: EndingKind) -> None:
+    rule = ENDINGS[kind]
+    task_id, claim = begun(device)
+    now = datetime.now(UTC)
+    told = ending(claim, kind, started_at=now, message="so it ended")
+    [ended] = device.end(told, now=now)
+    found, [run] = task(device.db, task_id), runs(device.db, task_id)
+    assert ended.move == rule.move
+    assert (found["status"], run["status"]) == (MOVES[rule.move].task_to, MOVES[rule.move].run_to)
+    assert found["error_kind"] == run["error_kind"] == (None if kind is EndingKind.OK else kind)
+    assert (found["retry"], found["crash_count"]) == (rule.cost is Cost.ATTEMPT, rule.cost is Cost.CRASH)
+    [again] = device.end(told, now=now)
+    assert again.verdict is (FenceVerdict.ALREADY if run["status"] in rule.own_ends else FenceVerdict.STALE)
+
+
+@pytest.mark.parametrize("kind", EndingKind)
+def test_each_kind_of_ending_makes_the_other_move_of_its_rule_when_all_is_spent(
+    device: Device, kind: EndingKind
+) -> None:
+    rule = ENDINGS[kind]
+    task_id, claim = begun(device)
+    crash_often(device, task_id, attempts=1)
+    [ended] = device.end(ending(claim, kind, started_at=datetime.now(UTC)))
+    assert ended.move == (rule.when_spent or rule.move)
+    assert task(device.db, task_id)["status"] == MOVES[rule.when_spent or rule.move].task_to
+
+
+@pytest.mark.parametrize("kind", [kind for kind in EndingKind if MOVES[ENDINGS[kind].move].task_to not in ENDED])
+def test_a_task_that_goes_back_to_the_queue_waits_for_what_the_rule_says(device: Device, kind: EndingKind) -> None:
+    waits_for = ENDINGS[kind].waits_for
+    task_id, claim = begun(device)
+    crash_often(device, task_id, 1)
+    now = datetime.now(UTC)
+    [ended] = device.end(ending(claim, kind, started_at=now), now=now)
+    [account] = AccountDAO(device.db).find("alice")
+    assert (account["status"] == AccountStatus.TOKEN_EXPIRED) == (waits_for is WaitsFor.PERSON)
+    assert ended.next_run_at is not None
+    if waits_for is WaitsFor.RETRY or ENDINGS[kind].pause_seconds:
+        assert ended.next_run_at > now
+    else:  # nothing else was said, so that it may run as soon as what it waits for is there
+        assert ended.next_run_at <= now
+
+
+@pytest.mark.parametrize("kind", [kind for kind in EndingKind if ENDINGS[kind].waits_for is WaitsFor.PAUSE])
+def test_a_pause_is_as_long_as_the_ending_says(device: Device, kind: EndingKind) -> None:
+    _, claim = begun(device)
+    now = datetime.now(UTC)
+    [ended] = device.end(ending(claim, kind, retry_after=90.0), now=now)
+    assert ended.next_run_at == now + timedelta(seconds=90)
+
+
+def test_the_rules_of_the_endings_agree_with_the_moves() -> None:
+    assert list(ENDINGS) == list(EndingKind)
+    for rule in ENDINGS.values():
+        moves = {MOVES[name] for name in (rule.move, rule.when_spent) if name is not None}
+        assert all(move.run_to is not None and move.task_from == LIVE for move in moves)
+        assert (rule.when_spent is None) <= (rule.cost is None or MOVES[rule.move].task_to in ENDED)
+        assert set(rule.own_ends) <= {move.run_to for move in MOVES.values()}
+        if rule.own_ends:
+            assert {move.run_to for move in moves} <= set(rule.own_ends)
+
+
+def test_the_page_of_the_tables_shows_each_kind_of_ending() -> None:
+    with open("docs/tables.md", encoding="utf-8") as page:
+        assert endings_table() in page.read()
 
 
 def test_a_finished_run_is_success_for_the_same_ending_and_stale_for_another_run(device: Device, db: Database) -> None:
