@@ -14,6 +14,7 @@ import pytest
 
 from tests.server_park import ParkVisitor, ServerMissing, ServerPark, skip_or_fail
 from tests.servers import FLAVOURS, MARIADB, POSTGRESQL, Flavour, Server, SharedServer
+from tests.templates import create_database_with_tables, sqlite_url_with_tables
 
 BACKENDS = ("sqlite", *FLAVOURS)
 
@@ -23,7 +24,7 @@ visitor_key = pytest.StashKey[ParkVisitor]()
 
 @dataclass(frozen=True)
 class Backend:
-    """A fresh, empty database. `server` is shared with other tests; None for SQLite."""
+    """A fresh database. `server` is shared with other tests; None for SQLite."""
 
     name: str
     url: str
@@ -59,7 +60,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
     wanted = {
-        callspec.params.get("backend")
+        callspec.params.get("backend", callspec.params.get("empty_backend"))
         for item in session.items
         if (callspec := getattr(item, "callspec", None)) is not None
     }
@@ -91,16 +92,29 @@ _database_numbers = itertools.count(1)
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, _visitor: ParkVisitor, tmp_path: Path) -> Iterator[Backend]:
-    """A fresh empty database, on SQLite, MariaDB and PostgreSQL in turn."""
+    """A fresh database with tables, on SQLite, MariaDB and PostgreSQL in turn."""
+    if request.param == "sqlite":
+        yield Backend("sqlite", sqlite_url_with_tables(tmp_path / "crawlfleet.db"), None)
+    else:
+        yield from _on_server(_visitor, request.param, create_database_with_tables)
+
+
+@pytest.fixture(params=BACKENDS)
+def empty_backend(request: pytest.FixtureRequest, _visitor: ParkVisitor, tmp_path: Path) -> Iterator[Backend]:
+    """A fresh database without tables, on SQLite, MariaDB and PostgreSQL in turn."""
     if request.param == "sqlite":
         yield Backend("sqlite", f"sqlite:///{tmp_path}/crawlfleet.db", None)
-        return
+    else:
+        yield from _on_server(_visitor, request.param, SharedServer.create_database)
+
+
+def _on_server(visitor: ParkVisitor, flavour: str, create: Callable[[SharedServer, str], str]) -> Iterator[Backend]:
     try:
-        server = _visitor.shared(FLAVOURS[request.param])
+        server = visitor.shared(FLAVOURS[flavour])
     except ServerMissing as missing:
         skip_or_fail(missing)
-    name = server.create_database(f"test_{os.getpid()}_{next(_database_numbers)}")
-    yield Backend(request.param, server.url(name), server)
+    name = create(server, f"test_{os.getpid()}_{next(_database_numbers)}")
+    yield Backend(flavour, server.url(name), server)
     server.drop_database(name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from crawlfleet.core.clock import SYSTEM_CLOCK, Clock
@@ -22,12 +23,16 @@ from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
 from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
+from tests.templates import sqlite_url_with_tables
 
 
 def fresh(url: str, clock: Clock = SYSTEM_CLOCK) -> Database:
     """The database behind this URL, with tables."""
+    path = Path(url.removeprefix("sqlite:///"))
+    if url.startswith("sqlite:") and not path.exists():
+        sqlite_url_with_tables(path)
     db = Database(url, clock=clock).open()
-    migrations.upgrade(db)
+    migrations.upgrade(db)  # looks once, and finds the tables of a template
     return db
 
 

@@ -27,6 +27,7 @@ from tests.servers import (
     run_directory,
     start_server,
 )
+from tests.templates import make_template
 
 PARK_VARIABLE = (
     "TESTS_OF_CRAWLFLEET_SERVERS"  # the park's socket; set for workers; the program takes CRAWLFLEET_... as its own
@@ -72,7 +73,9 @@ class ServerPark:
                     self.missing[name] = str(error)
                     raise
                 prepare_template(flavour, self.directory)
-                self._servers[name] = start_server(flavour, self.directory, self._durable)
+                server = start_server(flavour, self.directory, self._durable)
+                make_template(server)
+                self._servers[name] = server
             return self._servers[name].port
 
     def close(self) -> None:

@@ -182,16 +182,16 @@ class SharedServer:
 
     def create_database(self, name: str) -> str:
         """Create an empty database: about 5 ms on MariaDB, 60 ms on PostgreSQL. Returns `name`."""
-        self._execute(f"CREATE DATABASE {name}")
+        self.execute(f"CREATE DATABASE {name}")
         return name
 
     def drop_database(self, name: str) -> None:
         """Drop a database although somebody may still be connected to it."""
         if self.flavour is MARIADB:  # an open transaction of a forgotten connection would hold the drop up for ever
-            for (session,) in self._execute(f"SELECT id FROM information_schema.processlist WHERE db = '{name}'"):
+            for (session,) in self.execute(f"SELECT id FROM information_schema.processlist WHERE db = '{name}'"):
                 with contextlib.suppress(pymysql.MySQLError):  # it may end by itself first
-                    self._execute(f"KILL {session}")
-        self._execute(self.flavour.drop_database.format(database=name))
+                    self.execute(f"KILL {session}")
+        self.execute(self.flavour.drop_database.format(database=name))
 
     def is_ready(self) -> bool:
         """True when a client can connect now."""
@@ -201,7 +201,8 @@ class SharedServer:
             return False
         return True
 
-    def _execute(self, statement: str) -> Sequence[tuple[Any, ...]]:
+    def execute(self, statement: str) -> Sequence[tuple[Any, ...]]:
+        """Execute a statement outside any database; its rows."""
         with contextlib.closing(self.connect()) as connection, connection.cursor() as cursor:
             cursor.execute(statement)
             return cursor.fetchall() if cursor.description else ()

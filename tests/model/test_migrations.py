@@ -37,9 +37,9 @@ UPGRADE = "import sys; from crawlfleet.core.db import Database; from crawlfleet.
 
 
 @pytest.fixture
-def empty(backend: Backend) -> Iterator[Database]:
+def empty(empty_backend: Backend) -> Iterator[Database]:
     """A database without tables."""
-    database = Database(backend.url).open()
+    database = Database(empty_backend.url).open()
     yield database
     database.close()
 
@@ -115,7 +115,7 @@ def test_tables_of_mysql_keep_transactions_and_compare_exactly(db: Database) -> 
         assert set(moments) == {"datetime(6)"}
 
 
-def test_threads_that_start_together_upgrade_once(backend: Backend) -> None:
+def test_threads_that_start_together_upgrade_once(empty_backend: Backend) -> None:
     done: list[bool] = []
     failures: list[BaseException] = []
     barrier = threading.Barrier(4)
@@ -123,7 +123,7 @@ def test_threads_that_start_together_upgrade_once(backend: Backend) -> None:
     def work() -> None:
         try:
             barrier.wait()
-            db = Database(backend.url).open()
+            db = Database(empty_backend.url).open()
             done.append(migrations.upgrade(db))
             db.close()
         except BaseException as error:
@@ -136,7 +136,7 @@ def test_threads_that_start_together_upgrade_once(backend: Backend) -> None:
         thread.join()
     assert failures == []
     assert sorted(done) == [False, False, False, True]
-    with contextlib.closing(Database(backend.url)) as db:
+    with contextlib.closing(Database(empty_backend.url)) as db:
         assert_complete(db)
 
 
@@ -152,12 +152,12 @@ def run_program(code: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_processes_that_start_together_upgrade_once(backend: Backend) -> None:
+def test_processes_that_start_together_upgrade_once(empty_backend: Backend) -> None:
     code = UPGRADE + (
         "db = Database(sys.argv[1]).open(); print('ready', flush=True); sys.stdin.readline();"
         "print(migrations.upgrade(db))"
     )
-    nodes = [run_program(code, backend.url) for _ in range(4)]
+    nodes = [run_program(code, empty_backend.url) for _ in range(4)]
     for node in nodes:
         assert node.stdout is not None
         assert node.stdout.readline() == "ready\n"
@@ -167,7 +167,7 @@ def test_processes_that_start_together_upgrade_once(backend: Backend) -> None:
         node.stdin.flush()
     answers = [node.communicate(timeout=60) for node in nodes]
     assert sorted(out.strip() for out, _ in answers) == ["False", "False", "False", "True"], answers
-    with contextlib.closing(Database(backend.url)) as db:
+    with contextlib.closing(Database(empty_backend.url)) as db:
         assert_complete(db)
 
 
@@ -211,14 +211,14 @@ def test_an_upgrade_that_was_cut_off_anywhere_can_be_repeated(empty: Database) -
 
 
 @pytest.mark.slow
-def test_an_upgrade_whose_process_was_killed_can_be_repeated(empty: Database, backend: Backend) -> None:
+def test_an_upgrade_whose_process_was_killed_can_be_repeated(empty: Database, empty_backend: Backend) -> None:
     code = (
         "import os, signal;"
         + UPGRADE
         + "from tests.model.test_migrations import cut_off_at; db = Database(sys.argv[1]).open();"
         "cut_off_at(db, 9, lambda: os.kill(os.getpid(), signal.SIGKILL)); migrations.upgrade(db)"
     )
-    node = run_program(code, backend.url)
+    node = run_program(code, empty_backend.url)
     node.communicate(timeout=60)
     assert node.returncode == -signal.SIGKILL
     assert migrations.current(empty) is None
@@ -245,23 +245,23 @@ def test_the_head_is_the_newest_migration() -> None:
 
 
 def test_somebody_else_who_upgrades_for_too_long_is_told_of(
-    empty: Database, backend: Backend, monkeypatch: pytest.MonkeyPatch
+    empty: Database, empty_backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if empty.family == "sqlite":
         pytest.skip("SQLite has one writer, whom everybody waits for")
     monkeypatch.setattr(migrations, "LOCK_WAIT_SECONDS", 1)
-    with contextlib.closing(Database(backend.url)) as other, migrations._lock(other):  # noqa: SIM117
+    with contextlib.closing(Database(empty_backend.url)) as other, migrations._lock(other):  # noqa: SIM117
         with pytest.raises(DatabaseRefused, match="another node is upgrading"):
             migrations.upgrade(empty)
     monkeypatch.undo()  # a busy server takes its time to give the lock of a closed connection back
     assert migrations.upgrade(empty) is True
 
 
-def test_an_upgrade_logs_one_line(backend: Backend) -> None:
+def test_an_upgrade_logs_one_line(empty_backend: Backend) -> None:
     code = UPGRADE + (
         "from crawlfleet.core.logs import configure_logging; db = Database(sys.argv[1]).open(); configure_logging();"
         "migrations.upgrade(db); migrations.upgrade(db)"
     )
-    _, errors = run_program(code, backend.url).communicate(timeout=60)
+    _, errors = run_program(code, empty_backend.url).communicate(timeout=60)
     [line] = errors.splitlines()
     assert line.endswith(f"[INFO] model.migrations - Database upgraded from nothing to {schema.HEAD}")
