@@ -16,11 +16,12 @@ from crawlfleet.insights.fleet_metrics import FleetMetrics
 from crawlfleet.model.device_heartbeat import Beat
 from crawlfleet.model.lifecycle import ENDINGS
 from crawlfleet.services.node import Node
+from crawlfleet.services.work_stats import STALE
 
 # Shown from the start, so that rates can be taken.
 MOVES = ("finish", "fail", "retry", "release", "expire", "bury")
 ERROR_KINDS = tuple(str(kind) for kind, rule in ENDINGS.items() if rule.counts_as_error)
-NOT_MOVES = ("errors", "stale results rejected")  # what else the scheduler counts
+NOT_MOVES = ("errors", STALE)  # what else the scheduler counts
 MACHINE = {
     "system_cpu_percent": ("cpu_usage", "CPU use of the machine since the beat before"),
     "system_memory_percent": ("memory_usage", "Memory use of the machine"),
@@ -75,9 +76,10 @@ class NodeMetrics(Collector):
 
     def _work(self) -> Iterator[Metric]:
         settings, scheduler, logs = self._node.settings, self._node.scheduler, self._node.logs
-        yield _gauge("bodies_running", "Task bodies that run now", scheduler.bodies)
+        stats = scheduler.stats
+        yield _gauge("bodies_running", "Task bodies that run now", scheduler.runs.table.bodies)
         yield _gauge("slots", "Task bodies that may run at once", settings.slots)
-        counted = dict(scheduler.counters)
+        counted = dict(stats.counters)
         moves = {name: count for name, count in counted.items() if name not in NOT_MOVES}
         yield _counter(
             "moves",
@@ -89,17 +91,17 @@ class NodeMetrics(Collector):
             "errors",
             "Runs that ended with an error, by its kind, whatever became of their task",
             "kind",
-            dict.fromkeys(ERROR_KINDS, 0) | {str(kind): count for kind, count in scheduler.errors.items()},
+            dict.fromkeys(ERROR_KINDS, 0) | {str(kind): count for kind, count in stats.errors.items()},
         )
-        stale = counted.get("stale results rejected", 0)
+        stale = counted.get(STALE, 0)
         yield _count("stale_results_rejected", "Results of runs that were no longer this node's", stale)
         yield _count("task_log_lines", "Lines of task logs that were stored", logs.kept)
         yield _count("task_log_lines_dropped", "Lines of task logs that were lost", logs.dropped)
         turns = HistogramMetricFamily("crawlfleet_turn_seconds", "How long a turn of the scheduler took")
-        turns.add_metric([], scheduler.turn_durations.up_to(), scheduler.turn_durations.sum_seconds)
+        turns.add_metric([], stats.turn_durations.up_to(), stats.turn_durations.sum_seconds)
         yield turns
         bodies = HistogramMetricFamily("crawlfleet_body_seconds", "How long bodies ran", labels=["task_type"])
-        for task_type, durations in scheduler.body_durations.items():
+        for task_type, durations in stats.body_durations.items():
             bodies.add_metric([task_type], durations.up_to(), durations.sum_seconds)
         yield bodies
 

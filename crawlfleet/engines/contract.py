@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Protocol
 
 from crawlfleet.core.clock import SYSTEM_CLOCK, Clock
@@ -19,12 +20,20 @@ from crawlfleet.executors.outcome import Outcome
 from crawlfleet.model.task_spec import Task
 
 
+class RunPhase(Enum):
+    """How far a run is, as its scheduler sees it."""
+
+    WAITING = auto()  # for a slot
+    BEGUN = auto()
+    ENDED = auto()  # how it ends is decided, and perhaps not committed yet
+
+
 class Run:
     """One assignment in the memory of its node: queued, begun, or withdrawn before it began.
 
     `begin` and `withdraw` exclude each other: only one of them ever returns True.
     `claimed_at`, `began_at` and `ended_at` are seconds of the monotonic clock; the engine tells of the last two before
-    it reports.
+    it reports. `phase` is the scheduler's, and is no business of an engine.
     """
 
     __slots__ = (
@@ -36,6 +45,7 @@ class Run:
         "context",
         "ended_at",
         "executor",
+        "phase",
         "task",
         "withdrawn",
     )
@@ -47,6 +57,7 @@ class Run:
         self.task = task
         self.executor = executor
         self.context = context
+        self.phase = RunPhase.WAITING
         self.clock = clock
         self.claimed_at = clock.monotonic()
         self.began_at: float | None = None

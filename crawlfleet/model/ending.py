@@ -44,3 +44,13 @@ class Ending:
     @property
     def writes_data(self) -> bool:
         return self.replaces is not None or bool(self.follow_ups)
+
+
+def cause_of(error: Exception) -> str:
+    """Why the database refused something, in its own words: one line of at most 300 characters."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())[:300]
+
+
+def result_refused(error: Exception) -> str:
+    """The message of a run whose result the database does not take."""
+    return f"the database refused the result: {cause_of(error)}"

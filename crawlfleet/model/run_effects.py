@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.transaction import AnyRow, Transaction
 from crawlfleet.model import feed, range_store
-from crawlfleet.model.ending import Ending
+from crawlfleet.model.ending import Ending, result_refused
 from crawlfleet.model.feed import FeedKey
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.task_insert import TaskDefaults, add_tasks
@@ -113,7 +113,7 @@ def _store(
             return alone
         [ending] = endings
         log.warning("result refused by the database: task=%d assignment=%d", ending.task_id, ending.assignment_id)
-        message = f"the database refused the result: {' '.join(str(getattr(error, 'orig', error)).split())[:300]}"
+        message = result_refused(error)
         return [
             replace(
                 ending, kind=EndingKind.PERMANENT, message=message, summary=None, rows=(), replaces=None, follow_ups=()

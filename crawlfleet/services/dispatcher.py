@@ -26,7 +26,7 @@ from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.dispatch import Candidate, Kind
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.services.lease import Lease
-from crawlfleet.services.task_scheduler import LoadBalanceStrategy
+from crawlfleet.services.scheduler_options import LoadBalanceStrategy
 
 log = logging.getLogger(__name__)
 

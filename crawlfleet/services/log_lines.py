@@ -7,6 +7,14 @@ order.
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Sequence
+
+from crawlfleet.core.endings import EndingKind
+from crawlfleet.engines.contract import Run
+from crawlfleet.model.gate import Ended
+
+QUIET_LINES = 20  # more tasks or endings than this in one turn are told in one line, or in none
 
 _scheduler = logging.getLogger("crawlfleet.services.task_scheduler")
 _manager = logging.getLogger("crawlfleet.services.device_manager")
@@ -29,3 +37,102 @@ def device_manager_started() -> None:
 def task_scheduler_started(mode: str) -> None:
     """Tasks are claimed from now on."""
     _scheduler.info("TaskScheduler started in %s mode", mode)
+
+
+def stopping(grace_seconds: float, bodies: int) -> None:
+    """Nothing is claimed any more."""
+    _scheduler.info("TaskScheduler stopping: no new tasks, up to %g s for %d running ones", grace_seconds, bodies)
+
+
+def stopped(left: int) -> None:
+    """The scheduler has ended; so many runs could not be handed back."""
+    if left:
+        _scheduler.warning("%d runs were not handed back: they are rescued when this device registers again", left)
+    _scheduler.info("TaskScheduler stopped")
+
+
+def database_away(error: Exception) -> None:
+    """The first turn that did not reach the database."""
+    _scheduler.warning("database away, waiting for it: %s", error)
+
+
+def database_back(seconds: float) -> None:
+    """The first turn that did, after so long."""
+    _scheduler.info("database back after %.1f s", seconds)
+
+
+def turn_refused(cause: str) -> None:
+    """The database refused a transaction with several endings."""
+    _scheduler.error("turn refused by the database, ending runs one by one: %s", cause)
+
+
+def executing(runs: Sequence[Run]) -> None:
+    """These runs are about to be handed to an engine; nothing when they are many."""
+    if len(runs) <= QUIET_LINES:
+        for run in runs:
+            _scheduler.info("Executing task %d of type %s", run.task.id, run.task.task_type)
+
+
+def slot_kept(run: Run) -> None:
+    """The run timed out, and its body cannot be ended."""
+    _scheduler.warning(
+        "a thread keeps its slot until it ends by itself: task=%d assignment=%d", run.task.id, run.assignment_id
+    )
+
+
+def result_rejected(run: Run) -> None:
+    """A result came too late."""
+    _scheduler.warning("stale result rejected: task=%d assignment=%d", run.task.id, run.assignment_id)
+
+
+def run_dropped(run: Run) -> None:
+    """A run is no longer ours."""
+    _scheduler.warning("run cancelled or lost: task=%d assignment=%d", run.task.id, run.assignment_id)
+
+
+def strays_released(count: int) -> None:
+    """Runs went back that the database had for ours and that are not in memory."""
+    _scheduler.warning("released %d claims whose reply was lost", count)
+
+
+def lease_lost(device_id: str, epoch: int, runs: int) -> None:
+    """This process no longer is its device."""
+    _scheduler.warning("lease lost: device=%s epoch=%d runs=%d", device_id, epoch, runs)
+
+
+def runs_ended(ended: Sequence[Ended]) -> None:
+    """What came of the endings of one turn, in one line, when they are many."""
+    if len(ended) > QUIET_LINES:
+        kinds = Counter(each.move or str(each.verdict) for each in ended)
+        counts = " ".join(f"{kind}={count}" for kind, count in sorted(kinds.items()))
+        _scheduler.info("Ended %d runs: %s", len(ended), counts)
+
+
+def run_ended(run: Run, ended: Ended, seconds: float, is_one_of: int) -> None:
+    """What came of one run, whose body ran so long; one of many: only what a person should look at."""
+    ending, task, quiet = ended.ending, run.task, is_one_of > QUIET_LINES
+    if ended.parked:
+        _scheduler.warning(
+            "account parked until a person resumes it: source=%s username=%s task=%d reason=%s",
+            task.source,
+            task.username,
+            task.id,
+            ending.message,
+        )
+    if ended.move == "finish":
+        if not quiet:
+            _scheduler.info("Task %d completed successfully in %.2fs", task.id, seconds)
+    elif ended.move in {"fail", "bury"}:
+        _scheduler.error(
+            "Task %d failed: kind=%s assignment=%d reason=%s", task.id, ending.kind, run.assignment_id, ending.message
+        )
+    elif ended.move is not None and ending.kind not in (EndingKind.RELEASED, EndingKind.AUTH) and not quiet:
+        when = "" if ended.next_run_at is None else f" again_at={ended.next_run_at:%Y-%m-%dT%H:%M:%SZ}"
+        _scheduler.warning(
+            "Task %d waits: kind=%s assignment=%d%s reason=%s",
+            task.id,
+            ending.kind,
+            run.assignment_id,
+            when,
+            ending.message,
+        )

@@ -30,10 +30,12 @@ from crawlfleet.services import log_lines
 from crawlfleet.services.device_manager import DeviceManager, DeviceOptions
 from crawlfleet.services.dispatcher import Dispatcher
 from crawlfleet.services.fleet_metrics_reader import FleetMetricsReader
+from crawlfleet.services.inbox import Inbox
 from crawlfleet.services.lease import Lease
 from crawlfleet.services.queue_watcher import QueueWatcher
+from crawlfleet.services.scheduler_options import LoadBalanceStrategy, SchedulerOptions
 from crawlfleet.services.task_log_writer import TaskLogWriter
-from crawlfleet.services.task_scheduler import LoadBalanceStrategy, SchedulerOptions, TaskScheduler
+from crawlfleet.services.task_scheduler import TaskScheduler
 from crawlfleet.services.vital_signs import VitalSigns
 from crawlfleet.settings.definitions import Settings
 from crawlfleet.sources.contract import SourceSettings
@@ -74,6 +76,7 @@ class Node:
         self._wakeup = Wakeup()
         self._fatal: str | None = None
         self._started_at: datetime | None = None
+        self._inbox = Inbox()
         self._engines = self._make_engines()
         self.logs = TaskLogWriter(db, settings.task_log_lines, settings.task_log_line_bytes)
         self._signs = VitalSigns(settings.enable_monitoring)
@@ -97,6 +100,7 @@ class Node:
         self.scheduler = TaskScheduler(
             db,
             lease=self.lease,
+            inbox=self._inbox,
             executors=executors,
             engine_of=self._engine_of,
             make_context=self._make_context,
@@ -113,7 +117,7 @@ class Node:
                 assignment_retention_days=settings.assignment_retention_days,
                 task_log_retention_days=settings.task_log_retention_days,
             ),
-            on_beat=self.scheduler.request_reconcile,
+            on_beat=self._inbox.request_reconcile,
             on_fatal=self.end,
         )
         self.figures = FleetMetricsReader(db)
@@ -126,10 +130,7 @@ class Node:
         log_lines.node_initialized(settings.mode, strategy)
 
     def _make_engines(self) -> dict[str, Engine]:
-        reports = Reports(  # lambdas, because the scheduler is made after the engines
-            lambda run: self.scheduler.run_began(run),  # noqa: PLW0108
-            lambda run, outcome: self.scheduler.run_ended(run, outcome),  # noqa: PLW0108
-        )
+        reports = Reports(self._inbox.run_began, self._inbox.run_ended)
         slots = Slots(self.settings.slots)
         if self.settings.engine == "processes":
             from crawlfleet.engines.processes import ProcessesEngine
@@ -188,7 +189,7 @@ class Node:
             for engine in set(self._engines.values()):
                 engine.stop()
             raise
-        self._signs.work = self.scheduler.report
+        self._signs.work = self.scheduler.runs.report
         self.manager.start()
         log_lines.device_manager_started()
         self.logs.start()

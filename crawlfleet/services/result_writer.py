@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.service import Service
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model.budget import LimitOf
-from crawlfleet.model.ending import Ending
 from crawlfleet.model.gate import Ended, RetryPolicy, end_runs
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.task_insert import TaskDefaults
@@ -44,9 +41,9 @@ class ResultWriter(Service):
         """How many are on their way."""
         return len(self._queue)
 
-    def put(self, decided: UncommittedEnding) -> None:
+    def put(self, ending: UncommittedEnding) -> None:
         """Commit it soon; `report` is called then."""
-        self._queue.append(decided)
+        self._queue.append(ending)
         self.wake()
 
     def next_wait(self) -> float:
@@ -55,24 +52,20 @@ class ResultWriter(Service):
     def run_once(self) -> int:
         """Commit the oldest result; how many are left."""
         if self._queue:
-            decided = self._queue[0]
+            ending = self._queue[0]
             try:
-                ended = self._write(decided)
-            except (SQLAlchemyError, ValueError) as error:
-                message = (
-                    f"the database refused the result: {' '.join(str(getattr(error, 'orig', error)).split())[:300]}"
-                )
-                key, task_id = decided.ending.assignment_id, decided.ending.task_id
-                bare = Ending(key, task_id, EndingKind.PERMANENT, message=message)
-                ended = self._write(replace(decided, ending=bare))
+                ended = self._write(ending)
+            except (SQLAlchemyError, ValueError) as error:  # ValueError: text that is no UTF-8
+                ended = self._write(ending.refused(error))
             self._queue.popleft()
-            self._report(decided, ended)
+            self._report(ending, ended)
         return len(self._queue)
 
-    def _write(self, decided: UncommittedEnding) -> Ended:
+    def _write(self, uncommitted: UncommittedEnding) -> Ended:
         def work(transaction: Transaction) -> Ended:
             ledger = Ledger(transaction, self._limit_of)
-            ending = decided.dated(transaction.reading)
+            ending = uncommitted.undated()
+            uncommitted.date(ending, transaction.reading)
             [ended] = end_runs(ledger, [ending], self._retry, self._defaults)
             ledger.close()
             return ended

@@ -1,43 +1,73 @@
-"""Endings that are decided and not committed yet: their moments are still those of this machine's monotonic clock."""
+"""What runs leave that is not committed yet; its moments are still those of this machine's monotonic clock."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from crawlfleet.core.clock import ClockReading
+from crawlfleet.core.endings import EndingKind
 from crawlfleet.engines.contract import Run
-from crawlfleet.executors.outcome import Outcome
+from crawlfleet.executors.outcome import SPOOL_ROWS, Outcome
 from crawlfleet.executors.permit import RunPermit
-from crawlfleet.model.ending import Ending
+from crawlfleet.model.ending import Ending, result_refused
 from crawlfleet.model.gate import RunCalls
 from crawlfleet.model.lifecycle import ENDINGS
 
 
-@dataclass
+@dataclass(slots=True)
 class UncommittedEnding:
-    """An ending that is not committed yet; its moments are still those of the monotonic clock."""
+    """How a run ended, when, and by when the vendor has seen each of its calls."""
 
-    ending: Ending
-    began_at: float | None
+    run: Run
+    outcome: Outcome
     ended_at: float
-    calls: tuple[float, ...] = ()
+    calls: tuple[float, ...]
 
-    def dated(self, reading: ClockReading) -> Ending:
-        """The ending with its moments on the database's clock."""
-        return replace(
-            self.ending,
-            started_at=None if self.began_at is None else reading.earliest_date(self.began_at),
-            completed_at=reading.earliest_date(self.ended_at),
-            calls=[reading.latest_date(seen_at) for seen_at in self.calls],
+    @property
+    def seconds(self) -> float:
+        """How long its body ran, 0 when none did."""
+        return self.ended_at - (self.run.began_at or self.ended_at)
+
+    def undated(self) -> Ending:
+        """What the gate is told of it, made anew each time; `date` adds the moments."""
+        outcome = self.outcome
+        return Ending(
+            self.run.assignment_id,
+            self.run.task.id,
+            outcome.kind,
+            message=outcome.message,
+            retry_after=outcome.retry_after,
+            summary=outcome.summary,
+            rows=outcome.rows,
+            replaces=outcome.replaces,
+            follow_ups=outcome.follow_ups,
+            quota_scope=outcome.quota_scope,
+            quota_daily=outcome.quota_daily,
+            calls_wanted=outcome.calls_wanted,
+            denied=outcome.denied,
         )
 
+    def date(self, ending: Ending, reading: ClockReading) -> None:
+        """Set the moments, on the database's clock."""
+        began_at = self.run.began_at
+        ending.started_at = None if began_at is None else reading.earliest_date(began_at)
+        ending.completed_at = reading.earliest_date(self.ended_at)
+        ending.calls = [reading.latest_date(seen_at) for seen_at in self.calls]
 
-@dataclass
+    def refused(self, error: Exception) -> UncommittedEnding:
+        """The same run as a failure: the database does not take its result."""
+        return replace(self, outcome=Outcome(EndingKind.PERMANENT, result_refused(error)))
+
+    def close(self) -> None:
+        """Give up the file of a spooled result."""
+        close_rows(self.outcome)
+
+
+@dataclass(slots=True)
 class SentCalls:
-    """By when the vendor saw the calls of a run (monotonic clock), not booked yet; `is_over`: it sends no more."""
+    """By when the vendor saw the calls of a run, not booked yet; `is_over`: it sends no more."""
 
-    assignment_id: int
+    assignment_id: int  # not the run: its permit makes these, and would be a cycle with it
     task_id: int
     moments: tuple[float, ...]
     is_over: bool = False
@@ -48,33 +78,78 @@ class SentCalls:
         return RunCalls(self.assignment_id, self.task_id, calls, self.is_over)
 
 
-def ending_of(run: Run, outcome: Outcome) -> Ending:
-    """How the gate is told of a body's outcome."""
-    return Ending(
-        run.assignment_id,
-        run.task.id,
-        ENDINGS[outcome.kind].written_as or outcome.kind,
-        message=outcome.message,
-        retry_after=outcome.retry_after,
-        summary=outcome.summary,
-        rows=outcome.rows,
-        replaces=outcome.replaces,
-        follow_ups=outcome.follow_ups,
-        quota_scope=outcome.quota_scope,
-        quota_daily=outcome.quota_daily,
-        calls_wanted=outcome.calls_wanted,
-        denied=outcome.denied,
-    )
+@dataclass(frozen=True, slots=True)
+class Writes:
+    """What one turn is to write: endings, that bodies began, and calls.
+
+    `sourced` are the ids of the tasks of endings and calls that have a source, and so budgets.
+    """
+
+    endings: tuple[UncommittedEnding, ...]
+    started: tuple[Run, ...]
+    calls: tuple[SentCalls, ...]
+    sourced: frozenset[int]
+
+    def __bool__(self) -> bool:
+        return bool(self.endings or self.started or self.calls)
 
 
-def final_calls(run: Run) -> tuple[float, ...]:
-    """When the run sent its calls; it sends none after this."""
+class Outbox:
+    """Endings and calls that wait for the next turn.
+
+    `one_by_one`: the database refused a turn, so each of the next ones has one ending, until the culprit is found.
+    """
+
+    def __init__(self) -> None:
+        self.endings: list[UncommittedEnding] = []
+        self.calls: list[SentCalls] = []
+        self.one_by_one = False
+
+    def __bool__(self) -> bool:
+        return bool(self.endings or self.calls)
+
+    def batch(self) -> tuple[UncommittedEnding, ...]:
+        """The endings of the next turn."""
+        return tuple(self.endings[:1] if self.one_by_one else self.endings)
+
+    def committed(self, writes: Writes) -> None:
+        """A turn with these, the oldest, is committed."""
+        del self.endings[: len(writes.endings)]
+        del self.calls[: len(writes.calls)]
+        self.one_by_one = self.one_by_one and bool(self.endings)
+
+    def find_culprit(self, writes: Writes, error: Exception) -> bool:
+        """The database refused a turn, not because it is away: one ending may be what it cannot take.
+
+        Of several each is tried alone, one alone becomes a failure. True when others are to be tried; raises the error
+        when no ending is to blame.
+        """
+        batch = writes.endings
+        if not batch or (self.one_by_one and batch[0].outcome.kind == EndingKind.PERMANENT):
+            raise error
+        are_many = not self.one_by_one
+        if not are_many:
+            batch[0].close()
+            self.endings[0] = batch[0].refused(error)
+        self.one_by_one = True
+        return are_many
+
+
+def ending_of(run: Run, outcome: Outcome, ended_at: float) -> UncommittedEnding:
+    """The ending of a run by its outcome; it sends no call after this."""
+    outcome.kind = ENDINGS[outcome.kind].written_as or outcome.kind
     permit = run.context.permit
-    return permit.revoke() if isinstance(permit, RunPermit) else ()
+    calls = permit.revoke() if isinstance(permit, RunPermit) else ()
+    return UncommittedEnding(run, outcome, ended_at, calls)
 
 
-def close_rows(rows: Any) -> None:
+def is_large(outcome: Outcome) -> bool:
+    """Whether its rows would hold up a turn."""
+    return len(outcome.rows) > SPOOL_ROWS
+
+
+def close_rows(outcome: Outcome) -> None:
     """Give up the file of a spooled result."""
-    close = getattr(rows, "close", None)
+    close = getattr(outcome.rows, "close", None)
     if close is not None:
         close()

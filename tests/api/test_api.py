@@ -33,7 +33,9 @@ def metrics_of(served: Served) -> dict[str, float]:
 
 def work_off(served: Served, *task_types: str) -> None:
     served.fleet.add_tasks(TaskSpec(each) for each in task_types)
-    wait_until(lambda: sum(served.node.scheduler.counters[move] for move in ("finish", "fail")) == len(task_types))
+    wait_until(
+        lambda: sum(served.node.scheduler.stats.counters[move] for move in ("finish", "fail")) == len(task_types)
+    )
 
 
 def test_a_running_node_is_alive_and_ready_and_documents_itself(serve: Serve) -> None:

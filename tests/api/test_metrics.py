@@ -70,7 +70,7 @@ def test_the_document_and_the_metrics_agree_name_by_name(serve: Serve) -> None:
     AccountDAO(served.node.db).add(Account("appsflyer", "u", token_env="SOME"))
     served.fleet.add_task("user_apps", username="u", source="appsflyer")
     served.fleet.add_task("api_test.ok")
-    wait_until(lambda: served.node.scheduler.counters["finish"] == 1)
+    wait_until(lambda: served.node.scheduler.stats.counters["finish"] == 1)
     with_fleet(served)
     assert shown(served) == documented()
 
@@ -107,7 +107,7 @@ def test_times_of_turns_and_bodies_are_counted(serve: Serve) -> None:
     before = metrics_of(served)
     assert before["crawlfleet_body_seconds_count api_test.ok"] == 0
     served.fleet.add_tasks([TaskSpec("api_test.ok")] * 5)
-    wait_until(lambda: served.node.scheduler.counters["finish"] == 5)
+    wait_until(lambda: served.node.scheduler.stats.counters["finish"] == 5)
     after = metrics_of(served)
     assert after["crawlfleet_body_seconds_count api_test.ok"] == 5
     assert after["crawlfleet_body_seconds_bucket +Inf api_test.ok"] == 5

@@ -30,9 +30,12 @@ from crawlfleet.model.device import DeviceInfo
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.services.device_manager import DeviceManager, DeviceOptions
 from crawlfleet.services.fleet import Fleet
+from crawlfleet.services.inbox import Inbox
 from crawlfleet.services.lease import Lease
+from crawlfleet.services.scheduler_options import SchedulerOptions
 from crawlfleet.services.task_log_writer import TaskLogWriter
-from crawlfleet.services.task_scheduler import SchedulerOptions, TaskScheduler, Turn
+from crawlfleet.services.task_scheduler import TaskScheduler
+from crawlfleet.services.turn import TurnResult
 from crawlfleet.services.vital_signs import VitalSigns
 from tests.fleets import fresh, runs, task
 from tests.waiting import wait_until
@@ -76,6 +79,7 @@ class Pump:
         self.fatal: list[str] = []
         self.executors = executors(MODULES)
         self._news = threading.Event()
+        self.inbox = Inbox()
         make_engine = ENGINES[engine] if isinstance(engine, str) else engine
         self.engine = make_engine(Slots(slots), Reports(self._began, self._ended))
         self.engine.start()
@@ -97,6 +101,7 @@ class Pump:
         self.scheduler = TaskScheduler(
             self.db,
             self.lease,
+            self.inbox,
             self.executors,
             lambda executor: self.engine,
             self._make_context,
@@ -104,7 +109,7 @@ class Pump:
             self.fatal.append,
         )
         self.manager = DeviceManager(self.db, self.lease, device, self._beat_arrived, self.fatal.append)
-        self.scheduler._strategy()  # its transaction should not meet a test's plans for the network
+        self.scheduler._turns.strategy()  # its transaction should not meet a test's plans for the network
         if registered:
             self.lease.register()
 
@@ -115,15 +120,15 @@ class Pump:
 
     def _beat_arrived(self) -> None:
         self.beats += 1
-        self.scheduler.request_reconcile()
+        self.inbox.request_reconcile()
 
     def _began(self, run: Run) -> None:
-        self.scheduler.run_began(run)
+        self.inbox.run_began(run)
         self.began.append(run.assignment_id)
         self._news.set()
 
     def _ended(self, run: Run, outcome: Outcome) -> None:
-        self.scheduler.run_ended(run, outcome)
+        self.inbox.run_ended(run, outcome)
         self.ended.append(run.assignment_id)
         self._news.set()
 
@@ -131,10 +136,10 @@ class Pump:
         """Queue so many tasks; their ids."""
         return self.fleet.add_tasks([TaskSpec(task_type, **more)] * count)
 
-    def turn(self) -> Turn | None:
+    def turn(self) -> TurnResult | None:
         """One pass, and further ones while that waits for bodies to end."""
         turn = self.scheduler.run_once()
-        while self.scheduler._lingering_since is not None:
+        while self.scheduler.alarm.lingering_since is not None:
             time.sleep(self.scheduler.next_wait())
             turn = self.scheduler.run_once()
         self.claimed += len(turn.claimed) if turn is not None else 0

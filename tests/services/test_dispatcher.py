@@ -21,7 +21,7 @@ from crawlfleet.model.dispatch import Candidate, Kind
 from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.services.dispatcher import CHOOSE, Dispatcher
-from crawlfleet.services.task_scheduler import LoadBalanceStrategy
+from crawlfleet.services.scheduler_options import LoadBalanceStrategy
 from tests.conftest import Backend
 from tests.services.conftest import MakePump
 from tests.services.pump import Pump
@@ -79,7 +79,7 @@ def test_a_worker_takes_over_what_was_assigned_as_its_slots_become_free(
     pump.wait_began(2)
     pump.turn()
     assert [pump.status(each) for each in tasks] == ["running"] * 2 + ["assigned"] * 2
-    pump.scheduler.request_reconcile()
+    pump.inbox.request_reconcile()
     pump.turn()
     assert [pump.status(each) for each in tasks] == ["running"] * 2 + ["assigned"] * 2  # not taken for lost
     gate.touch()
@@ -167,7 +167,7 @@ def test_a_draining_worker_and_a_paused_queue_get_nothing(make_master: MakeMaste
     DeviceDAO(pump.db).set_draining("w1", False)
     assert master.run_once().assigned == 1
     DeviceDAO(pump.db).set_draining("w1", True)
-    pump.scheduler.request_reconcile()
+    pump.inbox.request_reconcile()
     pump.turn()
     assert pump.status(task_id) == "pending"  # it goes elsewhere
 

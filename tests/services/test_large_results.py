@@ -56,7 +56,9 @@ def test_four_large_results_on_their_way_stop_the_claiming(backend: Backend, mak
     wait_for_status(pump, "completed", *pump.add("fetch", task_data={"rows": 1, "app": "a"}))
     with locked_feeds(pump.db):
         large = pump.add("fetch", 4, task_data={"rows": MANY, "app": "a"})
-        wait_until(lambda: len(pump.ended) == 5 and pump.scheduler.bodies == 0, what="the end of the fetches")
+        wait_until(
+            lambda: len(pump.ended) == 5 and pump.scheduler.runs.table.bodies == 0, what="the end of the fetches"
+        )
         [waits] = pump.add("quick")
         passes = Passes(pump)
         passes.wait(3)

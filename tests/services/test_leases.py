@@ -46,7 +46,7 @@ def test_a_lost_lease_drops_everything_and_the_device_registers_again(
     gate.touch()
     pump.until_status("completed", looking, stubborn, new)
     assert [pump.run_states(each) for each in (looking, stubborn)] == [["expired", "completed"]] * 2
-    assert pump.scheduler.counters["stale results rejected"] == 1
+    assert pump.scheduler.stats.counters["stale results rejected"] == 1
     assert log.count("lease lost: device=d1") == 1
     assert pump.fatal == []
 
@@ -62,7 +62,7 @@ def test_a_result_that_waits_for_its_turn_is_lost_with_the_lease(backend: Backen
     pump.turn()  # its lease was lost: the run of `other` expires with the next registration
     pump.until_status("completed", task_id)
     assert pump.run_states(task_id) == ["expired", "expired", "completed"]
-    assert pump.scheduler.counters["finish"] == 1
+    assert pump.scheduler.stats.counters["finish"] == 1
 
 
 def test_a_device_id_that_another_process_took_ends_the_node(backend: Backend, make_pump: MakePump) -> None:

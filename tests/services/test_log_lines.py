@@ -17,7 +17,7 @@ def test_an_idle_node_says_nothing(backend: Backend, make_pump: MakePump, clock:
         pump.turn()
         clock.advance(30)
         assert pump.manager.heartbeat.run_once()
-        pump.scheduler.request_reconcile()
+        pump.inbox.request_reconcile()
         pump.manager.monitoring.run_once()
     assert log.lines == []
 
@@ -37,7 +37,7 @@ def test_a_task_that_fails_tells_why_and_when_it_comes_back(url: str, make_pump:
     log.clear()
     [permanent] = pump.add("raising", task_data={"kind": "permanent"})
     [transient] = pump.add("raising", task_data={"kind": "transient"}, max_retry_count=1)
-    pump.until(lambda: pump.scheduler.counters["errors"] == 2, "both ends")
+    pump.until(lambda: pump.scheduler.stats.counters["errors"] == 2, "both ends")
     [first], [second] = runs(pump.db, permanent), runs(pump.db, transient)
     assert log.count(f"ERROR Task {permanent} failed: kind=permanent assignment={first['id']} reason=never") == 1
     [waits] = [line for line in log.lines if f"Task {transient} waits" in line]

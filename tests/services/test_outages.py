@@ -68,7 +68,7 @@ def test_an_end_whose_reply_is_lost_counts_once(backend: Backend, make_pump: Mak
     assert cut.happened.is_set()
     assert pump.status(task_id) == "completed"
     pump.turn()
-    assert dict(pump.scheduler.counters) == {"finish": 1}
+    assert dict(pump.scheduler.stats.counters) == {"finish": 1}
     assert pump.run_states(task_id) == ["completed"]
 
 

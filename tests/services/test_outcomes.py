@@ -12,7 +12,7 @@ from tests.services.poison import poison
 def test_a_quota_costs_no_attempt_and_is_no_reason_to_park(url: str, make_pump: MakePump) -> None:
     pump = make_pump(url)
     [task_id] = pump.add("raising", task_data={"kind": "quota"})
-    pump.until(lambda: pump.scheduler.counters["release"], "the end of the run")
+    pump.until(lambda: pump.scheduler.stats.counters["release"], "the end of the run")
     found = task(pump.db, task_id)
     assert (found["status"], found["retry"], found["crash_count"], found["error_kind"]) == ("pending", 0, 0, "quota")
     assert found["next_run_at"] is not None
@@ -51,8 +51,8 @@ def test_attempts_and_errors_are_counted(url: str, make_pump: MakePump) -> None:
     [last] = pump.add("raising", task_data={"kind": "transient"}, max_retry_count=0)
     [again] = pump.add("raising", task_data={"kind": "transient"}, max_retry_count=1)
     [well] = pump.add("quick")
-    pump.until(lambda: pump.scheduler.counters.total() >= 7, "four ends")
-    assert dict(pump.scheduler.counters) == {"fail": 2, "retry": 1, "finish": 1, "errors": 3}
+    pump.until(lambda: pump.scheduler.stats.counters.total() >= 7, "four ends")
+    assert dict(pump.scheduler.stats.counters) == {"fail": 2, "retry": 1, "finish": 1, "errors": 3}
     states = [(task(pump.db, each)["status"], task(pump.db, each)["retry"]) for each in (permanent, last, again, well)]
     assert states == [("failed", 1), ("failed", 1), ("pending", 1), ("completed", 0)]
 

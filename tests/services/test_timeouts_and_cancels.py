@@ -39,7 +39,7 @@ def test_a_body_that_runs_too_long_is_ended_and_its_slot_used_again(
     assert (found["status"], found["retry"]) == ("pending", 1)
     assert "timed out: the body ran longer than its execution_timeout of 60 s" in str(found["error_message"])
     pump.until_status("completed", *pump.add("async_quick" if engine == "asyncio" else "quick"))
-    assert pump.scheduler.counters["stale results rejected"] == 0
+    assert pump.scheduler.stats.counters["stale results rejected"] == 0
     assert pump.fatal == []
 
 
@@ -53,11 +53,11 @@ def test_a_thread_that_looks_at_nothing_keeps_its_slot_until_it_ends(
     pump.until_status("completed", *pump.add("quick", 3))
     begin(pump, "held", gate)
     assert not pump.scheduler.hungry
-    assert pump.scheduler.bodies == 2
+    assert pump.scheduler.runs.table.bodies == 2
     assert log.count("keeps its slot") == 1
     gate.touch()
-    pump.until(lambda: pump.scheduler.bodies == 0, "the bodies to end")
-    assert pump.scheduler.counters["stale results rejected"] == 1
+    pump.until(lambda: pump.scheduler.runs.table.bodies == 0, "the bodies to end")
+    assert pump.scheduler.stats.counters["stale results rejected"] == 1
     assert pump.status(stuck) == "pending"
     assert pump.run_states(stuck) == ["failed"]
     assert pump.fatal == []
@@ -86,12 +86,12 @@ def test_a_cancelled_run_is_ended_and_its_slot_used_again(
     pump = make_pump(url, engine=engine, slots=1)
     [task_id] = begin(pump, body, gate)
     assert pump.fleet.cancel_tasks([task_id]) == [task_id]
-    pump.scheduler.request_reconcile()  # as every beat does
-    pump.until(lambda: pump.scheduler.bodies == 0, "the body to end")
+    pump.inbox.request_reconcile()  # as every beat does
+    pump.until(lambda: pump.scheduler.runs.table.bodies == 0, "the body to end")
     pump.until_status("completed", *pump.add("async_quick" if engine == "asyncio" else "quick"))
     assert (pump.status(task_id), pump.run_states(task_id)) == ("cancelled", ["cancelled"])
     assert log.count("WARNING run cancelled or lost") == 1
-    assert pump.scheduler.counters["errors"] == 0
+    assert pump.scheduler.stats.counters["errors"] == 0
 
 
 def test_a_cancelled_body_that_returns_all_the_same_stores_nothing(url: str, make_pump: MakePump, gate: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_cancelled_body_that_returns_all_the_same_stores_nothing(url: str, mak
     [task_id] = begin(pump, "stubborn", gate)
     pump.fleet.cancel_tasks([task_id])
     gate.touch()
-    pump.until(lambda: pump.scheduler.counters["stale results rejected"], "the late result")
+    pump.until(lambda: pump.scheduler.stats.counters["stale results rejected"], "the late result")
     assert (pump.status(task_id), task(pump.db, task_id)["task_ret"]) == ("cancelled", None)
 
 

@@ -14,7 +14,7 @@ from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
-from crawlfleet.services import task_scheduler
+from crawlfleet.services import run_table, task_scheduler
 from crawlfleet.services.pace import TURNS
 from tests.conftest import Backend
 from tests.fleets import runs
@@ -100,7 +100,7 @@ def test_a_turn_of_reports_at_a_far_database_takes_few_round_trips(
         CrawlTaskDAO(pump.db).add(specs, TaskDefaults(cost_of=cost))
 
     add("a", "b", "c", "d")
-    pump.until(lambda: pump.scheduler.counters["finish"] == 4, "feeds to be known")
+    pump.until(lambda: pump.scheduler.stats.counters["finish"] == 4, "feeds to be known")
     if ends:
         add("a", "b", "c")
         pump.turn()
@@ -124,7 +124,7 @@ def test_a_turn_at_a_far_database_waits_a_little_for_bodies_that_just_began(
     pump.until_status("completed", *pump.add("quick", 4))
     clock.freeze()
     for _ in range(TURNS):
-        scheduler._pace.note_turn(0.4)
+        scheduler.stats.pace.note_turn(0.4)
     begun = len(pump.began)
     pump.add("quick", 2)
     pump.add("held", 2, task_data={"gate": str(gate)})
@@ -155,7 +155,7 @@ def test_a_turn_waits_neither_long_nor_for_bodies_that_run_for_long(
     pump.wait_began(begun + 2)
     pump.wait_ended(begun + 1)
     for _ in range(TURNS):
-        scheduler._pace.note_turn(0.4)
+        scheduler.stats.pace.note_turn(0.4)
     clock.advance(began_before)
     if not began_before:
         assert scheduler.run_once() is None
@@ -235,7 +235,7 @@ def test_that_a_body_began_is_recorded_soon_though_nothing_wakes_the_scheduler(
     turn = pump.turn()
     assert turn is not None
     assert turn.claimed
-    assert pump.scheduler.next_wait() <= task_scheduler.RESERVE_PATIENCE_SECONDS
+    assert pump.scheduler.next_wait() <= run_table.RESERVE_PATIENCE_SECONDS
     pump.wait_began(1)
     pump.turn()
     assert pump.status(task_id) == "running"
@@ -263,7 +263,7 @@ def test_the_next_pass_comes_when_the_next_task_is_due(backend: Backend, make_pu
         pump.turn()
         assert 10 < pump.scheduler.next_wait() <= 20
     pump.add("raising", task_data={"kind": "transient"}, max_retry_count=1)
-    pump.until(lambda: pump.scheduler.counters["retry"], "the retry")
+    pump.until(lambda: pump.scheduler.stats.counters["retry"], "the retry")
     assert pump.scheduler.next_wait() <= 20
 
 
@@ -274,7 +274,7 @@ def test_the_next_pass_comes_when_a_lane_opens_that_this_very_turn_postponed(
     cost = Cost((Charge("vendor", "app", calls=2, seconds=60),), calls=2)
     spec = TaskSpec("calling", source="vendor", username="u")
     CrawlTaskDAO(pump.db).add([spec, spec], TaskDefaults(cost_of=lambda _: cost))
-    pump.until(lambda: pump.scheduler.counters["finish"], "the first, which leaves one call for the other")
+    pump.until(lambda: pump.scheduler.stats.counters["finish"], "the first, which leaves one call for the other")
     pump.until(lambda: pump.scheduler.next_wait() > 1, "a look that found nothing")
     assert 40 < pump.scheduler.next_wait() <= 70
 

@@ -1,0 +1,121 @@
+"""When a scheduler looks next: the earliest of all moments at which something becomes possible."""
+
+from __future__ import annotations
+
+from crawlfleet.core.clock import Clock
+from crawlfleet.model.device import DeviceState
+from crawlfleet.services.run_table import RESERVE_PATIENCE_SECONDS, RunTable
+from crawlfleet.services.turn import TurnResult
+
+TIMEOUT_CHECK_SECONDS = 0.25  # between two looks for bodies that have run too long
+AWAY_SECONDS = 1.0  # between two tries while the database is away, or refuses a turn
+
+
+class Alarm:
+    """Seconds until the next pass, and what else of a scheduler depends on the time. Moments are monotonic.
+
+    `seconds` holds from the pass that set it. `look_first` says that the last turn claimed nothing: before the next one
+    a look without a transaction is worth it. `lingering_since` is since when a turn waits for more bodies to end.
+    """
+
+    def __init__(self, clock: Clock, schedule_interval: float, dispatch_interval: float) -> None:
+        self.seconds = 0.0
+        self.look_first = False
+        self.lingering_since: float | None = None
+        self._clock = clock
+        self._schedule_interval = schedule_interval
+        self._dispatch_interval = dispatch_interval
+        self._promote_at: float | None = None  # when tasks come due or lanes open, as far as is known
+        self._timeouts_checked_at = 0.0
+        self._away_since: float | None = None
+
+    def set(self, seconds: float) -> None:
+        """Look after exactly so long."""
+        self.seconds = seconds
+
+    def within(self, seconds: float) -> None:
+        """Look after so long at the latest."""
+        self.seconds = min(self.seconds, max(0.0, seconds))
+
+    def reset(self, runs: RunTable) -> None:
+        """Look as late as nothing is missed: after an interval, or at the next execution_timeout."""
+        self.seconds = self._longest(runs)
+
+    def after_turn(self, runs: RunTable, result: TurnResult, lead_seconds: float) -> None:
+        """Take into account what a turn claimed and ended, and how the device stood then."""
+        self.look_first = not result.claimed
+        self.within(self._longest(runs))  # of what was claimed, too: that it began is to be recorded
+        self.note_state(result.state, lead_seconds)
+        for each in result.ended:
+            if each.next_run_at is not None:
+                self.within((each.next_run_at - result.state.reading.now).total_seconds())
+
+    def _longest(self, runs: RunTable) -> float:
+        seconds = min(self._dispatch_interval, self._schedule_interval) if runs.held else self._schedule_interval
+        if runs.waiting:
+            seconds = min(seconds, RESERVE_PATIENCE_SECONDS)
+        if runs.all_stuck:
+            seconds = min(seconds, TIMEOUT_CHECK_SECONDS)
+        if (deadline := runs.next_deadline()) is not None:
+            seconds = min(seconds, max(TIMEOUT_CHECK_SECONDS, deadline - self._clock.monotonic()))
+        return seconds
+
+    def timeouts_are_due(self) -> bool:
+        """Whether to look now for bodies that have run too long."""
+        here = self._clock.monotonic()
+        if here - self._timeouts_checked_at < TIMEOUT_CHECK_SECONDS:
+            return False
+        self._timeouts_checked_at = here
+        return True
+
+    # -- when tasks come due and lanes open
+
+    def note_state(self, state: DeviceState, lead_seconds: float) -> None:
+        """Remember when the next task comes due, or the next lane opens less `lead_seconds`."""
+        moments = []
+        if state.due_at is not None:
+            moments.append(state.reading.surely_after(state.due_at))
+        if state.opens_at is not None:
+            moments.append(state.reading.surely_after(state.opens_at) - lead_seconds)
+        if moments:
+            self._promote_at = max(state.reading.answered_at, min(moments))
+            self.within(self._promote_at - self._clock.monotonic())
+
+    def promotion_is_due(self) -> bool:
+        """Whether that moment has come; it is forgotten then."""
+        if self._promote_at is None or self._promote_at > self._clock.monotonic():
+            return False
+        self._promote_at = None
+        return True
+
+    # -- waiting for more bodies to end
+
+    def lingers(self, longest: float, runs: RunTable) -> bool:
+        """Whether the next turn waits, `longest` seconds in all, for bodies that began so lately; 0: not at all."""
+        since, self.lingering_since = self.lingering_since, None
+        if not longest:
+            return False
+        here = self._clock.monotonic()
+        left = longest if since is None else since + longest - here
+        if left <= 0 or not runs.has_body_younger_than(longest):
+            return False
+        self.lingering_since = here if since is None else since
+        self.within(left)
+        return True
+
+    # -- outages
+
+    def database_away(self, since: float) -> bool:
+        """A turn that began then did not reach the database; True when it is the first one."""
+        self.within(AWAY_SECONDS)
+        if self._away_since is not None:
+            return False
+        self._away_since = since
+        return True
+
+    def database_back(self) -> float | None:
+        """A pass went well; how long the database was away, None when it was not."""
+        if self._away_since is None:
+            return None
+        seconds, self._away_since = self._clock.monotonic() - self._away_since, None
+        return seconds

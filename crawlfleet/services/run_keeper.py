@@ -1,0 +1,209 @@
+"""What becomes of a node's runs between two turns: begun, ended, timed out, withdrawn, settled or lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import Enum, auto
+
+from crawlfleet.core.clock import Clock
+from crawlfleet.core.endings import EndingKind
+from crawlfleet.engines.contract import Run, RunPhase
+from crawlfleet.executors.outcome import Outcome
+from crawlfleet.executors.permit import RunPermit
+from crawlfleet.model.claims import Claim
+from crawlfleet.model.device import DeviceState
+from crawlfleet.model.gate import Ended, FenceVerdict
+from crawlfleet.services import log_lines
+from crawlfleet.services.inbox import Inbox
+from crawlfleet.services.result_writer import ResultWriter
+from crawlfleet.services.run_starter import RunStarter
+from crawlfleet.services.run_table import RESERVE_PATIENCE_SECONDS, RunTable
+from crawlfleet.services.uncommitted import (
+    Outbox,
+    SentCalls,
+    UncommittedEnding,
+    Writes,
+    close_rows,
+    ending_of,
+    is_large,
+)
+from crawlfleet.services.vital_signs import WorkReport
+from crawlfleet.services.work_stats import WorkStats
+
+MAX_WRITING = 4  # large results on their way to the database before claiming stops
+
+
+class Stage(Enum):
+    """What a scheduler still does."""
+
+    CLAIMING = auto()
+    DRAINING = auto()  # what has begun may end
+    HANDING_BACK = auto()  # everything goes back
+
+
+class RunKeeper:
+    """The runs of a node, and what they leave for the next turn. Only the scheduler's thread changes it."""
+
+    def __init__(
+        self, slots: int, clock: Clock, starter: RunStarter, writer: ResultWriter, inbox: Inbox, stats: WorkStats
+    ) -> None:
+        self.stage = Stage.CLAIMING
+        self.table = RunTable(slots, clock)
+        self.outbox = Outbox()
+        self.writer = writer
+        self._starter = starter
+        self._inbox = inbox
+        self._stats = stats
+        self._clock = clock
+
+    @property
+    def claiming(self) -> bool:
+        """Whether tasks are claimed, and not yet handed back."""
+        return self.stage is Stage.CLAIMING
+
+    def room(self) -> tuple[int, int]:
+        """How many tasks may be claimed: for free slots, and beyond them for the reserve."""
+        if not self.claiming or self.outbox.one_by_one or self.writer.pending >= MAX_WRITING:
+            return 0, 0
+        free = self.table.free
+        return max(0, free), max(0, self._reserve() + min(0, free))
+
+    def _reserve(self) -> int:
+        """How many tasks to hold ready beyond the slots."""
+        return self._stats.pace.reserve(self.table.slots, self.table.youngest_body_seconds())
+
+    def start(self, claimed: Sequence[Claim], state: DeviceState) -> None:
+        """Hold these claims, which were made when the device stood so, and hand them to their engines."""
+        runs = [self._starter.make(claim, state) for claim in claimed]
+        for run in runs:
+            self.table.add(run)
+        log_lines.executing(runs)
+        self._starter.submit(runs)
+
+    def report(self) -> WorkReport:
+        """What a beat tells of the work."""
+        return self._stats.report(self.table.bodies)
+
+    def take_in(self) -> None:
+        """Take in what the engines and the ResultWriter reported."""
+        inbox = self._inbox
+        while inbox.reports:
+            run, outcome = inbox.reports.popleft()
+            if outcome is None:
+                self.table.begin(run)
+            else:
+                self._end(run, outcome)
+        while inbox.calls:  # after the reports: an ending books its run's calls, and none may be left for later
+            self.outbox.calls.append(inbox.calls.popleft())
+        while inbox.written:
+            self.settle(*inbox.written.popleft())
+
+    def _end(self, run: Run, outcome: Outcome) -> None:
+        self._stats.note_body(run)
+        if not self.table.end(run):  # timed out, handed back, cancelled or lost: that is decided
+            if outcome.kind != EndingKind.CANCELLED:
+                self._reject(run)
+            close_rows(outcome)
+            return
+        ending = ending_of(run, outcome, run.ended_at or self._clock.monotonic())
+        if is_large(outcome):
+            self.writer.put(ending)
+        else:
+            self.outbox.endings.append(ending)
+
+    def to_write(self) -> Writes:
+        """What the next turn is to write."""
+        held, endings, calls = self.table.held, self.outbox.batch(), tuple(self.outbox.calls)
+        runs = [each.run for each in endings]
+        runs += [held[each.assignment_id] for each in calls if each.assignment_id in held]
+        sourced = frozenset(run.task.id for run in runs if run.task.source is not None)
+        return Writes(endings, self.table.unrecorded(), calls, sourced)
+
+    # -- runs that the node ends
+
+    def end_overdue(self) -> bool:
+        """End the runs that passed their execution_timeout; their bodies end as soon as their engine can make them.
+
+        True when all slots are held by bodies that were found before and cannot be ended: nothing is claimed any more.
+        """
+        all_stuck = self.table.all_stuck  # those found now first get a moment to look at their context and end
+        for run in self.table.overdue():
+            limit = f"{run.task.execution_timeout:g} s"
+            self._decide(
+                run, EndingKind.TRANSIENT, f"timed out: the body ran longer than its execution_timeout of {limit}"
+            )
+            if not self._starter.interrupt(run):
+                self.table.get_stuck(run)
+                log_lines.slot_kept(run)
+        if not (all_stuck and self.claiming):
+            return False
+        self.stage = Stage.DRAINING
+        return True
+
+    def give_back(self) -> None:
+        """End the runs that this node will not run, or not to their end."""
+        if self.claiming:
+            self._give_back_surplus()
+            return
+        for run in self.table.in_phase(RunPhase.WAITING):
+            if run.withdraw():
+                self._decide(run, EndingKind.RELEASED, "the node stopped")
+        if self.stage is Stage.HANDING_BACK:
+            for run in self.table.in_phase(RunPhase.BEGUN):
+                self._decide(run, EndingKind.RELEASED, "the node stopped before the body ended")
+                self._starter.interrupt(run)
+
+    def _give_back_surplus(self) -> None:
+        """Bodies turned out slower than the reserve was sized for: let others have what waits too long here."""
+        if self.table.has_reserve:
+            for run in self.table.surplus(self._reserve(), RESERVE_PATIENCE_SECONDS):
+                if run.withdraw():
+                    self._decide(run, EndingKind.RELEASED, "waited too long for a slot of this node")
+
+    def _decide(self, run: Run, kind: EndingKind, message: str) -> None:
+        self.table.decide(run)
+        self.outbox.endings.append(ending_of(run, Outcome(kind, message), self._clock.monotonic()))
+
+    # -- what came of a turn
+
+    def take_over(self, writes: Writes, ended: Sequence[Ended], lost: Iterable[int]) -> None:
+        """What a turn wrote is committed; the `lost` runs are no longer ours."""
+        self.outbox.committed(writes)
+        self.table.recorded()
+        for ending, each in zip(writes.endings, ended, strict=True):
+            self.settle(ending, each, len(ended))
+        log_lines.runs_ended(ended)
+        for key in lost:
+            self.drop(key)
+
+    def settle(self, ending: UncommittedEnding, ended: Ended, is_one_of: int = 1) -> None:
+        """One ending is committed, or was refused; one of so many of a turn."""
+        self.table.settle(ending.run)
+        ending.close()
+        if ended.verdict is not FenceVerdict.STALE:
+            self._stats.note_end(ended)
+            log_lines.run_ended(ending.run, ended, ending.seconds, is_one_of)
+        elif ending.outcome.kind != EndingKind.RELEASED:
+            self._reject(ending.run)
+
+    def drop(self, key: int) -> None:
+        """A run that is ours no more: cancelled by a person, or lost to another device."""
+        run = self.table.drop(key)
+        if run is None:
+            return
+        permit = run.context.permit
+        if isinstance(permit, RunPermit):
+            self.outbox.calls.append(SentCalls(key, run.task.id, permit.revoke(), is_over=True))
+        if not run.withdraw():
+            self._starter.interrupt(run)
+        log_lines.run_dropped(run)
+
+    def drop_all(self) -> None:
+        """The lease is lost, and with it every run whose end is open."""
+        for key in list(self.table.held):
+            self.drop(key)
+        self.table.recorded()
+
+    def _reject(self, run: Run) -> None:
+        self._stats.note_stale()
+        log_lines.result_rejected(run)
