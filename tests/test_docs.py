@@ -313,3 +313,27 @@ def test_version_is_the_newest_of_the_changelog() -> None:
     assert newest is not None
     assert newest[1] == __version__
     assert newest[2] == "unreleased" or date.fromisoformat(newest[2])
+
+
+def test_the_glossary_is_short_and_its_words_are_used() -> None:
+    words = re.findall(r"^\| \*\*(.+?)\*\* \|", page("docs/glossary.md"), flags=re.MULTILINE)
+    assert 15 <= len(words) <= 25
+    assert words == list(dict.fromkeys(words))
+    elsewhere = "".join(page(name) for name in PAGES if name != "docs/glossary.md").lower()
+    assert [word for word in words if not re.search(rf"\b{word}", elsewhere)] == []
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name != CHINESE])
+def test_lines_of_prose_are_no_longer_than_those_of_code(name: str) -> None:
+    prose = re.sub(r"^ *```.*?^ *```", "", page(name), flags=re.MULTILINE | re.DOTALL)
+    assert [line for line in prose.split("\n") if len(line) > 120 and not line.startswith("|")] == []
+
+
+def test_the_map_of_the_code_names_what_is_there() -> None:
+    """Paths such as `model/ledger.py` in ARCHITECTURE.md lead to files and folders of the package."""
+    rooms = {path.name for path in (ROOT / "crawlfleet").iterdir() if path.is_dir()}
+    named = re.findall(r"`([a-z_]+(?:/[a-z_*]+)+(?:\.py|/)?)`", page("ARCHITECTURE.md"))
+    paths = [name for name in named if name.split("/")[0] in rooms]
+    assert len(paths) > 15
+    missing = [name for name in paths if not list((ROOT / "crawlfleet").glob(name.rstrip("/") + "*"))]
+    assert missing == []
