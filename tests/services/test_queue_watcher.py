@@ -181,7 +181,7 @@ def test_a_probe_that_was_held_up_does_not_delay_the_next_ones(
     backend: Backend, db: Database, watch: Callable[[str], Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched = watch(backend.url)
-    readings = iter([0.0, 0.001, 10.0, 13.0])  # before and after each of two probes
+    readings = iter([0.0, 0.0, 0.001, 0.001, 10.0, 10.0, 13.0, 13.0])  # around each of two probes and its question
     monkeypatch.setattr(watched.watcher.db, "clock", SimpleNamespace(monotonic=readings.__next__))
     watched.begin()
     watched.news()
