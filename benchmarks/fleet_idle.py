@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from benchmarks.idle import SETTLE_SECONDS
 from benchmarks.place import Place
 from crawlfleet.api.distribution_api import init_distribution_services
-from crawlfleet.settings.definitions import load_settings
+from crawlfleet.settings.layers import load_settings
 
 DEVICES = 50
 

@@ -11,7 +11,8 @@ import pytest
 
 from crawlfleet.cli.main import build_parser
 from crawlfleet.services.task_scheduler import FLUSH_SECONDS
-from crawlfleet.settings.definitions import Settings, load_settings
+from crawlfleet.settings.definitions import Settings
+from crawlfleet.settings.layers import load_settings
 
 ROOT = Path(__file__).parent.parent
 UNIT = (ROOT / "deploy/crawlfleet@.service").read_text()

@@ -19,15 +19,8 @@ import pytest
 from crawlfleet.cli.main import GROUPS, build_parser
 from crawlfleet.model.schema import metadata
 from crawlfleet.sandbox.server import Sandbox
-from crawlfleet.settings.definitions import (
-    BASE_URL_VARIABLES,
-    ENVIRONMENT_PREFIX,
-    FIELDS,
-    OLD_NAMES,
-    OLD_VARIABLES,
-    RULES,
-    WITHOUT_EFFECT,
-)
+from crawlfleet.settings.definitions import BASE_URL_VARIABLES, ENVIRONMENT_PREFIX, FIELDS, RULES
+from crawlfleet.settings.older_names import OLD_NAMES, OLD_VARIABLES, WITHOUT_EFFECT
 from crawlfleet.sources.contract import SourceSettings
 from crawlfleet.sources.registry import make_source
 

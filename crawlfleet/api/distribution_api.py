@@ -20,7 +20,8 @@ from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
 from crawlfleet.planning.tariff import Tariff, all_source_settings
 from crawlfleet.services.node import Node
-from crawlfleet.settings.definitions import Settings, load_settings, require_device_id
+from crawlfleet.settings.definitions import Settings
+from crawlfleet.settings.layers import load_settings, require_device_id
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,9 @@ from datetime import date
 from typing import Any, NoReturn
 
 from crawlfleet.core.errors import UsageError
-from crawlfleet.settings.definitions import Settings, close_matches, load_settings
+from crawlfleet.settings.definitions import Settings
+from crawlfleet.settings.layers import load_settings
+from crawlfleet.settings.values import close_matches
 
 log = logging.getLogger(__name__)
 

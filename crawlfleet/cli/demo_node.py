@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 
 from crawlfleet.cli.program import MAIN
-from crawlfleet.core.config_file import toml_value
-from crawlfleet.settings.definitions import ENVIRONMENT_PREFIX, OLD_VARIABLES
+from crawlfleet.settings.config_file import toml_value
+from crawlfleet.settings.definitions import ENVIRONMENT_PREFIX
+from crawlfleet.settings.older_names import OLD_VARIABLES
 
 DEVICE_ID = "demo-01"
 GRACE_SECONDS = 3.0  # that the node gives its running tasks when it is stopped

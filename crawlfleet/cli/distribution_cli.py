@@ -17,19 +17,10 @@ from crawlfleet.cli.arguments import add_json_option, settings_from
 from crawlfleet.cli.output import print_json, print_table, say
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.logs import configure_logging
-from crawlfleet.settings.definitions import (
-    ENGINES,
-    MODES,
-    OLD_NAMES,
-    RULES,
-    STRATEGIES,
-    WITHOUT_EFFECT,
-    Settings,
-    describe,
-    load_settings,
-    require_device_id,
-    to_toml,
-)
+from crawlfleet.settings.definitions import ENGINES, MODES, RULES, STRATEGIES, Settings
+from crawlfleet.settings.display import describe, to_toml
+from crawlfleet.settings.layers import load_settings, require_device_id
+from crawlfleet.settings.older_names import OLD_NAMES, WITHOUT_EFFECT
 
 log = logging.getLogger(__name__)
 startup_log = logging.getLogger("__main__")

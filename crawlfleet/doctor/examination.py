@@ -9,7 +9,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError
 from crawlfleet.doctor import database_checks, machine_checks
 from crawlfleet.doctor.findings import Check, Finding, fail
-from crawlfleet.settings.definitions import load_settings
+from crawlfleet.settings.layers import load_settings
 
 
 def examine(config: str | None = None, overrides: Mapping[str, Any] | None = None) -> Iterator[Finding]:

@@ -12,7 +12,8 @@ from crawlfleet.api.distribution_api import init_distribution_services, start_di
 from crawlfleet.api.server import ApiServer
 from crawlfleet.services.fleet import Fleet
 from crawlfleet.services.node import Node
-from crawlfleet.settings.definitions import Settings, load_settings
+from crawlfleet.settings.definitions import Settings
+from crawlfleet.settings.layers import load_settings
 
 SettingsOf = Callable[..., Settings]
 

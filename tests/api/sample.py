@@ -19,7 +19,7 @@ from crawlfleet.model import schema
 from crawlfleet.model.device_heartbeat import Beat, DeviceHeartbeatDAO
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.services.fleet import Fleet
-from crawlfleet.settings.definitions import load_settings
+from crawlfleet.settings.layers import load_settings
 from tests import fleets
 from tests.stored_figures import add_account, add_days
 

@@ -21,7 +21,8 @@ from crawlfleet.cli.distribution_cli import (
     stop_signals,
 )
 from crawlfleet.cli.main import main
-from crawlfleet.settings.definitions import Settings, load_settings
+from crawlfleet.settings.definitions import Settings
+from crawlfleet.settings.layers import load_settings
 
 
 @pytest.fixture(autouse=True)

@@ -217,7 +217,7 @@ def test_starting_imports_nothing_heavy() -> None:
     code = f"""
 import sys
 from crawlfleet.cli.main import build_parser
-from crawlfleet.settings.definitions import load_settings
+from crawlfleet.settings.layers import load_settings
 build_parser("distribute")
 load_settings(None, {{"device_id": "a"}})
 print([name for name in {heavy!r} if name in sys.modules])

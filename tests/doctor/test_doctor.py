@@ -112,11 +112,11 @@ def test_a_database_that_is_not_there_yet_is_made_by_nobody(console: Console, tm
 
 
 def test_an_empty_database_lacks_its_tables_and_nothing_else(
-    backend: Backend, own_settings: None, capsys: pytest.CaptureFixture[str]
+    empty_backend: Backend, own_settings: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with closing(Database(backend.url).open()):
+    with closing(Database(empty_backend.url).open()):
         pass
-    told = found(Console(backend.url, capsys))
+    told = found(Console(empty_backend.url, capsys))
     assert statuses(told)["migrations"] == {"WARN"}
     assert "run `db upgrade`" in told["migrations"][0]["advice"]
     assert not {"claims", "tokens"} & set(told)

@@ -16,7 +16,7 @@ from crawlfleet.model import fleet_state
 from crawlfleet.services import queue_watcher
 from crawlfleet.services.fleet import Fleet
 from crawlfleet.services.node import Node
-from crawlfleet.settings.definitions import load_settings
+from crawlfleet.settings.layers import load_settings
 from tests.conftest import Backend
 from tests.fleets import add, fresh
 from tests.services.conftest import Log

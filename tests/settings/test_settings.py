@@ -15,18 +15,10 @@ from hypothesis import strategies as st
 from crawlfleet.core import logs
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.secrets import KEY_VARIABLE
-from crawlfleet.settings.definitions import (
-    OLD_NAMES,
-    OLD_VARIABLES,
-    RULES,
-    SOURCE_KEYS,
-    WITHOUT_EFFECT,
-    Settings,
-    describe,
-    load_settings,
-    require_device_id,
-    to_toml,
-)
+from crawlfleet.settings.definitions import RULES, SOURCE_KEYS, Settings
+from crawlfleet.settings.display import describe, to_toml
+from crawlfleet.settings.layers import load_settings, require_device_id
+from crawlfleet.settings.older_names import OLD_NAMES, OLD_VARIABLES, WITHOUT_EFFECT
 from crawlfleet.sources.contract import SourceSettings
 
 NUMBERS = [name for name, rule in RULES.items() if rule.kind in {"whole", "number"}]
@@ -91,7 +83,6 @@ def test_the_defaults_are_those_of_the_specification() -> None:
         "api_token": None,
         "log_file": None,
         "sources": {},
-        "alerts": {},
     }
     assert {name: getattr(settings, name) for name in expected} == expected
     assert settings.device_name
@@ -336,7 +327,7 @@ def test_a_missing_device_id_names_the_three_ways_to_give_one() -> None:
 
 
 def test_a_worker_without_an_id_is_named_after_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crawlfleet.settings.definitions._host_name", lambda: "mac mini.local")
+    monkeypatch.setattr("crawlfleet.settings.layers.host_name", lambda: "mac mini.local")
     settings = load(environ={"DATACENTER": "dc1", "DEVICE_SUFFIX": "001"}, mode="worker")
     assert settings.device_id == "worker-dc1-mac-mini-001"
     assert settings.origins["device_id"] == "host name"
@@ -415,8 +406,7 @@ def test_the_keys_of_a_source_are_those_that_sources_read() -> None:
         ("[sources.a]\ntimeout_seconds = nan", "sources.a.timeout_seconds must be a number"),
         ("[sources.a]\nlimits = 5", "sources.a.limits must be a table of tables"),
         ("[sources.a.limits.day]\ncalls = inf", "sources.a.limits must not hold nan or inf"),
-        ("alerts = 5", "alerts must be a table"),
-        ("[alerts]\nat = 1979-05-27", "alerts.at must hold text, numbers"),
+        ("[sources.a]\nat = 1979-05-27", "sources.a.at must hold text, numbers"),
     ],
 )
 def test_a_wrong_table_is_refused_with_its_path(toml: str, message: str, tmp_path: Path) -> None:
@@ -534,16 +524,11 @@ texts = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_si
                 st.just(
                     {
                         "base_url": "https://x",
-                        "countries": ["us"],
+                        "countries": ["us", 5, 1.5, True],
                         "limits": {"day q\"'": {"calls": 5, "scope": ["a", "b"]}},
                     }
                 ),
                 max_size=2,
-            ),
-            "alerts": st.dictionaries(
-                texts,
-                texts | st.integers() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False),
-                max_size=3,
             ),
         },
     )
