@@ -10,6 +10,7 @@ from typing import Any
 
 from crawlfleet.core.clock import SYSTEM_CLOCK, Clock
 from crawlfleet.core.db import Database
+from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.process import own_identity
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import claims, migrations, rescue
@@ -17,7 +18,7 @@ from crawlfleet.model.budget import LimitOf, as_stored
 from crawlfleet.model.claims import AssignmentIds, Claim, Registration, Strategy
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO, DeviceInfo
-from crawlfleet.model.ending import Ending
+from crawlfleet.model.ending import Ending, Outcome
 from crawlfleet.model.gate import Ended, RetryPolicy, RunCalls, book_calls, end_runs, mark_started
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
@@ -145,8 +146,10 @@ class Device:
 
 
 def ending(claim: Claim, kind: str = "ok", **more: object) -> Ending:
-    """How this claim's run ended."""
-    return Ending(claim.assignment_id, claim.task.id, kind, **more)  # type: ignore[arg-type]
+    """How this claim's run ended; more of its outcome, or of the ending."""
+    own = {name: more.pop(name) for name in ("started_at", "completed_at", "calls", "lane_id") if name in more}
+    outcome = Outcome(EndingKind(kind), **more)  # type: ignore[arg-type]
+    return Ending(claim.assignment_id, claim.task.id, outcome, **own)  # type: ignore[arg-type]
 
 
 def add(db: Database, count: int = 1, task_type: str = "noop", **more: object) -> list[int]:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from crawlfleet.core.clock import SYSTEM_CLOCK, Clock
 from crawlfleet.executors.contract import Executor, TaskContext
-from crawlfleet.executors.outcome import Outcome
+from crawlfleet.model.ending import Outcome
 from crawlfleet.model.task_spec import Task
 
 

@@ -24,9 +24,10 @@ from crawlfleet.core.errors import CallRefused, ClusterUnreachable, UsageError
 from crawlfleet.engines.asyncio_loop import AsyncioEngine
 from crawlfleet.engines.contract import Reports, Run, Slots
 from crawlfleet.engines.processes import logger_of
-from crawlfleet.executors.outcome import Outcome, clean, failed
+from crawlfleet.executors.outcome import clean, failed
 from crawlfleet.executors.permit import RunPermit
 from crawlfleet.executors.spool import Spool
+from crawlfleet.model.ending import Outcome
 
 if TYPE_CHECKING:
     from distributed import Client, Future

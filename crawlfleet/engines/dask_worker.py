@@ -24,10 +24,11 @@ from crawlfleet.core.errors import CallRefused, UsageError
 from crawlfleet.core.logs import redact
 from crawlfleet.engines.processes import Worker, WorkerDied
 from crawlfleet.executors.contract import TaskContext
-from crawlfleet.executors.outcome import Outcome, clean, failed
+from crawlfleet.executors.outcome import clean, failed
 from crawlfleet.executors.registry import executors
 from crawlfleet.executors.run_log import is_note
 from crawlfleet.executors.spool import Spool
+from crawlfleet.model.ending import Outcome
 
 VERSION: str = import_module("crawlfleet").__version__
 EVENT = "crawlfleet"  # the key that marks our events among Dask's own

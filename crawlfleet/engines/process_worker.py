@@ -21,10 +21,11 @@ from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CallRefused, UsageError
 from crawlfleet.executors.body import run_body, run_body_async
 from crawlfleet.executors.contract import Executor, TaskContext
-from crawlfleet.executors.outcome import Outcome, failed
+from crawlfleet.executors.outcome import failed
 from crawlfleet.executors.registry import executors
 from crawlfleet.executors.run_log import is_note
 from crawlfleet.executors.spool import Spool
+from crawlfleet.model.ending import Outcome
 
 CALL = "call"  # the message of a body that is about to call its source and waits for leave
 ANSWERED = "answered"  # ... and of one whose call was answered

@@ -26,8 +26,9 @@ from crawlfleet.engines.contract import Reports, Run, Slots
 from crawlfleet.engines.crew import Crew
 from crawlfleet.engines.process_worker import ANSWERED, CALL
 from crawlfleet.executors.contract import TaskContext
-from crawlfleet.executors.outcome import Outcome, failed
+from crawlfleet.executors.outcome import failed
 from crawlfleet.executors.spool import Spool
+from crawlfleet.model.ending import Outcome
 
 ALIVE_CHECK_SECONDS = 1.0  # a dead worker is noticed at once, unless a child of its body holds the connection
 REAP_SECONDS = 5.0

@@ -9,8 +9,9 @@ import asyncio
 from contextlib import closing
 
 from crawlfleet.executors.contract import Executor, TaskContext
-from crawlfleet.executors.outcome import Outcome, failed
+from crawlfleet.executors.outcome import failed
 from crawlfleet.executors.result import collect
+from crawlfleet.model.ending import Outcome
 from crawlfleet.model.task_spec import Task
 
 

@@ -1,4 +1,4 @@
-"""How a body ended: the one thing that an engine reports, and how an exception becomes one."""
+"""How an exception that a body raised becomes its outcome."""
 
 from __future__ import annotations
 
@@ -6,45 +6,18 @@ import asyncio
 import logging
 import math
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CallRefused, NotPermitted, QuotaError, TaskError, UsageError
 from crawlfleet.core.logs import HIDDEN, redact
-from crawlfleet.core.vendor_data import Scope
 from crawlfleet.executors.contract import Cancelled, TaskContext
+from crawlfleet.model.ending import Outcome
 from crawlfleet.model.lifecycle import ENDINGS
-from crawlfleet.model.task_spec import TaskSpec
 
 SPOOL_ROWS = 1000  # more rows than this go to a temporary file and are committed apart from the pump
 MAX_MESSAGE = 2000  # characters of an error that are kept
 RAISED_KINDS = {kind for kind, rule in ENDINGS.items() if rule.may_be_raised}
 _CONTROL = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How a body ended. `kind`: that of a TaskError, or ok, crashed, cancelled.
-
-    `rows` is a list or a `Spool` (iterable, with len and close); whoever takes the outcome closes it. `summary` is
-    JSON text. `retry_after` is seconds; `quota_scope`, `quota_daily` and `calls_wanted` are those of QuotaError and
-    CallRefused. `denied` is the feed of NotPermitted.
-    Picklable unless its rows are a Spool.
-    """
-
-    kind: EndingKind = EndingKind.OK
-    message: str | None = None
-    retry_after: float | None = None
-    quota_scope: str | None = None
-    quota_daily: bool = False
-    calls_wanted: int | None = None
-    summary: str | None = None
-    rows: Any = ()
-    replaces: Scope | None = None
-    follow_ups: Sequence[TaskSpec] = ()
-    denied: tuple[str, str] | None = None
 
 
 def failed(error: BaseException, context: TaskContext) -> Outcome:

@@ -13,8 +13,9 @@ from typing import Any
 from crawlfleet.core.errors import PermanentError, UsageError
 from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange, Scope
 from crawlfleet.executors.contract import Instead, TaskResult
-from crawlfleet.executors.outcome import SPOOL_ROWS, Outcome
+from crawlfleet.executors.outcome import SPOOL_ROWS
 from crawlfleet.executors.spool import Spool
+from crawlfleet.model.ending import Outcome
 from crawlfleet.model.task_spec import TaskSpec
 
 MAX_SUMMARY_BYTES = 64 * 1024

@@ -19,7 +19,7 @@ from crawlfleet.core.transaction import Answer, Statements, Transaction
 from crawlfleet.model import audit, signals
 from crawlfleet.model.account import ask_accounts_of_lanes
 from crawlfleet.model.claims import TASK_COLUMNS, Claim, Registration, task_of
-from crawlfleet.model.ending import Ending
+from crawlfleet.model.ending import Ending, Outcome
 from crawlfleet.model.gate import end_runs
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import LIVE_RUN, AssignmentStatus, DeviceStatus, quoted
@@ -120,7 +120,7 @@ def take_back(
     lists = {"types": json.dumps(sorted(kind.types)), "labels": json.dumps(sorted(kind.labels))}
     parameters = {**candidate.owner._asdict(), **lists, "count": count}
     endings = [
-        Ending(assignment_id, task_id, EndingKind.RELEASED, message="another device has a free slot")
+        Ending(assignment_id, task_id, Outcome(EndingKind.RELEASED, "another device has a free slot"))
         for assignment_id, task_id in ledger.transaction.execute(statement, parameters).all()
     ]
     end_runs(ledger, endings)

@@ -1,9 +1,9 @@
-"""How a run ended: what the gate is told of it."""
+"""How a body ended, and what the gate is told of the run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -12,38 +12,65 @@ from crawlfleet.core.vendor_data import Scope
 from crawlfleet.model.task_spec import TaskSpec
 
 
-@dataclass
-class Ending:
-    """One run that ended. `kind` has a rule in `lifecycle.ENDINGS`.
+@dataclass(slots=True)
+class Outcome:
+    """How a body ended: the one thing that an engine reports. `kind` has a rule in `lifecycle.ENDINGS`.
 
-    Moments are the database's clock; `retry_after` seconds is the earliest retry that the vendor named. `calls` are the
-    moments by which the vendor saw the run's calls, None when nobody can tell. `quota_scope` names the limit that was
-    hit, `quota_daily` says that it holds until the UTC day ends. An unpaid run lacked calls: its task needs
-    `calls_wanted` (None: as many as before, but later) and moves to the lane `lane_id`. `denied` is the
-    (app id, report) that the vendor says the account may not have.
+    `rows` is a list or a `Spool` (iterable, with len and close); whoever takes the outcome closes it. `summary` is
+    JSON text. `retry_after` is seconds; `quota_scope`, `quota_daily` and `calls_wanted` are those of QuotaError and
+    CallRefused. `denied` is the feed of NotPermitted.
+    Picklable unless its rows are a Spool.
+    """
+
+    kind: EndingKind = EndingKind.OK
+    message: str | None = None
+    retry_after: float | None = None
+    quota_scope: str | None = None
+    quota_daily: bool = False
+    calls_wanted: int | None = None
+    summary: str | None = None
+    rows: Any = ()
+    replaces: Scope | None = None
+    follow_ups: Sequence[TaskSpec] = ()
+    denied: tuple[str, str] | None = None
+
+
+@dataclass(slots=True)
+class Ending:
+    """One run that ended, as the gate is told. Moments are the database's clock.
+
+    `calls` are the moments by which the vendor saw the run's calls, None when nobody can tell. A task whose run lacked
+    calls moves to the lane `lane_id`.
     """
 
     assignment_id: int
     task_id: int
-    kind: EndingKind
+    outcome: Outcome
     started_at: datetime | None = None
     completed_at: datetime | None = None
-    message: str | None = None
-    retry_after: float | None = None
-    summary: str | None = None
-    rows: Any = ()
-    replaces: Scope | None = None
-    follow_ups: Sequence[TaskSpec] = field(default_factory=tuple)
     calls: Sequence[datetime] | None = ()
-    quota_scope: str | None = None
-    quota_daily: bool = False
-    calls_wanted: int | None = None
     lane_id: int | None = None
-    denied: tuple[str, str] | None = None
+
+    @property
+    def kind(self) -> EndingKind:
+        return self.outcome.kind
+
+    @property
+    def message(self) -> str | None:
+        return self.outcome.message
 
     @property
     def writes_data(self) -> bool:
-        return self.replaces is not None or bool(self.follow_ups)
+        return self.outcome.replaces is not None or bool(self.outcome.follow_ups)
+
+    def failed(self, message: str | None) -> Ending:
+        """The same run with nothing but this message: its task fails."""
+        return replace(self, outcome=Outcome(EndingKind.PERMANENT, message))
+
+
+def replaced_by(endings: Sequence[Ending]) -> list[Scope]:
+    """The ranges that these endings replace."""
+    return [each.outcome.replaces for each in endings if each.outcome.replaces is not None]
 
 
 def cause_of(error: Exception) -> str:

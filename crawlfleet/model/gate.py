@@ -22,7 +22,7 @@ from crawlfleet.core.transaction import Answer, AnyRow, Transaction
 from crawlfleet.model import range_store
 from crawlfleet.model.account import park
 from crawlfleet.model.budget import MAX_CALLS
-from crawlfleet.model.ending import Ending
+from crawlfleet.model.ending import Ending, replaced_by
 from crawlfleet.model.lane_budgets import LaneBudgets
 from crawlfleet.model.lanes import ensure_lanes, lane_of
 from crawlfleet.model.ledger import Ledger
@@ -117,7 +117,7 @@ def _park(ledger: Ledger, ending: Ending, task: AnyRow) -> tuple[Ending, bool]:
     """The account waits for a person; True when it did not before. Without one nothing would hold the task back."""
     parked = park(ledger.transaction, task["source"], task["username"], ending.message or "token refused")
     if parked is None:
-        return replace(ending, kind=EndingKind.PERMANENT), False
+        return ending.failed(ending.message), False
     ledger.touch_account(task["source"], task["username"])
     return ending, parked
 
@@ -165,12 +165,13 @@ def _settle_calls(ledger: Ledger, lane: LaneBudgets, ending: Ending) -> datetime
     if ending.kind != EndingKind.QUOTA:
         return None
     reason = (ending.message or "quota used up")[:MAX_MESSAGE]
-    return ledger.refuse(lane, ending.quota_scope, reason, ending.retry_after, ending.quota_daily)
+    outcome = ending.outcome
+    return ledger.refuse(lane, outcome.quota_scope, reason, outcome.retry_after, outcome.quota_daily)
 
 
 def _move_to_wider_lane(ledger: Ledger, ending: Ending, lane: LaneBudgets | None, defaults: TaskDefaults) -> Ending:
     """The run needs more calls than its task held: queue it where tasks of so many calls wait, or fail it."""
-    wanted = ending.calls_wanted
+    wanted = ending.outcome.calls_wanted
     if wanted is None:
         return ending
     columns = "task_type, source, username, app_id, report, start_date, end_date, task_data, label"
@@ -186,7 +187,7 @@ def _move_to_wider_lane(ledger: Ledger, ending: Ending, lane: LaneBudgets | None
         held = 0 if lane is None else lane.need(ledger.now)
         message = f"the task needs more than {held} calls at once, which is all that the quota of {spec.source} allows"
     if message is not None:
-        return replace(ending, kind=EndingKind.PERMANENT, message=message)
+        return ending.failed(message)
     wider = lane_of(spec, defaults.cost_of)._replace(cost=cost._replace(calls=max(wanted, cost.calls)))
     return replace(ending, lane_id=ensure_lanes(ledger.transaction, {wider}).read()[wider])
 
@@ -194,7 +195,7 @@ def _move_to_wider_lane(ledger: Ledger, ending: Ending, lane: LaneBudgets | None
 def ask_ends(transaction: Transaction, endings: Sequence[Ending]) -> AskedEnds:
     """Lock the tasks, and the feeds whose figures the endings bring, and ask for what is known of those."""
     locked = _lock_tasks(transaction, {each.task_id for each in endings})
-    return locked, range_store.Targets(transaction, [each.replaces for each in endings if each.replaces is not None])
+    return locked, range_store.Targets(transaction, replaced_by(endings))
 
 
 def _lock_tasks(transaction: Transaction, ids: Collection[int]) -> Answer[Tasks]:
@@ -242,11 +243,12 @@ def _decide(ending: Ending, task: AnyRow, now: datetime, policy: RetryPolicy, cl
     """
     rule = ENDINGS[ending.kind]
     retry, crashes, is_spent = task["retry"], task["crash_count"], False
-    wait = ending.retry_after or rule.pause_seconds
+    named = ending.outcome.retry_after
+    wait = named or rule.pause_seconds
     if rule.cost is Cost.ATTEMPT:
         retry += 1
         is_spent = retry > task["max_retry_count"]
-        wait = max(retry_delay(retry, policy.delay_seconds, policy.cap_seconds, policy.random), ending.retry_after or 0)
+        wait = max(retry_delay(retry, policy.delay_seconds, policy.cap_seconds, policy.random), named or 0)
     elif rule.cost is Cost.CRASH:
         # Only a run whose body had begun may have killed its runner.
         crashes += 1 if ending.started_at is not None else 0
@@ -271,13 +273,13 @@ def _write(transaction: Transaction, moves: Sequence[_Move]) -> None:
     now = transaction.now
     runs, tasks = [], []
     for move in moves:
-        ending, rule = move.ending, MOVES[move.name]
+        ending, summary, rule = move.ending, move.ending.outcome.summary, MOVES[move.name]
         message = ending.message[:MAX_MESSAGE] if ending.message else None
         kind = None if ending.kind == EndingKind.OK else ending.kind
         ended = ending.completed_at or now
         over = move.next_run_at is None
         waits = move.next_run_at is not None and move.next_run_at > now
-        runs.append((ending.assignment_id, str(rule.run_to), ending.started_at, ended, kind, message, ending.summary))
+        runs.append((ending.assignment_id, str(rule.run_to), ending.started_at, ended, kind, message, summary))
         tasks.append(
             (
                 ending.task_id,
@@ -291,7 +293,7 @@ def _write(transaction: Transaction, moves: Sequence[_Move]) -> None:
                 move.crash_count,
                 1 if over else 0,
                 ended if over else None,
-                ending.summary,
+                summary,
                 kind,
                 message,
                 ending.lane_id,

@@ -15,7 +15,7 @@ from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.sql import json_rows, sql, stamp, utc
 from crawlfleet.core.transaction import Result, Transaction
 from crawlfleet.model import audit, signals
-from crawlfleet.model.ending import Ending
+from crawlfleet.model.ending import Ending, Outcome
 from crawlfleet.model.gate import RunCalls, book_calls, end_runs
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import LIVE_RUN, MOVES, quoted, run_guard, task_guard
@@ -46,8 +46,9 @@ def expire_device(transaction: Transaction, device_id: str, lease_ends_at: datet
     it may have sent them until then.
     """
     cancelled = _cancelled_with_calls(transaction, device_id)
+    gone = Outcome(EndingKind.EXPIRED, "the device is gone")
     endings = [
-        Ending(assignment_id, task_id, EndingKind.EXPIRED, started_at=started, message="the device is gone", calls=None)
+        Ending(assignment_id, task_id, gone, started_at=started, calls=None)
         for assignment_id, task_id, started in live_runs(transaction, device_id)
     ]
     ledger = Ledger(transaction, lease_ends_at=lease_ends_at)
@@ -80,7 +81,7 @@ def release_unheld(
     """
     live = live_runs(ledger.transaction, device_id, epoch)
     strays = [
-        Ending(key, task_id, EndingKind.RELEASED, message="claimed, but the reply was lost")
+        Ending(key, task_id, Outcome(EndingKind.RELEASED, "claimed, but the reply was lost"))
         for key, task_id, started_at in live
         if key not in held and not (adopts and started_at is None)
     ]

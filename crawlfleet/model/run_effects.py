@@ -13,10 +13,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.transaction import AnyRow, Transaction
 from crawlfleet.model import feed, range_store
-from crawlfleet.model.ending import Ending, result_refused
+from crawlfleet.model.ending import Ending, replaced_by, result_refused
 from crawlfleet.model.feed import FeedKey
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.task_insert import TaskDefaults, add_tasks
@@ -39,7 +38,7 @@ def store_all(
     # transactions that touch several feeds write them in one order
     ordered = sorted(endings, key=lambda each: _feed_of(each, tasks[each.task_id]))
     for each in ordered:
-        if each.denied is not None and (denied := _feed_of(each, tasks[each.task_id])):
+        if each.outcome.denied is not None and (denied := _feed_of(each, tasks[each.task_id])):
             feed.deny(ledger.transaction, FeedKey(*denied), (each.message or "not permitted")[:MAX_MESSAGE])
     return [
         *_store(ledger, [e for e in ordered if e.writes_data], tasks, targets, defaults),
@@ -49,11 +48,11 @@ def store_all(
 
 def _feed_of(ending: Ending, task: AnyRow) -> FeedKey | tuple[()]:
     """The feed that an ending writes or denies, () when there is none."""
-    if ending.replaces is not None:
-        return range_store.lock_key(ending.replaces)
-    if ending.denied is None:
+    if ending.outcome.replaces is not None:
+        return range_store.lock_key(ending.outcome.replaces)
+    if ending.outcome.denied is None:
         return ()
-    return _whole_feed(task["source"], task["username"], *ending.denied) or ()
+    return _whole_feed(task["source"], task["username"], *ending.outcome.denied) or ()
 
 
 def _whole_feed(source: str | None, username: str | None, app_id: str | None, report: str | None) -> FeedKey | None:
@@ -70,14 +69,15 @@ def _without_denied(transaction: Transaction, ending: Ending, task: AnyRow) -> E
     """
     asked = [
         None if spec.app_id == task["app_id"] else _whole_feed(spec.source, spec.username, spec.app_id, spec.report)
-        for spec in ending.follow_ups
+        for spec in ending.outcome.follow_ups
     ]
     denied = feed.denied_among(transaction, {key for key in asked if key is not None})
-    wanted = [spec for spec, key in zip(ending.follow_ups, asked, strict=True) if key not in denied]
-    if skipped := len(ending.follow_ups) - len(wanted):
+    wanted = [spec for spec, key in zip(ending.outcome.follow_ups, asked, strict=True) if key not in denied]
+    if skipped := len(ending.outcome.follow_ups) - len(wanted):
         log.info("left out tasks of denied feeds: task=%d count=%d", ending.task_id, skipped)
-        summary = json.dumps({**json.loads(ending.summary or "{}"), "denied_skipped": skipped}, ensure_ascii=False)
-        return replace(ending, follow_ups=wanted, summary=summary)
+        told = {**json.loads(ending.outcome.summary or "{}"), "denied_skipped": skipped}
+        summary = json.dumps(told, ensure_ascii=False)
+        return replace(ending, outcome=replace(ending.outcome, follow_ups=wanted, summary=summary))
     return ending
 
 
@@ -108,27 +108,22 @@ def _store(
         if len(endings) > 1:
             alone: list[Ending] = []
             for each in endings:
-                own = range_store.Targets(ledger.transaction, [each.replaces] if each.replaces is not None else [])
+                own = range_store.Targets(ledger.transaction, replaced_by([each]))
                 alone += _store(ledger, [each], tasks, own, defaults)
             return alone
         [ending] = endings
         log.warning("result refused by the database: task=%d assignment=%d", ending.task_id, ending.assignment_id)
-        message = result_refused(error)
-        return [
-            replace(
-                ending, kind=EndingKind.PERMANENT, message=message, summary=None, rows=(), replaces=None, follow_ups=()
-            )
-        ]
+        return [ending.failed(result_refused(error))]
 
 
 def _write_data(
     ledger: Ledger, ending: Ending, task: AnyRow, targets: range_store.Targets, defaults: TaskDefaults
 ) -> Ending:
-    if ending.replaces is not None:
+    if ending.outcome.replaces is not None:
         fetched_at = ending.started_at or ledger.now
-        range_store.replace_range(ledger.transaction, ending.replaces, ending.rows, fetched_at, targets)
-    if ending.follow_ups:
+        range_store.replace_range(ledger.transaction, ending.outcome.replaces, ending.outcome.rows, fetched_at, targets)
+    if ending.outcome.follow_ups:
         ending = _without_denied(ledger.transaction, ending, task)
-        specs = _with_label(ending.follow_ups, task["label"])
+        specs = _with_label(ending.outcome.follow_ups, task["label"])
         add_tasks(ledger, specs, defaults, parent_id=ending.task_id)
     return ending

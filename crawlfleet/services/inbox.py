@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from crawlfleet.engines.contract import Run
-from crawlfleet.executors.outcome import Outcome
+from crawlfleet.model.ending import Outcome
 from crawlfleet.model.gate import Ended
 from crawlfleet.services.uncommitted import SentCalls, UncommittedEnding
 

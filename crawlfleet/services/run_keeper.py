@@ -8,10 +8,10 @@ from enum import Enum, auto
 from crawlfleet.core.clock import Clock
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.engines.contract import Run, RunPhase
-from crawlfleet.executors.outcome import Outcome
 from crawlfleet.executors.permit import RunPermit
 from crawlfleet.model.claims import Claim
 from crawlfleet.model.device import DeviceState
+from crawlfleet.model.ending import Outcome
 from crawlfleet.model.gate import Ended, FenceVerdict
 from crawlfleet.services import log_lines
 from crawlfleet.services.inbox import Inbox

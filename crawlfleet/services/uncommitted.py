@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from crawlfleet.core.clock import ClockReading
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.engines.contract import Run
-from crawlfleet.executors.outcome import SPOOL_ROWS, Outcome
+from crawlfleet.executors.outcome import SPOOL_ROWS
 from crawlfleet.executors.permit import RunPermit
-from crawlfleet.model.ending import Ending, result_refused
+from crawlfleet.model.ending import Ending, Outcome, result_refused
 from crawlfleet.model.gate import RunCalls
 from crawlfleet.model.lifecycle import ENDINGS
 
@@ -30,22 +30,7 @@ class UncommittedEnding:
 
     def undated(self) -> Ending:
         """What the gate is told of it, made anew each time; `date` adds the moments."""
-        outcome = self.outcome
-        return Ending(
-            self.run.assignment_id,
-            self.run.task.id,
-            outcome.kind,
-            message=outcome.message,
-            retry_after=outcome.retry_after,
-            summary=outcome.summary,
-            rows=outcome.rows,
-            replaces=outcome.replaces,
-            follow_ups=outcome.follow_ups,
-            quota_scope=outcome.quota_scope,
-            quota_daily=outcome.quota_daily,
-            calls_wanted=outcome.calls_wanted,
-            denied=outcome.denied,
-        )
+        return Ending(self.run.assignment_id, self.run.task.id, self.outcome)
 
     def date(self, ending: Ending, reading: ClockReading) -> None:
         """Set the moments, on the database's clock."""

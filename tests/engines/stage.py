@@ -14,8 +14,8 @@ from crawlfleet.engines.dask import DaskEngine
 from crawlfleet.engines.processes import ProcessesEngine
 from crawlfleet.engines.threads import ThreadsEngine
 from crawlfleet.executors.contract import TaskContext
-from crawlfleet.executors.outcome import Outcome
 from crawlfleet.executors.registry import executors
+from crawlfleet.model.ending import Outcome
 from crawlfleet.model.task_spec import Task
 from tests.dask_cluster import shared_dask
 from tests.waiting import wait_until

@@ -30,8 +30,9 @@ from crawlfleet.core.secrets import KEY_VARIABLE, keyring, new_key
 from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange
 from crawlfleet.executors.body import run_body, run_body_async
 from crawlfleet.executors.contract import Executor, Instead, TaskContext, TaskResult
-from crawlfleet.executors.outcome import MAX_MESSAGE, SPOOL_ROWS, Outcome
+from crawlfleet.executors.outcome import MAX_MESSAGE, SPOOL_ROWS
 from crawlfleet.executors.spool import Spool
+from crawlfleet.model.ending import Outcome
 from crawlfleet.model.lifecycle import ENDINGS
 from crawlfleet.model.task_spec import Task, TaskSpec
 from crawlfleet.sources.contract import SourceSettings

@@ -22,11 +22,11 @@ from crawlfleet.engines.contract import Engine, Reports, Run, Slots
 from crawlfleet.engines.processes import ProcessesEngine
 from crawlfleet.engines.threads import ThreadsEngine
 from crawlfleet.executors.contract import TaskContext
-from crawlfleet.executors.outcome import Outcome
 from crawlfleet.executors.permit import Permit
 from crawlfleet.executors.registry import executors
 from crawlfleet.model.claims import Claim
 from crawlfleet.model.device import DeviceInfo
+from crawlfleet.model.ending import Outcome
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.services.device_manager import DeviceManager, DeviceOptions
 from crawlfleet.services.fleet import Fleet

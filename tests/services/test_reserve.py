@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event
 
 from crawlfleet.engines.contract import Reports, Run, Slots
-from crawlfleet.executors.outcome import Outcome
+from crawlfleet.model.ending import Outcome
 from tests.fleets import runs, task
 from tests.services.conftest import Clock, MakePump
 from tests.services.pump import Pump
