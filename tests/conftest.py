@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.server_park import ParkVisitor, ServerMissing, ServerPark, skip_or_fail
-from tests.servers import FLAVOURS, MARIADB, POSTGRESQL, Flavour, Server, SharedServer
+from tests.servers import FLAVOURS, MARIADB, POSTGRESQL, Flavour, Server, SharedServer, memory_folder
 from tests.templates import create_database_with_tables, sqlite_url_with_tables
 
 BACKENDS = ("sqlite", *FLAVOURS)
@@ -44,6 +44,8 @@ class Backend:
 def pytest_configure(config: pytest.Config) -> None:
     is_worker = hasattr(config, "workerinput")
     if not is_worker:
+        if memory := memory_folder():  # SQLite waits for the disk at every commit
+            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
         park = config.stash[park_key] = ServerPark()
         if config.getoption("numprocesses", None):
             park.open_to_workers()

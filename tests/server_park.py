@@ -46,7 +46,7 @@ class ServerPark:
 
     def __init__(self, durable: bool = False) -> None:
         self._durable = durable
-        self.directory = run_directory()
+        self.directory = run_directory(durable)
         self.missing: dict[str, str] = {}  # flavour's name: what to do about it
         self._servers: dict[str, Server] = {}
         self._locks = {name: threading.Lock() for name in FLAVOURS}
@@ -73,9 +73,8 @@ class ServerPark:
                     self.missing[name] = str(error)
                     raise
                 prepare_template(flavour, self.directory)
-                server = start_server(flavour, self.directory, self._durable)
-                make_template(server)
-                self._servers[name] = server
+                self._servers[name] = start_server(flavour, self.directory, self._durable)
+                make_template(self._servers[name])
             return self._servers[name].port
 
     def close(self) -> None:

@@ -26,9 +26,9 @@ ROOT = Path(__file__).parent.parent
 DRIVERS = {"sqlite": "sqlite", "mariadb": "mysql+pymysql", "postgresql": "postgresql+psycopg"}
 
 
-def test_backend_is_an_empty_database(backend: Backend) -> None:
-    url = sqlalchemy.make_url(backend.url)
-    engine = sqlalchemy.create_engine(url.set(drivername=DRIVERS[backend.name]))
+def test_backend_is_an_empty_database(empty_backend: Backend) -> None:
+    url = sqlalchemy.make_url(empty_backend.url)
+    engine = sqlalchemy.create_engine(url.set(drivername=DRIVERS[empty_backend.name]))
     with contextlib.closing(engine.connect()) as connection:
         assert sqlalchemy.inspect(connection).get_table_names() == []
         connection.execute(sqlalchemy.text("CREATE TABLE t (n INTEGER)"))

@@ -12,6 +12,7 @@ from crawlfleet.core import logs
 from crawlfleet.settings.definitions import ENVIRONMENT_PREFIX
 from tests.cli.console import Console
 from tests.conftest import Backend
+from tests.templates import sqlite_url_with_tables
 
 
 @pytest.fixture(autouse=True)
@@ -45,13 +46,11 @@ def console(own_settings: None, tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.fixture
 def ready(console: Console) -> Console:
     """The program on an SQLite database with tables."""
-    assert console("db", "upgrade").code == 0
+    sqlite_url_with_tables(Path(console.url.removeprefix("sqlite:///")))
     return console
 
 
 @pytest.fixture
 def any_console(own_settings: None, backend: Backend, capsys: pytest.CaptureFixture[str]) -> Console:
     """The program on each kind of database in turn, with tables."""
-    found = Console(backend.url, capsys)
-    assert found("db", "upgrade").code == 0
-    return found
+    return Console(backend.url, capsys)

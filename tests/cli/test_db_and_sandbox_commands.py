@@ -31,9 +31,9 @@ def stamp_migration(console: Console, name: str) -> None:
 
 
 def test_upgrade_makes_the_tables_once(
-    own_settings: None, backend: Backend, capsys: pytest.CaptureFixture[str]
+    own_settings: None, empty_backend: Backend, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    console = Console(backend.url, capsys)
+    console = Console(empty_backend.url, capsys)
     said = console("db", "upgrade")
     assert (said.code, said.out.endswith(f"is at migration {HEAD}\n")) == (0, True)
     assert console("db", "upgrade").out.endswith(f"is at migration {HEAD} already\n")
@@ -60,11 +60,11 @@ def test_check_says_no_to_a_database_of_another_migration(any_console: Console) 
 
 
 def test_check_says_no_to_a_database_without_tables(
-    own_settings: None, backend: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own_settings: None, empty_backend: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if backend.name == "sqlite":
+    if empty_backend.name == "sqlite":
         (tmp_path / "crawlfleet.db").touch()
-    said = Console(backend.url, capsys)("db", "check", "--json")
+    said = Console(empty_backend.url, capsys)("db", "check", "--json")
     assert (said.code, json.loads(said.out)["migration"]) == (1, None)
 
 

@@ -412,13 +412,16 @@ def test_a_call_that_closes_its_budget_closes_all_its_lanes(device: Device, db: 
         assert set(connection.execute(sa.text("SELECT ready_key FROM cl_lane")).scalars()) == {None}
 
 
-def test_loading_budgets_locks_them_and_waits_for_nothing_else(device: Device, db: Database) -> None:
+def test_loading_budgets_locks_them_and_waits_for_nothing_else(
+    device: Device, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if db.family == "sqlite":
         pytest.skip("SQLite has no row locks")
     [task_id, _] = add(db, 2, app=[2, DAY])
     device.claim(slots=1, now=NOON)
     lane_id = task(db, task_id)["lane_id"]
     give_up = {"mysql": "SET innodb_lock_wait_timeout = 1", "postgresql": "SET LOCAL lock_timeout = '1s'"}
+    monkeypatch.setattr("crawlfleet.core.db.ATTEMPTS", 1)
 
     def load(connection: Transaction) -> list[int]:
         connection.execute(sa.text(give_up[db.family]))

@@ -66,6 +66,10 @@ def test_migrations_make_what_the_schema_says(empty: Database) -> None:
     assert_complete(empty)
 
 
+def test_the_databases_of_tests_are_what_a_migration_makes(db: Database) -> None:
+    assert_complete(db)
+
+
 def test_partial_indexes_are_partial_where_there_are_any(db: Database) -> None:
     """Alembic does not compare them."""
     if db.family == "mysql":
