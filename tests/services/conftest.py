@@ -38,10 +38,14 @@ class Log:
 
 
 class Clock(clocks.Clock):
-    """The clock of the pumps' databases. It runs like the real one, or not at all once it is frozen."""
+    """The clock of the pumps' databases. It runs like the real one, or not at all once it is frozen.
+
+    `advance` moves what this machine reads, `let_pass` also what the database says.
+    """
 
     def __init__(self) -> None:
         self._ahead = 0.0
+        self._database_ahead = 0.0
         self._frozen_at: float | None = None
 
     def monotonic(self) -> float:
@@ -52,6 +56,14 @@ class Clock(clocks.Clock):
 
     def advance(self, seconds: float) -> None:
         self._ahead += seconds
+
+    def let_pass(self, seconds: float) -> None:
+        self._ahead += seconds
+        self._database_ahead += seconds
+
+    @property
+    def database_ahead_seconds(self) -> float:
+        return self._database_ahead
 
 
 @pytest.fixture
