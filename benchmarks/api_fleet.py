@@ -15,6 +15,7 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import json_rows, stamp
 from crawlfleet.model import schema
+from crawlfleet.model.column_types import Day
 from crawlfleet.model.task_spec import DEFAULT_REPORT, TaskSpec
 from tests import fleets
 
@@ -73,9 +74,14 @@ def _make_helpers(db: Database, now: datetime, numbers: int, beats: int) -> None
         "bench_moment",
         metadata,
         sa.Column("n", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("at", schema.MOMENT.with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")),
+        sa.Column(
+            "at",
+            sa.DateTime(timezone=True)
+            .with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+            .with_variant(sa.Text(), "sqlite"),
+        ),
     )
-    day = sa.Table("bench_day", metadata, sa.Column("n", sa.Integer), sa.Column("day", schema.DAY))
+    day = sa.Table("bench_day", metadata, sa.Column("n", sa.Integer), sa.Column("day", Day))
     step = timedelta(days=7) / beats
     today = now.astimezone(UTC).date()
 

@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from benchmarks.place import Place
 from crawlfleet.core.account import Account
-from crawlfleet.insights import overview
+from crawlfleet.insights.feeds import FeedFilter
+from crawlfleet.insights.stored_rows import data_rows
 
 FIRST_DAY, DAYS = date(2026, 1, 1), 31
 HEADER = (
@@ -53,7 +54,7 @@ def fetch(place: Place, rows: int, times: int) -> tuple[list[float], list[float]
                 )
                 samples += place.watch(node, lambda task=task: place.completed([task]))  # type: ignore[misc]
                 seconds.append(time.perf_counter() - began)
-    stored = sum(1 for _ in overview.data_rows(place.fleet.db))
+    stored = sum(1 for _ in data_rows(place.fleet.db, FeedFilter()))
     if stored != rows:
         raise RuntimeError(f"{rows} rows were sent, {stored} are stored")
     return seconds, samples

@@ -13,6 +13,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.process import own_identity
 from crawlfleet.core.transaction import Transaction
+from crawlfleet.insights.tasks import TaskFilter, newest_tasks
 from crawlfleet.model import claims, migrations, rescue
 from crawlfleet.model.budget import LimitOf, as_stored
 from crawlfleet.model.claims import AssignmentIds, Claim, Registration, Strategy
@@ -161,6 +162,11 @@ def task(db: Database, task_id: int) -> dict[str, object]:
     found = CrawlTaskDAO(db).get(task_id)
     assert found is not None
     return found
+
+
+def tasks_of(db: Database, task_type: str | None = None) -> list[dict[str, Any]]:
+    """The newest hundred tasks, of this type if one is named."""
+    return list(newest_tasks(db, TaskFilter(task_type=task_type), 100))
 
 
 def runs(db: Database, task_id: int) -> list[dict[str, object]]:

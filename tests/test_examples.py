@@ -14,7 +14,8 @@ from types import ModuleType
 
 import pytest
 
-from crawlfleet.insights import overview
+from crawlfleet.insights import stored_rows
+from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.services.fleet import connect
 from tests.nodes import ROOT, NodeProcess
 
@@ -115,7 +116,7 @@ def test_a_source_of_another_package_fetches_whole_figures_within_its_limits(
     fleet = connect(url)
     stored = [
         (row["app_id"], str(row["date"]), row["media_source"], row["installs"], row["cost"])
-        for row in overview.data_rows(fleet.db)
+        for row in stored_rows.data_rows(fleet.db, FeedFilter())
     ]
     fleet.close()
     expected = [

@@ -22,7 +22,7 @@ from crawlfleet.api.refusals import MAX_BODY_BYTES, Refusal, add_handlers
 from crawlfleet.api.stream import EventStream, TooManyClients
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError
-from crawlfleet.insights import overview
+from crawlfleet.insights import devices
 from crawlfleet.services.node import Node
 from crawlfleet.sources.http.addresses import is_loopback
 
@@ -89,7 +89,7 @@ class Readiness:
     def _find_obstacle(self, db: Database) -> str | None:
         lease = self._node.lease
         try:
-            overview.check_lease(db, lease.device_id, lease.epoch)
+            devices.check_lease(db, lease.device_id, lease.epoch)
         except CrawlfleetError as error:
             return str(error)
         except SQLAlchemyError as error:  # it answers, but not as ours would: a table is missing, say

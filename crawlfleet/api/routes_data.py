@@ -24,9 +24,10 @@ from crawlfleet.api.parameters import (
 )
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
-from crawlfleet.insights import budgets, pages
-from crawlfleet.insights.coverage import period
+from crawlfleet.insights import budgets
+from crawlfleet.insights.coverage import coverage_page, gaps_page, period
 from crawlfleet.insights.feeds import FeedFilter
+from crawlfleet.insights.stored_rows import apps_page, rows_page
 
 accounts = APIRouter(tags=["accounts"], responses=PROBLEMS)
 data = APIRouter(tags=["data"], responses=PROBLEMS)
@@ -95,7 +96,7 @@ async def list_apps(
 ) -> Response:
     """The apps that accounts see, by source, account and app."""
     wanted = FeedFilter(source, username)
-    return await context.queries.answer(lambda db: listed("apps", pages.apps(db, wanted, limit, after)))
+    return await context.queries.answer(lambda db: listed("apps", apps_page(db, wanted, limit, after)))
 
 
 @data.get("/data/rows", response_model=models.Rows)
@@ -111,7 +112,7 @@ async def list_rows(
     if start_date and end_date and start_date > end_date:
         raise UsageError(f"start_date must not be after end_date (got {start_date} and {end_date})")
     return await context.queries.answer(
-        lambda db: listed("rows", pages.data_rows(db, feeds, start_date, end_date, limit, after))
+        lambda db: listed("rows", rows_page(db, feeds, start_date, end_date, limit, after))
     )
 
 
@@ -129,7 +130,7 @@ async def coverage(
 
     def ask(db: Database) -> dict[str, Any]:
         start, end = period(db, start_date, end_date)
-        page = pages.coverage(db, feeds, start, end, context.reports_of, limit, after)
+        page = coverage_page(db, feeds, start, end, context.reports_of, limit, after)
         return listed("feeds", page, start_date=start, end_date=end)
 
     return await context.queries.answer(ask)
@@ -149,7 +150,7 @@ async def gaps(
 
     def ask(db: Database) -> dict[str, Any]:
         start, end = period(db, start_date, end_date)
-        page = pages.gaps(db, feeds, start, end, context.reports_of, limit, after)
+        page = gaps_page(db, feeds, start, end, context.reports_of, limit, after)
         return listed("gaps", page, start_date=start, end_date=end)
 
     return await context.queries.answer(ask)

@@ -20,7 +20,8 @@ from crawlfleet.api.parameters import (
     listed,
 )
 from crawlfleet.core.db import Database
-from crawlfleet.insights import devices, overview, pages
+from crawlfleet.insights import devices, overview
+from crawlfleet.insights.audit import audit_page
 from crawlfleet.services.fleet import Fleet, no_device
 
 device_routes = APIRouter(tags=["devices"], responses=PROBLEMS)
@@ -32,7 +33,7 @@ ADMIN = [Depends(admin_only)]
 @device_routes.get("/devices", response_model=models.Devices)
 async def list_devices(context: Context) -> Response:
     """All devices, with their latest heartbeat."""
-    return await context.queries.answer(lambda db: {"devices": overview.devices(db)})
+    return await context.queries.answer(lambda db: {"devices": devices.devices(db)})
 
 
 @device_routes.get("/devices/{device_id}", response_model=models.DeviceNow, responses=NOT_THERE)
@@ -141,4 +142,4 @@ async def clean_up(context: Context, actor: Actor, what: models.CleanUp) -> Resp
 @management.get("/audit", response_model=models.Audit, dependencies=ADMIN)
 async def audit(context: Context, limit: PageLimit = 50, before: Before = None) -> Response:
     """Who changed what, newest first. Needs the role `admin`."""
-    return await context.queries.answer(lambda db: listed("audit", pages.audit(db, limit, before)))
+    return await context.queries.answer(lambda db: listed("audit", audit_page(db, limit, before)))

@@ -32,12 +32,12 @@ from crawlfleet.api.parameters import (
 from crawlfleet.api.refusals import Refusal
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
-from crawlfleet.insights import overview, pages
+from crawlfleet.insights import tasks
 from crawlfleet.insights.explain import explain
 from crawlfleet.insights.forecast import picture
-from crawlfleet.insights.pages import TaskFilter
 from crawlfleet.insights.task_logs import search_logs as lines_with
 from crawlfleet.insights.task_logs import task_log
+from crawlfleet.insights.tasks import TaskFilter
 from crawlfleet.model.lifecycle import MOVES, AssignmentStatus, TaskStatus
 from crawlfleet.model.task_spec import TaskSpec, parse_moment
 from crawlfleet.services.fleet import Fleet
@@ -61,7 +61,7 @@ async def list_tasks(
     """Tasks, newest first. A page looks at no more than 20,000 tasks: with several filters it may be short, or empty,
     and still have a `next`."""
     wanted = TaskFilter(status, task_type, username, source, app_id)
-    return await context.queries.answer(lambda db: listed("tasks", pages.tasks(db, wanted, limit, before)))
+    return await context.queries.answer(lambda db: listed("tasks", tasks.tasks_page(db, wanted, limit, before)))
 
 
 @router.post("/tasks", response_model=models.Ids, status_code=201, responses=TOO_LARGE)
@@ -96,7 +96,7 @@ async def add_tasks(
 @router.get("/tasks/stats", response_model=models.TaskStats)
 async def tasks_stats(context: Context) -> Response:
     """How many tasks are in each state. The header `Age` says how many seconds ago they were counted."""
-    return await context.cache.answer("task_stats", overview.task_stats)
+    return await context.cache.answer("task_stats", tasks.task_stats)
 
 
 @router.get("/tasks/forecast", response_model=models.Forecast)
@@ -158,7 +158,7 @@ def _move(fleet: Fleet, move: str, choice: models.TaskChoice, actor: str) -> dic
 @router.get("/tasks/{task_id}", response_model=models.WholeTask, responses=NOT_THERE)
 async def show_task(context: Context, task_id: RowId) -> Response:
     """A task with all its runs, oldest first, and its events."""
-    return await context.queries.answer(lambda db: found(overview.task_detail(db, task_id), f"task {task_id}"))
+    return await context.queries.answer(lambda db: found(tasks.task_detail(db, task_id), f"task {task_id}"))
 
 
 @router.get("/tasks/{task_id}/explain", response_model=models.Explanation, responses=NOT_THERE)
@@ -171,7 +171,7 @@ async def explain_task(context: Context, task_id: RowId) -> Response:
 @router.get("/tasks/{task_id}/events", response_model=models.Events)
 async def task_events(context: Context, task_id: RowId, limit: PageLimit = 50, before: Before = None) -> Response:
     """What people did to a task, newest first."""
-    return await context.queries.answer(lambda db: listed("events", pages.task_events(db, task_id, limit, before)))
+    return await context.queries.answer(lambda db: listed("events", tasks.task_events_page(db, task_id, limit, before)))
 
 
 @router.get("/tasks/{task_id}/logs", response_model=models.TaskLog, responses=NOT_THERE)
@@ -218,7 +218,7 @@ async def list_assignments(
     """Runs, the newest of each device first. A page looks at no more than 20,000 runs, so it may be short, or empty,
     and still have a `next`."""
     return await context.queries.answer(
-        lambda db: listed("assignments", pages.assignments(db, limit, before, task_id, device_id, status))
+        lambda db: listed("assignments", tasks.assignments_page(db, limit, before, task_id, device_id, status))
     )
 
 
@@ -226,5 +226,5 @@ async def list_assignments(
 async def show_assignment(context: Context, assignment_id: RowId) -> Response:
     """One run with its result."""
     return await context.queries.answer(
-        lambda db: found(pages.assignment(db, assignment_id), f"assignment {assignment_id}")
+        lambda db: found(tasks.assignment(db, assignment_id), f"assignment {assignment_id}")
     )

@@ -26,7 +26,7 @@ def run_upgrade(args: argparse.Namespace) -> int:
 
 def run_check(args: argparse.Namespace) -> int:
     """Print what kind of database this is; exit code 1 unless it is at this program's migration."""
-    from crawlfleet.insights.overview import database_state
+    from crawlfleet.insights.database import database_state
 
     db = open_existing(settings_from(args).database_url)
     try:

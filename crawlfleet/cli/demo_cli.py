@@ -112,11 +112,12 @@ def _wait(node: DemoNode, fleet: Fleet) -> int:
 
 
 def _outcome(fleet: Fleet, sandbox: Sandbox, seconds: float) -> Outcome:
-    from crawlfleet.insights.overview import apps, data_rows
+    from crawlfleet.insights.feeds import FeedFilter
+    from crawlfleet.insights.stored_rows import apps, data_rows
 
-    seen = {name: len(apps(fleet.db, SOURCE, name)) for name in ACCOUNTS}
+    seen = {name: len(apps(fleet.db, FeedFilter(SOURCE, name))) for name in ACCOUNTS}
     rows, days = 0, set()
-    for row in data_rows(fleet.db):
+    for row in data_rows(fleet.db, FeedFilter()):
         rows += 1
         days.add(row["date"])
     return Outcome(seen, rows, days, fleet.tasks.stats(), sandbox.stats(), seconds)

@@ -29,7 +29,7 @@ COLUMNS = (
 
 def run_list(args: argparse.Namespace) -> int:
     """Print all devices."""
-    from crawlfleet.insights.overview import devices
+    from crawlfleet.insights.devices import devices
 
     with existing_database(args) as db:
         found = devices(db)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, NamedTuple
 
@@ -13,12 +13,15 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.sql import day, json_rows, sql, utc
 from crawlfleet.insights.feeds import Feed, FeedFilter, FeedName, ReportsOf, conditions, find_feeds
+from crawlfleet.insights.pages import Page, closed_key, opened_key
 from crawlfleet.model.coverage_state import NEIGHBOUR_DAYS, DayState, day_states
 from crawlfleet.sources.contract import Report
 
 DEFAULT_DAYS = 30
 LONGEST_DAYS = 10_000  # of a period
 PAGE_DAYS = 20_000  # days of feeds that are read at once
+SHOWN_DAYS = 5_000  # of all feeds of a page of coverage or gaps
+DAY_COLUMNS = ("day", "state", "rows", "fetched_at", "settles_at")
 WHY = {
     DayState.MISSING: "never fetched",
     DayState.THIN: "far fewer rows than on the days around: worth another look",
@@ -137,6 +140,56 @@ def gaps(
     moment = now or _clock(db)
     for covered in coverage(db, wanted, start, end, reports_of, moment):
         yield from gaps_of(covered, moment)
+
+
+def coverage_page(
+    db: Database,
+    wanted: FeedFilter,
+    start: date,
+    end: date,
+    reports_of: ReportsOf,
+    limit: int,
+    after: str | None = None,
+) -> Page:
+    """The state of each day of at most `limit` feeds: fewer where the period is long."""
+    most = min(limit, feeds_within(SHOWN_DAYS, start, end))
+    covered, following = _covered_page(db, wanted, start, end, reports_of, most, after)
+    rows: list[dict[str, Any]] = []
+    for each in covered:
+        days = [{column: getattr(day, column) for column in DAY_COLUMNS} for day in each.days]
+        rows.append({**asdict(each.feed.name), "refusal": each.feed.refusal, "days": days})
+    return Page(rows, following)
+
+
+def gaps_page(
+    db: Database,
+    wanted: FeedFilter,
+    start: date,
+    end: date,
+    reports_of: ReportsOf,
+    limit: int,
+    after: str | None = None,
+) -> Page:
+    """The gaps of at most `limit` feeds: fewer where the period is long. A page without any may have a next one."""
+    now = _clock(db)
+    most = min(limit, feeds_within(SHOWN_DAYS, start, end))
+    covered, following = _covered_page(db, wanted, start, end, reports_of, most, after)
+    return Page([gap.as_dict() for each in covered for gap in gaps_of(each, now)], following)
+
+
+def _covered_page(
+    db: Database,
+    wanted: FeedFilter,
+    start: date,
+    end: date,
+    reports_of: ReportsOf,
+    limit: int,
+    after: str | None,
+) -> tuple[list[FeedCoverage], str | None]:
+    key = None if after is None else FeedName(*opened_key(after, 4))
+    found = list(coverage(db, wanted, start, end, reports_of, after=key, limit=limit + 1))
+    following = closed_key([*asdict(found[limit - 1].feed.name).values()]) if len(found) > limit else None
+    return found[:limit], following
 
 
 def gaps_of(covered: FeedCoverage, now: datetime) -> Iterator[Gap]:

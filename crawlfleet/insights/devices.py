@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +18,36 @@ NEWEST_RUNS = 1000  # of a device, that its figures are made of
 POINTS = 120  # of a curve
 SHORTEST_SPAN = 30  # seconds between two of them; beats are no closer by default
 MEASURED = ("cpu_usage", "memory_usage", "disk_usage", "system_load", "delay_seconds", "running_tasks")
+
+
+def devices(db: Database) -> list[dict[str, Any]]:
+    """All devices as dicts of their columns, with `current_tasks` and their latest beat as `heartbeat` (or None).
+
+    `is_outdated`: it is online, and another that is runs a newer version of this program.
+    """
+    found = DeviceDAO(db).find()
+    beats = DeviceHeartbeatDAO(db)
+    newest = max((version_of(each) for each in online_of(found)), default=[])
+    for device in found:
+        device["heartbeat"] = beats.latest(device["device_id"])
+        device["is_outdated"] = device["status"] == DeviceStatus.ONLINE and version_of(device) < newest
+    return found
+
+
+def online_of(devices: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of these devices that are online."""
+    return [each for each in devices if each["status"] == DeviceStatus.ONLINE]
+
+
+def version_of(device: Mapping[str, Any]) -> list[int]:
+    """The version of the program that a device runs, to be compared."""
+    return [int(part) for part in re.findall(r"\d+", device["version"])]
+
+
+def check_lease(db: Database, device_id: str, epoch: int) -> None:
+    """Raise LeaseLost when that registration no longer is the device, DatabaseUnreachable when nobody can tell."""
+    with db.read() as reader:
+        DeviceDAO(db).state(reader, device_id, epoch)
 
 
 def device(db: Database, device_id: str) -> dict[str, Any] | None:

@@ -9,9 +9,9 @@ from enum import StrEnum
 from typing import Any
 
 from crawlfleet.core.db import Database
-from crawlfleet.insights import overview
 from crawlfleet.insights.budgets import budget_facts, budget_name, calls_used
 from crawlfleet.insights.forecast_arithmetic import sent_at
+from crawlfleet.insights.tasks import task_detail
 from crawlfleet.model import fleet_state, queue_depth
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import NEVER, Budget
@@ -70,7 +70,7 @@ def explain(
 
     A look without a lock: what it says was true a moment ago.
     """
-    task = overview.task_detail(db, task_id)
+    task = task_detail(db, task_id)
     if task is None:
         return None
     return _Teller(db, task, offline_timeout, when, now).tell()

@@ -12,7 +12,7 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, UsageError
 from crawlfleet.core.secrets import Keyring
-from crawlfleet.core.sql import json_rows, json_value, sql, stamp, utc
+from crawlfleet.core.sql import json_rows, json_value, sql, stamp
 from crawlfleet.core.transaction import Answer, AnyRow, Statements, Transaction
 from crawlfleet.model import audit, schema, signals
 from crawlfleet.model.ledger import Ledger
@@ -77,7 +77,10 @@ class AccountDAO:
         if source is not None:
             query = query.where(table.c.source == source)
         with self.db.read() as reader:
-            return [_as_dict(row) for row in reader.execute(query).mappings()]
+            rows = [dict(row) for row in reader.execute(query).mappings()]
+        for row in rows:
+            row["token_sealed"] = row["token_sealed"] is not None
+        return rows
 
     def get(self, source: str, username: str) -> Account | None:
         """The account as a task gets it."""
@@ -262,12 +265,3 @@ def _set_status(
         "username": username,
     }
     return bool(transaction.execute(statement, parameters).rowcount)
-
-
-def _as_dict(row: AnyRow) -> dict[str, Any]:
-    values = dict(row)
-    for name in ("status_since", "created_at", "updated_at"):
-        values[name] = utc(values[name])
-    values["app_ids"] = json_value(values["app_ids"])
-    values["token_sealed"] = values["token_sealed"] is not None
-    return values

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, UsageError
-from crawlfleet.core.sql import sql, stamp, utc
+from crawlfleet.core.sql import sql, stamp
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import audit, schema
 
@@ -95,13 +95,9 @@ class ApiTokenDAO:
         """All tokens, by name."""
         table = schema.api_token
         query = sa.select(table.c.name, table.c.role, table.c.token_hash, table.c.created_by, table.c.created_at)
-        found = []
         with self.db.read() as reader:
-            for name, role, digest, created_by, created_at in reader.execute(query.order_by(table.c.name)):
-                moment = utc(created_at)
-                assert moment is not None
-                found.append(ApiToken(name, Role(role), digest, created_by, moment))
-        return found
+            rows = reader.execute(query.order_by(table.c.name)).all()
+        return [ApiToken(name, Role(role), *others) for name, role, *others in rows]
 
     def revoke(self, name: str, actor: str | None = None) -> bool:
         """Forget the token; False when there is none of this name."""

@@ -8,10 +8,9 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import RowMapping
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import day, json_rows, json_value, sql, utc
+from crawlfleet.core.sql import json_rows, sql
 from crawlfleet.core.transaction import Answer, Transaction
 from crawlfleet.model import audit, schema, signals
 from crawlfleet.model.ledger import Ledger
@@ -81,23 +80,7 @@ class CrawlTaskDAO:
             row = (
                 reader.execute(sa.select(schema.crawl_task).where(schema.crawl_task.c.id == task_id)).mappings().first()
             )
-        return None if row is None else as_dict(row)
-
-    def find(
-        self,
-        status: str | None = None,
-        task_type: str | None = None,
-        username: str | None = None,
-        limit: int = 50,
-    ) -> list[dict[str, Any]]:
-        """Tasks as dicts of their columns, newest first."""
-        table = schema.crawl_task
-        query = sa.select(table).order_by(table.c.id.desc()).limit(limit)
-        for column, value in ((table.c.status, status), (table.c.task_type, task_type), (table.c.username, username)):
-            if value is not None:
-                query = query.where(column == value)
-        with self.db.read() as reader:
-            return [as_dict(row) for row in reader.execute(query).mappings()]
+        return None if row is None else dict(row)
 
     def states(self, task_ids: Iterable[int]) -> dict[int, str]:
         """The state of each of these tasks; ids of no task are missing."""
@@ -132,18 +115,3 @@ class CrawlTaskDAO:
             )
         counts = {str(state): found.get(state.value, 0) for state in TaskStatus}
         return {**counts, "total": sum(counts.values())}
-
-
-_MOMENTS = [column.name for column in schema.crawl_task.c if column.name.endswith("_at")]
-
-
-def as_dict(row: RowMapping) -> dict[str, Any]:
-    """A row of cl_crawl_task with moments, days and JSON as Python values."""
-    values = dict(row)
-    for name in _MOMENTS:
-        values[name] = utc(values[name])
-    for name in ("start_date", "end_date"):
-        values[name] = day(values[name])
-    for name in ("task_data", "task_ret"):
-        values[name] = json_value(values[name])
-    return values

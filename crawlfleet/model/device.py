@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+import sqlalchemy as sa
+
 from crawlfleet.core.clock import ClockReading
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DeviceRefused, LeaseLost
@@ -21,7 +23,7 @@ from crawlfleet.core.process import ProcessIdentity, is_gone
 from crawlfleet.core.sql import json_value, sql, stamp, utc
 from crawlfleet.core.transaction import Answer, AnyRow, Result, Statements, Transaction
 from crawlfleet.model import audit, fleet_state, rescue, schema
-from crawlfleet.model.lifecycle import LIVE_RUN, DeviceStatus, quoted
+from crawlfleet.model.lifecycle import LIVE_RUN, DeviceStatus
 
 log = logging.getLogger(__name__)
 
@@ -320,18 +322,13 @@ class DeviceDAO:
 
     def find(self) -> list[dict[str, Any]]:
         """All devices as dicts of their columns and `current_tasks`, which is counted."""
+        device, run = schema.device, schema.task_assignment
+        live = sa.select(sa.func.count()).where(
+            run.c.device_id == device.c.device_id, run.c.status.in_([state.value for state in LIVE_RUN])
+        )
+        query = sa.select(device, live.scalar_subquery().label("current_tasks")).order_by(device.c.device_id)
         with self.db.read() as reader:
-            rows = (
-                reader.execute(
-                    sql(
-                        "SELECT d.*, (SELECT COUNT(*) FROM cl_task_assignment a WHERE a.device_id = d.device_id"
-                        f" AND a.status IN ({quoted(LIVE_RUN)})) AS current_tasks FROM cl_device d ORDER BY d.device_id"
-                    )
-                )
-                .mappings()
-                .all()
-            )
-        return [_as_dict(row) for row in rows]
+            return [dict(row) for row in reader.execute(query).mappings()]
 
 
 def takes(device: Mapping[str, Any], task_type: str, label: str | None) -> bool:
@@ -351,13 +348,3 @@ def _lease_end(former: AnyRow, own: ProcessIdentity, now: datetime, offline_time
 
 
 _TRUE, _FALSE = "(1 = 1)", "(1 = 0)"  # the one spelling of a boolean that all three databases read
-
-
-def _as_dict(row: AnyRow) -> dict[str, Any]:
-    values = dict(row)
-    for name in ("last_heartbeat", "registered_at", "created_at", "updated_at"):
-        values[name] = utc(values[name])
-    for name in ("capabilities", "process"):
-        values[name] = json_value(values[name])
-    values["draining"] = bool(values["draining"])
-    return values

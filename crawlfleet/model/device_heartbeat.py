@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import LeaseLost
-from crawlfleet.core.sql import json_rows, json_value, sql, stamp, utc
+from crawlfleet.core.sql import json_rows, sql, stamp
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import schema
 from crawlfleet.model.lifecycle import DeviceStatus
@@ -98,13 +98,7 @@ class DeviceHeartbeatDAO:
         ).limit(1)
         with self.db.read() as reader:
             row = reader.execute(query).mappings().first()
-        if row is None:
-            return None
-        values = dict(row)
-        values["heartbeat_time"] = utc(values["heartbeat_time"])
-        values["created_at"] = utc(values["created_at"])
-        values["status_info"] = json_value(values["status_info"])
-        return values
+        return None if row is None else dict(row)
 
     def sweep(self, older_than_days: float, now: datetime | None = None, most: int | None = None) -> int:
         """Delete beats older than so many days, in short transactions; how many."""
@@ -122,7 +116,7 @@ def sweep(
     while True:
 
         def work(transaction: Transaction) -> int:
-            limit = stamp((transaction.now) - timedelta(days=older_than_days))
+            limit = stamp(transaction.now - timedelta(days=older_than_days))
             ids = (
                 transaction.execute(
                     sql(f"SELECT id FROM {table} WHERE {column} < :limit ORDER BY {column} LIMIT {SWEEP_BATCH}"),

@@ -12,12 +12,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from crawlfleet.model.column_types import Amount, Day, Moment
+
 HEAD = "0001"  # the newest migration; lets a start skip loading Alembic when there is nothing to do
 
 BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite counts up only in an INTEGER PRIMARY KEY
-MOMENT = sa.DateTime(timezone=True).with_variant(sa.Text(), "sqlite")
-DAY = sa.Date().with_variant(sa.Text(), "sqlite")
-AMOUNT = sa.Numeric(24, 6).with_variant(sa.REAL(), "sqlite")
 HASH = sa.LargeBinary(16).with_variant(sa.BINARY(16), "mysql", "mariadb").with_variant(sa.Text(), "sqlite")
 NAME = sa.String(64)  # device, type, source, report
 LABEL = sa.String(190)  # account, app, unique key: 190 x 4 bytes fits every index
@@ -31,7 +30,7 @@ def _table(name: str, *items: sa.schema.SchemaItem) -> sa.Table:
 
 
 def _moment(name: str, nullable: bool = False) -> sa.Column[object]:
-    return sa.Column(name, MOMENT, nullable=nullable)
+    return sa.Column(name, Moment, nullable=nullable)
 
 
 def _only(condition: str) -> dict[str, Any]:
@@ -48,8 +47,8 @@ crawl_task = _table(
     sa.Column("app_id", LABEL),
     sa.Column("report", NAME),
     sa.Column("label", NAME),  # only devices that have it take the task
-    sa.Column("start_date", DAY),
-    sa.Column("end_date", DAY),
+    sa.Column("start_date", Day),
+    sa.Column("end_date", Day),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
     # the claim walks (ready_lane_id, ready_key, id): lane and order_key while the task is pending and due, else null
@@ -261,7 +260,7 @@ feed = _table(
 app_data = _table(
     "cl_app_data",  # read it through the view v_app_data, which adds the feed's columns
     sa.Column("feed_id", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("date", DAY, primary_key=True),
+    sa.Column("date", Day, primary_key=True),
     sa.Column("row_hash", HASH, primary_key=True),  # of all dimensions, null being a value of its own
     sa.Column("agency", sa.Text),
     sa.Column("media_source", sa.Text),
@@ -272,15 +271,15 @@ app_data = _table(
     sa.Column("installs", sa.BigInteger),
     sa.Column("sessions", sa.BigInteger),
     sa.Column("loyal_users", sa.BigInteger),
-    sa.Column("revenue", AMOUNT),
-    sa.Column("cost", AMOUNT),
+    sa.Column("revenue", Amount),
+    sa.Column("cost", Amount),
     sa.Column("extra", sa.JSON),
 )
 
 coverage = _table(
     "cl_coverage",
     sa.Column("feed_id", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("day", DAY, primary_key=True),
+    sa.Column("day", Day, primary_key=True),
     sa.Column("row_count", sa.Integer, nullable=False),
     sa.Column("checksum", sa.String(32), nullable=False),  # of the day's rows, in whatever order they came
     sa.Column("totals", sa.JSON, nullable=False),  # sum of each figure
@@ -292,7 +291,7 @@ restatement = _table(
     "cl_restatement",  # a later fetch of a day brought other figures
     sa.Column("id", BIG, primary_key=True, autoincrement=True),
     sa.Column("feed_id", sa.BigInteger, nullable=False),
-    sa.Column("day", DAY, nullable=False),
+    sa.Column("day", Day, nullable=False),
     sa.Column("rows_before", sa.Integer, nullable=False),
     sa.Column("rows_after", sa.Integer, nullable=False),
     sa.Column("totals_before", sa.JSON, nullable=False),

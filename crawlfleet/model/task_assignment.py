@@ -9,7 +9,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import json_value, utc
 from crawlfleet.model import schema
 from crawlfleet.model.device_heartbeat import sweep
 
@@ -31,16 +30,8 @@ class TaskAssignmentDAO:
         table = schema.task_assignment
         query = sa.select(table).where(table.c.task_id == task_id).order_by(table.c.assigned_at, table.c.id)
         with self.db.read() as reader:
-            return [_as_dict(row) for row in reader.execute(query).mappings()]
+            return [dict(row) for row in reader.execute(query).mappings()]
 
     def sweep(self, older_than_days: float, now: datetime | None = None, most: int | None = None) -> int:
         """Delete runs that ended more than so many days ago; how many."""
         return sweep(self.db, "cl_task_assignment", "completed_at", older_than_days, now, most)
-
-
-def _as_dict(row: sa.RowMapping) -> dict[str, Any]:
-    values = dict(row)
-    for name in ("assigned_at", "taken_at", "started_at", "completed_at", "created_at", "updated_at"):
-        values[name] = utc(values[name])
-    values["result_data"] = json_value(values["result_data"])
-    return values

@@ -14,7 +14,7 @@ from crawlfleet import TaskSpec
 from crawlfleet.api import app
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable, LeaseLost
-from crawlfleet.insights import overview
+from crawlfleet.insights import devices, overview, tasks
 from crawlfleet.model.device import DeviceDAO
 from tests import fleets
 from tests.api.conftest import Serve, Served
@@ -125,17 +125,17 @@ def test_a_lease_that_another_registration_took_is_not_held(backend: object) -> 
     db = fleets.fresh(backend.url)  # type: ignore[attr-defined]
     device = fleets.Device(db)
     former = device.register()
-    overview.check_lease(db, "d1", former)
-    overview.check_lease(db, "d1", device.register())
+    devices.check_lease(db, "d1", former)
+    devices.check_lease(db, "d1", device.register())
     with pytest.raises(LeaseLost, match="no longer this process"):
-        overview.check_lease(db, "d1", former)
+        devices.check_lease(db, "d1", former)
     db.close()
 
 
 def test_readyz_tells_the_reason_of_a_lost_lease(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     served = serve()
-    check = overview.check_lease
-    monkeypatch.setattr(overview, "check_lease", lambda db, device_id, epoch: check(db, device_id, epoch + 1))
+    check = devices.check_lease
+    monkeypatch.setattr(devices, "check_lease", lambda db, device_id, epoch: check(db, device_id, epoch + 1))
     answer = served.client.get("/readyz")
     assert answer.status_code == 503
     assert "device api-01 is no longer this process" in answer.json()["detail"]
@@ -165,7 +165,7 @@ def test_many_probes_share_one_look_at_a_database_that_hangs(serve: Serve, monke
         looks.append(epoch)
         answers.wait(20)
 
-    monkeypatch.setattr(overview, "check_lease", hang)
+    monkeypatch.setattr(devices, "check_lease", hang)
     monkeypatch.setattr(app, "READY_SECONDS", 0.2)
     with ThreadPoolExecutor(20) as clients:
         probes = [clients.submit(served.client.get, "/readyz") for _ in range(20)]
@@ -189,7 +189,7 @@ def test_a_failed_question_is_an_answer_not_a_broken_connection(
     def broken(_db: Database) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(overview, "task_stats", away)
+    monkeypatch.setattr(tasks, "task_stats", away)
     monkeypatch.setattr(overview, "overview", broken)
     answer = served.client.get("/api/distribution/tasks/stats")
     assert (answer.status_code, answer.json()) == (503, {"error": "unavailable", "detail": "cannot use the database x"})

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from crawlfleet.core.db import Database
-from crawlfleet.insights import pages
+from crawlfleet.insights.audit import audit_page
 from crawlfleet.model.api_token import ApiTokenDAO, Role, token_hash
 from tests.cli.console import Console
 
@@ -63,7 +63,7 @@ def test_every_command_that_changes_something_leaves_a_trace(ready: Console) -> 
     ready("tokens", "revoke", "t")
 
     def trace(db: Database) -> list[str]:
-        rows = pages.audit(db, 100).rows
+        rows = audit_page(db, 100).rows
         assert all("@" in row["actor"] for row in rows)
         return [row["action"] for row in reversed(rows)]
 

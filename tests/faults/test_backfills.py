@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from crawlfleet.core.account import Account
-from crawlfleet.insights import overview
+from crawlfleet.insights import stored_rows
+from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.sandbox.server import Sandbox
 from crawlfleet.services.fleet import connect
 from tests.conftest import Backend
@@ -35,7 +36,7 @@ def test_ninety_days_of_fifteen_apps_cost_fifteen_calls_once(backend: Backend, t
         calls = sandbox.stats()
         apps = [app.app_id for app in sandbox.apps_of("demo_agency")]
         expected = sum(len(sandbox.expected_rows("demo_agency", app, *days)) for app in apps)
-    assert len(list(overview.data_rows(fleet.db))) == expected
+    assert len(list(stored_rows.data_rows(fleet.db, FeedFilter()))) == expected
     assert (calls["calls"] - listed, calls["refused"]) == (APPS, 0)
     again = fleet.backfill("demo_agency", *days)
     assert (again.ids, dict(again.skipped)["final"]) == ([], APPS * DAYS)

@@ -6,14 +6,16 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from crawlfleet.core.account import Account
-from crawlfleet.insights import overview
+from crawlfleet.insights import stored_rows
 from crawlfleet.insights.budgets import accounts
 from crawlfleet.insights.explain import Reason, explain
+from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.model.feed import denied_feeds
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.sandbox.server import Sandbox
 from crawlfleet.services.fleet import Fleet, connect
 from tests.conftest import Backend
+from tests.fleets import tasks_of
 from tests.nodes import NodeProcess
 
 SLOTS = 5
@@ -44,7 +46,7 @@ def test_a_refused_token_parks_its_account_with_one_line_and_the_other_account_g
         node = run_until_idle(tmp_path, fleet, backend.url, sandbox, **tokens)
         refused = sandbox.stats()["refused"]
     assert len(ids) == 50
-    tasks = {row["id"]: row for row in fleet.tasks.find(limit=100)}
+    tasks = {row["id"]: row for row in tasks_of(fleet.db)}
     assert {(tasks[each]["status"], tasks[each]["retry"]) for each in ids} == {("pending", 0)}
     assert tasks[other]["status"] == "completed"
     assert 1 <= refused <= SLOTS
@@ -95,5 +97,5 @@ def test_a_report_that_the_vendor_denies_is_asked_for_once_for_each_app(backend:
     assert [feed["app_id"] for feed in denied_feeds(fleet.db, "appsflyer", "alice")] == [
         feed["app_id"] for feed in feeds[1:]
     ]
-    assert {row["app_id"] for row in overview.data_rows(fleet.db, report=GEO)} == {app_id}
+    assert {row["app_id"] for row in stored_rows.data_rows(fleet.db, FeedFilter(report=GEO))} == {app_id}
     fleet.close()

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
-from crawlfleet.insights import overview
+from crawlfleet.insights import stored_rows
+from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.sandbox.appsflyer.invented_data import expected_rows
 from crawlfleet.sandbox.server import Sandbox
@@ -66,7 +67,7 @@ def test_ten_kills_in_one_run_lose_nothing_and_double_nothing(backend: Backend, 
     assert (stats["completed"], stats["total"]) == (total, total)
     assert set(completed_runs(fleet.db).values()) == {1}
     assert len(completed_runs(fleet.db)) == total
-    stored = overview.data_rows(fleet.db)
+    stored = stored_rows.data_rows(fleet.db, FeedFilter())
     expected = 0
     for name in ACCOUNTS:
         for app in sandbox.apps_of(name):

@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from crawlfleet.core.account import Account
-from crawlfleet.insights import overview
+from crawlfleet.insights import devices, stored_rows
+from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.sandbox.appsflyer.invented_data import expected_rows
 from crawlfleet.sandbox.server import Sandbox
@@ -108,7 +109,7 @@ def test_no_call_of_the_cluster_is_one_too_many(cluster: DaskCluster, fleet: Fle
     assert fleet.tasks.stats()["completed"] == len(specs)
     last = FIRST + timedelta(2)
     expected = sum(len(expected_rows("alice", app, FIRST, last)) for app in apps)
-    assert len(list(overview.data_rows(fleet.db))) == expected
+    assert len(list(stored_rows.data_rows(fleet.db, FeedFilter()))) == expected
 
 
 def test_a_node_waits_for_a_scheduler_that_went_away_and_stops_in_order_meanwhile(
@@ -146,4 +147,4 @@ def test_a_node_that_cannot_reach_its_cluster_says_so_and_registers_no_device(fl
             assert node.wait(60) == code, node.log
             assert node.count(line) == 1, node.log
             assert "Traceback" not in node.log
-    assert overview.devices(fleet.db) == []
+    assert devices.devices(fleet.db) == []

@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
-from crawlfleet.insights import overview
+from crawlfleet.insights import stored_rows, tasks
+from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.model import rescue
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
@@ -83,7 +84,7 @@ def test_a_commit_whose_reply_is_lost_strands_nothing_and_runs_nothing_twice(
     stats = fleet.tasks.stats()
     assert (stats["completed"], stats["total"]) == (2 * total, 2 * total)
     assert set(completed_runs(fleet.db)) == {1}
-    assert len(list(overview.data_rows(fleet.db))) == total
+    assert len(list(stored_rows.data_rows(fleet.db, FeedFilter()))) == total
     fleet.close()
 
 
@@ -117,7 +118,7 @@ def test_a_stopped_node_loses_its_lease_and_its_late_results_are_refused(
         # those with rows may have seen in time that nobody wants them
         wait_until(lambda: 3 <= rejected(fleet, "stopped") <= 6, 30, "the count in a beat")
     assert set(completed_runs(fleet.db)) == {1}
-    assert len(list(overview.data_rows(fleet.db))) == 3
+    assert len(list(stored_rows.data_rows(fleet.db, FeedFilter()))) == 3
     fleet.close()
 
 
@@ -168,7 +169,7 @@ def test_a_node_outlives_an_outage_of_its_database(
     stats = fleet.tasks.stats()
     assert (stats["completed"], stats["total"]) == (40, 40)
     assert set(completed_runs(fleet.db)) == {1}
-    assert len(list(overview.data_rows(fleet.db))) == 20
+    assert len(list(stored_rows.data_rows(fleet.db, FeedFilter()))) == 20
     fleet.close()
 
 
@@ -192,8 +193,8 @@ def test_a_graceful_stop_waits_hands_back_and_leaves(
         found = fleet.tasks.get(task_id)
         assert found is not None
         assert (found["status"], found["retry"], found["crash_count"]) == ("pending", 0, 0)
-    assert [overview.task_detail(fleet.db, t)["assignments"][0]["status"] for t in long] == ["released"] * 3  # type: ignore[index]
-    assert all(overview.task_detail(fleet.db, t)["assignments"] == [] for t in waiting)  # type: ignore[index]
+    assert [tasks.task_detail(fleet.db, t)["assignments"][0]["status"] for t in long] == ["released"] * 3  # type: ignore[index]
+    assert all(tasks.task_detail(fleet.db, t)["assignments"] == [] for t in waiting)  # type: ignore[index]
     assert DeviceDAO(fleet.db).find()[0]["status"] == "offline"
     fleet.close()
 

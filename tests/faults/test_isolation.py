@@ -9,7 +9,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
-from crawlfleet.insights import overview
+from crawlfleet.insights import stored_rows
+from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.services.fleet import connect
@@ -93,7 +94,7 @@ def test_a_worker_cut_off_for_longer_than_its_lease_is_fenced_and_the_others_do_
         assert far.count("Traceback") == 0, far.log
     completed = completed_by(fleet.db)
     assert completed == {each: ["near"] for each in ids} | {later: ["far"]}
-    figures = [(row["app_id"], row["installs"]) for row in overview.data_rows(fleet.db)]
+    figures = [(row["app_id"], row["installs"]) for row in stored_rows.data_rows(fleet.db, FeedFilter())]
     assert sorted(figures) == [(f"app{n}", n) for n in range(len(ids) + 1)]
-    assert {row["date"] for row in overview.data_rows(fleet.db)} == {date(2026, 1, 1)}
+    assert {row["date"] for row in stored_rows.data_rows(fleet.db, FeedFilter())} == {date(2026, 1, 1)}
     fleet.close()

@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from crawlfleet.core.account import Account
-from crawlfleet.insights import overview
+from crawlfleet.insights import stored_rows
+from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.sandbox.appsflyer.invented_data import expected_rows
 from crawlfleet.sandbox.server import Sandbox
@@ -68,7 +69,7 @@ def assert_complete(fleet: Fleet) -> None:
     assert stats["completed"] == stats["total"] == len(ACCOUNTS) * APPS * DAYS
     last = FIRST + timedelta(DAYS - 1)
     expected = sum(len(expected_rows(name, app, FIRST, last)) for name, app in apps_of_accounts())
-    assert len(list(overview.data_rows(fleet.db))) == expected
+    assert len(list(stored_rows.data_rows(fleet.db, FeedFilter()))) == expected
 
 
 def test_no_call_is_one_too_many_when_a_node_is_killed(

@@ -13,6 +13,7 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.secrets import KEY_VARIABLE, keyring, new_key
 from crawlfleet.sandbox.server import Sandbox
 from crawlfleet.services.fleet import Fleet, connect
+from tests.fleets import tasks_of
 from tests.http_proxies import ConnectProxy, SocksProxy
 from tests.nodes import NodeProcess
 from tests.waiting import wait_until
@@ -139,7 +140,7 @@ def test_a_dead_proxy_of_the_source_costs_no_attempt(fleet: Fleet, url: str, san
         node.wait_for(f"Task {other} waits: kind=proxy")
         node.signal(signal.SIGTERM)
         assert node.wait() == 0
-    assert {task["retry"] for task in fleet.tasks.find()} == {0}
+    assert {task["retry"] for task in tasks_of(fleet.db)} == {0}
     assert "very-secret" not in node.log
     assert "user:" not in node.log
     assert sandbox.stats()["calls"] == 0

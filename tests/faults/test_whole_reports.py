@@ -14,7 +14,8 @@ import pytest
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.vendor_data import Figures
-from crawlfleet.insights import overview
+from crawlfleet.insights import stored_rows
+from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.sandbox.server import Sandbox
 from crawlfleet.services.fleet import Fleet, connect
@@ -47,7 +48,7 @@ def run_node(folder: Path, fleet: Fleet, url: str, sandbox: Sandbox) -> None:
 
 
 def stored(fleet: Fleet, username: str, app_id: str, report: str) -> Counter[tuple[Any, ...]]:
-    rows = overview.data_rows(fleet.db, username=username, app_id=app_id, report=report)
+    rows = stored_rows.data_rows(fleet.db, FeedFilter(username=username, app_id=app_id, report=report))
     return Counter(
         cells({**row, "day": date.fromisoformat(str(row["date"])[:10])}, extra_of(row["extra"])) for row in rows
     )

@@ -13,7 +13,7 @@ from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.feed import FeedKey, denied_among, denied_feeds
 from crawlfleet.model.task_spec import TaskSpec
-from tests.fleets import Device, ending, task
+from tests.fleets import Device, ending, task, tasks_of
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 REPORT = "daily_report"
@@ -108,7 +108,7 @@ def follow_ups_of(device: Device, parent: TaskSpec, now: datetime, *wanted: Task
     """(apps of the tasks that follow this one, its summary)."""
     summary = '{"app_tasks": 2}'
     task_id = run(device, now, added=parent, follow_ups=wanted, summary=summary)
-    children = [each for each in CrawlTaskDAO(device.db).find() if each["parent_id"] == task_id]
+    children = [each for each in tasks_of(device.db) if each["parent_id"] == task_id]
     return sorted(each["app_id"] for each in children), task(device.db, task_id)["task_ret"]
 
 

@@ -14,14 +14,13 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange
-from crawlfleet.insights import overview, restatements
+from crawlfleet.insights import restatements, stored_rows
 from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.model.account import AccountDAO
-from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.gate import CRASH_CAP, FenceVerdict
 from crawlfleet.model.task_spec import TaskSpec
 from tests.conftest import Backend
-from tests.fleets import Device, add, ending, fresh, runs, task
+from tests.fleets import Device, add, ending, fresh, runs, task, tasks_of
 
 DAY = date(2026, 1, 1)
 RANGE = ReportRange("appsflyer", "alice", "com.a", "partners_by_date_report", DAY, date(2026, 1, 3))
@@ -32,7 +31,9 @@ def figures(n: int, day: date = DAY, **more: object) -> Figures:
 
 
 def stored(db: Database) -> list[tuple[object, ...]]:
-    return sorted((row["date"], row["media_source"], row["installs"]) for row in overview.data_rows(db))
+    return sorted(
+        (row["date"], row["media_source"], row["installs"]) for row in stored_rows.data_rows(db, FeedFilter())
+    )
 
 
 def test_retries_grow_and_the_last_one_fails(device: Device, db: Database) -> None:
@@ -131,13 +132,13 @@ def test_rows_follow_ups_and_end_commit_together(device: Device, db: Database) -
     found = task(db, task_id)
     assert (found["status"], found["task_ret"]) == ("completed", {"n": 2})
     assert runs(db, task_id)[0]["result_data"] == {"n": 2}
-    [follower] = CrawlTaskDAO(db).find(task_type="next")
+    [follower] = tasks_of(db, "next")
     assert (follower["parent_id"], follower["task_data"]) == (task_id, {"a": 1})
-    row = next(iter(overview.data_rows(db)))
+    row = next(iter(stored_rows.data_rows(db, FeedFilter())))
     assert (row["revenue"], row["clicks"], row["extra"]) == (Decimal("1.2345"), None, extra)
     assert device.end(done)[0].verdict is FenceVerdict.ALREADY
-    assert len(list(overview.data_rows(db))) == 2
-    assert len(CrawlTaskDAO(db).find(task_type="next")) == 1
+    assert len(list(stored_rows.data_rows(db, FeedFilter()))) == 2
+    assert len(tasks_of(db, "next")) == 1
 
 
 def test_no_run_begins_or_ends_before_it_was_assigned(device: Device, db: Database) -> None:
@@ -156,8 +157,8 @@ def test_a_stale_run_stores_nothing(device: Device, db: Database) -> None:
     device.register()
     [ended] = device.end(ending(claim, rows=[figures(1)], replaces=RANGE, follow_ups=[TaskSpec("next")]))
     assert ended.verdict is FenceVerdict.STALE
-    assert list(overview.data_rows(db)) == []
-    assert CrawlTaskDAO(db).find(task_type="next") == []
+    assert list(stored_rows.data_rows(db, FeedFilter())) == []
+    assert tasks_of(db, "next") == []
 
 
 @pytest.mark.parametrize(
@@ -244,7 +245,13 @@ def test_null_is_a_dimension_of_its_own_and_twins_are_both_kept(device: Device, 
     [claim] = device.claim()
     rows = [Figures(DAY, campaign=name, installs=1) for name in (None, "None", "", "none", None)]
     device.end(ending(claim, rows=rows, replaces=RANGE))
-    assert sorted(str(row["campaign"]) for row in overview.data_rows(db)) == ["", "None", "None", "None", "none"]
+    assert sorted(str(row["campaign"]) for row in stored_rows.data_rows(db, FeedFilter())) == [
+        "",
+        "None",
+        "None",
+        "None",
+        "none",
+    ]
 
 
 def test_an_app_that_vanished_is_marked_gone_and_comes_back(device: Device, db: Database) -> None:
@@ -253,7 +260,7 @@ def test_an_app_that_vanished_is_marked_gone_and_comes_back(device: Device, db: 
         add(db)
         [claim] = device.claim()
         device.end(ending(claim, rows=[App(name, f"App {name} 应用") for name in names], replaces=scope))
-        found = {row["app_id"]: row["app_status"] for row in overview.apps(db)}
+        found = {row["app_id"]: row["app_status"] for row in stored_rows.apps(db, FeedFilter())}
         assert found == {name: "active" if name in names else "gone" for name in ("a", "b")}
 
 

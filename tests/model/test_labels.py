@@ -20,7 +20,7 @@ from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
-from tests.fleets import Device, add, ending, task
+from tests.fleets import Device, add, ending, task, tasks_of
 
 VENDOR = {"source": "vendor", "username": "u"}
 
@@ -76,7 +76,7 @@ def test_follow_ups_have_the_label_of_their_parent_unless_they_name_one(labelled
     [parent] = add(db, label="eu")
     [claim] = labelled.claim()
     labelled.end(ending(claim, follow_ups=[TaskSpec("noop"), TaskSpec("noop", label="us")]))
-    found = [row for row in CrawlTaskDAO(db).find() if row["parent_id"] == parent]
+    found = [row for row in tasks_of(db) if row["parent_id"] == parent]
     assert {row["label"] for row in found} == {"eu", "us"}
     assert [claim.task.id for claim in labelled.claim()] == [row["id"] for row in found if row["label"] == "eu"]
 

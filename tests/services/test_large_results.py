@@ -9,7 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
-from crawlfleet.insights import overview
+from crawlfleet.insights import stored_rows
+from crawlfleet.insights.feeds import FeedFilter
 from tests.conftest import Backend
 from tests.fleets import task
 from tests.services.conftest import MakePump
@@ -46,7 +47,7 @@ def test_a_large_result_holds_up_neither_turns_nor_beats(backend: Backend, make_
         assert pump.status(large) in {"assigned", "running"}
     wait_for_status(pump, "completed", large)
     assert pump.run_states(large) == ["completed"]
-    assert len(list(overview.data_rows(pump.db))) == MANY
+    assert len(list(stored_rows.data_rows(pump.db, FeedFilter()))) == MANY
 
 
 @pytest.mark.parametrize("backend", ["mariadb", "postgresql"], indirect=True)
@@ -97,5 +98,5 @@ def test_a_large_result_that_the_database_refuses_fails_its_own_task_only(
     wait_for_status(pump, "completed", good)
     wait_for_status(pump, "failed", bad)
     assert "the database refused the result" in str(task(pump.db, bad)["error_message"])
-    assert {row["app_id"] for row in overview.data_rows(pump.db)} == {"b"}
-    assert len(list(overview.data_rows(pump.db))) == MANY
+    assert {row["app_id"] for row in stored_rows.data_rows(pump.db, FeedFilter())} == {"b"}
+    assert len(list(stored_rows.data_rows(pump.db, FeedFilter()))) == MANY

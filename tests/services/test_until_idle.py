@@ -11,7 +11,7 @@ import pytest
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.executors.registry import executors
-from crawlfleet.insights import overview
+from crawlfleet.insights import devices, overview
 from crawlfleet.model import fleet_state
 from crawlfleet.services import queue_watcher
 from crawlfleet.services.fleet import Fleet
@@ -49,7 +49,7 @@ def test_all_done_is_0(fleet: Fleet, run: Run) -> None:
     add(fleet.db, 30, "quick")
     assert run() == 0
     assert fleet.tasks.stats()["completed"] == 30
-    [device] = overview.devices(fleet.db)
+    [device] = devices.devices(fleet.db)
     assert (device["status"], device["current_tasks"]) == ("offline", 0)
 
 
@@ -92,7 +92,7 @@ def test_a_node_runs_the_tasks_of_its_labels_and_tells_of_others(fleet: Fleet, r
     assert log.count(told) == 1
     assert fleet.tasks.stats()["completed"] == 2
     assert run(labels=["us"]) == 0
-    [device] = overview.devices(fleet.db)
+    [device] = devices.devices(fleet.db)
     assert device["capabilities"]["labels"] == ["us"]
 
 

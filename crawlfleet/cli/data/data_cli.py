@@ -32,10 +32,11 @@ EXTRA_CHARS = 80  # of `extra` on a screen
 
 def run_apps(args: argparse.Namespace) -> int:
     """Print the apps that accounts see."""
-    from crawlfleet.insights.overview import apps
+    from crawlfleet.insights.feeds import FeedFilter
+    from crawlfleet.insights.stored_rows import apps
 
     with existing_database(args) as db:
-        found = apps(db, args.source, args.username)
+        found = apps(db, FeedFilter(args.source, args.username))
     if args.json:
         print_json(found)
     else:
@@ -45,12 +46,13 @@ def run_apps(args: argparse.Namespace) -> int:
 
 def run_rows(args: argparse.Namespace) -> int:
     """Print stored figures."""
-    from crawlfleet.insights.overview import data_rows
+    from crawlfleet.insights.feeds import FeedFilter
+    from crawlfleet.insights.stored_rows import data_rows
 
     start, end = check_days(args)
     limit = args.limit if args.json or args.limit else TABLE_LIMIT
     with existing_database(args) as db:
-        found = data_rows(db, args.source, args.username, args.app_id, args.report, start, end, limit)
+        found = data_rows(db, FeedFilter(args.source, args.username, args.app_id, args.report), start, end, limit)
         if args.json:
             print_json(found)
             return 0

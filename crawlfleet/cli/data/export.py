@@ -27,16 +27,16 @@ def run_export(args: argparse.Namespace) -> int:
     """Write the stored figures that are meant to a file."""
     from crawlfleet.insights.coverage import stored_rows
     from crawlfleet.insights.feeds import FeedFilter
-    from crawlfleet.insights.overview import data_rows
+    from crawlfleet.insights.stored_rows import data_rows
 
     start, end = check_days(args)
-    wanted = (args.source, args.username, args.app_id, args.report)
+    wanted = FeedFilter(args.source, args.username, args.app_id, args.report)
     with existing_database(args) as db, _sink(args) as file:
-        rows = data_rows(db, *wanted, start, end)
+        rows = data_rows(db, wanted, start, end)
         if args.output == STDOUT:
             WRITERS[args.format](rows, file)
             return 0
-        with progress(stored_rows(db, FeedFilter(*wanted), start, end), "exported rows") as advance:
+        with progress(stored_rows(db, wanted, start, end), "exported rows") as advance:
             count = WRITERS[args.format](_counted(rows, advance), file)
     say(f"exported {count} rows to {args.output}")
     return 0

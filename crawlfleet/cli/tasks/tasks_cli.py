@@ -25,8 +25,10 @@ RUN_COLUMNS = ("id", "device_id", "status", "assigned_at", "started_at", "comple
 
 def run_list(args: argparse.Namespace) -> int:
     """Print the newest tasks."""
-    with existing_fleet(args) as fleet:
-        found = fleet.tasks.find(args.status, args.type, args.username, args.limit)
+    from crawlfleet.insights.tasks import TaskFilter, newest_tasks
+
+    with existing_database(args) as db:
+        found = list(newest_tasks(db, TaskFilter(args.status, args.type, args.username), args.limit))
     if args.json:
         print_json(found)
         return 0
@@ -57,7 +59,7 @@ def _line(task: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def run_show(args: argparse.Namespace) -> int:
     """Print one task with its runs and events."""
-    from crawlfleet.insights.overview import task_detail
+    from crawlfleet.insights.tasks import task_detail
 
     with existing_database(args) as db:
         task = task_detail(db, args.id)

@@ -9,7 +9,8 @@ import pytest
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange, Row, Scope
-from crawlfleet.insights import overview
+from crawlfleet.insights import stored_rows
+from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.model.range_store import replace_range
 from tests.cli.console import Console
 
@@ -73,7 +74,7 @@ def test_rows_have_exactly_the_promised_keys(any_console: Console) -> None:
 def test_rows_are_read_in_pages_without_losing_one(
     any_console: Console, monkeypatch: pytest.MonkeyPatch, page_rows: int
 ) -> None:
-    monkeypatch.setattr(overview, "PAGE_ROWS", page_rows)
+    monkeypatch.setattr(stored_rows, "PAGE_ROWS", page_rows)
     names = [f"m{n}" for n in range(3)]
     for app_id in ("b", "a", "empty"):
         days = [] if app_id == "empty" else [DAY, NEXT]
@@ -119,13 +120,13 @@ def test_the_table_of_rows_is_cut_and_says_so(ready: Console) -> None:
 
 def test_figures_are_read_no_earlier_than_they_are_needed(ready: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     store(ready, figures_of("a"), [Figures(DAY, media_source=f"m{n}") for n in range(10)])
-    monkeypatch.setattr(overview, "PAGE_ROWS", 4)
+    monkeypatch.setattr(stored_rows, "PAGE_ROWS", 4)
     pages = []
-    read_page = overview._page
-    monkeypatch.setattr(overview, "_page", lambda db, query: pages.append(1) or read_page(db, query))
+    read_page = stored_rows._page
+    monkeypatch.setattr(stored_rows, "_page", lambda db, query: pages.append(1) or read_page(db, query))
 
     def pages_read(db: Database) -> list[int]:
-        rows = overview.data_rows(db)
+        rows = stored_rows.data_rows(db, FeedFilter())
         return [len(pages) for _ in rows]
 
     assert ready.on_database(pages_read) == [1] * 4 + [2] * 4 + [3] * 2

@@ -21,7 +21,8 @@ from crawlfleet.cli.data import export_formats
 from crawlfleet.cli.data.export_formats import COLUMNS, WRITERS, write_parquet
 from crawlfleet.core.db import Database
 from crawlfleet.core.vendor_data import Figures, ReportRange
-from crawlfleet.insights import overview
+from crawlfleet.insights import stored_rows
+from crawlfleet.insights.feeds import FeedFilter
 from tests.cli.console import Console, Said
 from tests.stored_figures import add_days, store
 from tests.waiting import wait_until
@@ -177,7 +178,7 @@ def test_an_export_that_breaks_off_leaves_nothing_behind(
         yield dict.fromkeys(COLUMNS)
         raise OSError("the cable was pulled")
 
-    monkeypatch.setattr(overview, "data_rows", broken)
+    monkeypatch.setattr(stored_rows, "data_rows", broken)
     assert "the cable was pulled" in ready.refuses(1, "data", "export", "--format", name, "--output", tmp_path / "f")
     assert sorted(tmp_path.iterdir()) == before
 
@@ -189,8 +190,8 @@ def test_an_export_that_is_ended_leaves_nothing_behind(ready: Console, tmp_path:
     program = (
         "import sys\n"
         "from crawlfleet.cli.main import main\n"
-        "from crawlfleet.insights import overview\n"
-        f"overview.data_rows = lambda *_: (open({str(gate)!r}) for _ in range(1))\n"
+        "from crawlfleet.insights import stored_rows\n"
+        f"stored_rows.data_rows = lambda *_: (open({str(gate)!r}) for _ in range(1))\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     folder = tmp_path / "out"
@@ -205,10 +206,10 @@ def test_an_export_that_is_ended_leaves_nothing_behind(ready: Console, tmp_path:
 
 def test_an_export_to_stdout_is_read_page_by_page(ready: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     ready.on_database(lambda db: add_days(db, "a", DAY, [10]))
-    monkeypatch.setattr(overview, "PAGE_ROWS", 4)
+    monkeypatch.setattr(stored_rows, "PAGE_ROWS", 4)
     pages: list[int] = []
-    read_page = overview._page
-    monkeypatch.setattr(overview, "_page", lambda db, query: pages.append(1) or read_page(db, query))
+    read_page = stored_rows._page
+    monkeypatch.setattr(stored_rows, "_page", lambda db, query: pages.append(1) or read_page(db, query))
     read_at = []
 
     class Watched(io.BytesIO):
@@ -217,7 +218,7 @@ def test_an_export_to_stdout_is_read_page_by_page(ready: Console, monkeypatch: p
             return super().write(content)
 
     def write(db: Database) -> None:
-        WRITERS["jsonl"](overview.data_rows(db), Watched())
+        WRITERS["jsonl"](stored_rows.data_rows(db, FeedFilter()), Watched())
 
     ready.on_database(write)
     assert read_at == [1] * 4 + [2] * 4 + [3] * 2

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from crawlfleet.core.account import Account
-from crawlfleet.insights import overview
+from crawlfleet.insights import stored_rows
+from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.sandbox.apple.invented_data import (
     DEVELOPERS,
     apps_of,
@@ -45,7 +46,11 @@ def queue(fleet: Fleet) -> None:
 
 def stored(fleet: Fleet, report: str) -> dict[tuple[str, ...], dict[str, object]]:
     """What is in `extra`, by app, day, storefront and, for reviews, the review."""
-    rows = [row for developer in DEVELOPERS for row in overview.data_rows(fleet.db, "apple", developer, report=report)]
+    rows = [
+        row
+        for developer in DEVELOPERS
+        for row in stored_rows.data_rows(fleet.db, FeedFilter("apple", developer, report=report))
+    ]
     found = {
         (row["app_id"], str(row["date"]), row["country"], row["extra"].pop("review_id", "")): row["extra"]
         for row in rows
@@ -67,7 +72,7 @@ def test_a_node_stores_all_reports_of_two_developers(backend: Backend, tmp_path:
     apps = [app for developer in DEVELOPERS for app in apps_of(developer)]
     assert fleet.tasks.stats()["completed"] == 10 + 4 * len(apps) == fleet.tasks.stats()["total"]
     for developer in DEVELOPERS:
-        found = overview.apps(fleet.db, "apple", developer)
+        found = stored_rows.apps(fleet.db, FeedFilter("apple", developer))
         assert [(row["app_id"], row["app_name"], row["platform"], row["currency"], row["extra"]) for row in found] == [
             (app.app_id, app.name, app.platform, app.currency, app.extra) for app in expected_apps(developer)
         ]
