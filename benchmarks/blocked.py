@@ -14,7 +14,8 @@ from benchmarks.place import Place
 from crawlfleet.core.db import Database
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model.budget import Charge, Cost
-from crawlfleet.model.claims import Claim, probe_strategy
+from crawlfleet.model.claim_strategy import probe_strategy
+from crawlfleet.model.claims import Claim
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.task_insert import TaskDefaults

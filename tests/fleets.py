@@ -16,12 +16,14 @@ from crawlfleet.core.transaction import Transaction
 from crawlfleet.insights.tasks import TaskFilter, newest_tasks
 from crawlfleet.model import claims, migrations, rescue
 from crawlfleet.model.budget import LimitOf, as_stored
-from crawlfleet.model.claims import AssignmentIds, Claim, Registration, Strategy
+from crawlfleet.model.claim_strategy import Strategy
+from crawlfleet.model.claims import AssignmentIds, Claim, Registration
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO, DeviceInfo
 from crawlfleet.model.ending import Ending, Outcome
-from crawlfleet.model.gate import Ended, RetryPolicy, RunCalls, book_calls, end_runs, mark_started
+from crawlfleet.model.gate import Ended, RunCalls, book_calls, end_runs, mark_started
 from crawlfleet.model.ledger import Ledger
+from crawlfleet.model.next_move import RetryPolicy
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
 from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec

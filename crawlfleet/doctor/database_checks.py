@@ -15,7 +15,7 @@ from crawlfleet.core.errors import CrawlfleetError, DatabaseRefused
 from crawlfleet.core.system_metrics import SLOW_SECONDS
 from crawlfleet.doctor.findings import Finding, fail, ok, warn
 from crawlfleet.model import migrations, schema
-from crawlfleet.model.claims import Strategy, probe_strategy
+from crawlfleet.model.claim_strategy import Strategy, probe_strategy
 from crawlfleet.model.server_state import measure_round_trips, server_state
 from crawlfleet.settings.definitions import Settings
 

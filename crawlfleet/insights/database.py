@@ -6,7 +6,7 @@ from typing import Any
 
 from crawlfleet.core.db import Database
 from crawlfleet.model import migrations, schema
-from crawlfleet.model.claims import probe_strategy
+from crawlfleet.model.claim_strategy import probe_strategy
 
 
 def database_state(db: Database) -> dict[str, Any]:

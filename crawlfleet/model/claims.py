@@ -1,8 +1,8 @@
 """Claiming: due tasks become assignments of one device.
 
-Two strategies behind one call, chosen by `probe_strategy`. SKIP LOCKED passes over rows that another device is
-claiming. Compare-and-set locks nothing while it looks: it takes what is still pending, then reads back what it
-got; it is right on any database, also where SKIP LOCKED is accepted and ignored (SQLite, TiDB) or means nothing
+Two strategies stand behind one call, chosen by a probe (`claim_strategy`). SKIP LOCKED passes over rows that another
+device is claiming. Compare-and-set locks nothing while it looks: it takes what is still pending, then reads back what
+it got. That is right on any database, also where SKIP LOCKED is accepted and ignored (SQLite, TiDB) or means nothing
 to the other writers of a cluster (Galera).
 """
 
@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from crawlfleet.core.sql import SqlDialect, day, json_rows, json_value, sql, sta
 from crawlfleet.core.transaction import Answer, AnyRow, Result, Statements, Transaction
 from crawlfleet.model.account import Accounts, ask_accounts_of_lanes
 from crawlfleet.model.budget import Window
+from crawlfleet.model.claim_strategy import Strategy
 from crawlfleet.model.lane_budgets import LaneBudgets
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import AccountStatus, AssignmentStatus, TaskStatus, task_guard
@@ -39,11 +39,6 @@ TASK_COLUMNS = (
     " t.priority, t.task_data, t.execution_timeout, t.retry, t.label"
 )
 PROMOTE_BATCH = 1000  # tasks or lanes whose time has come, in one transaction
-
-
-class Strategy(StrEnum):
-    SKIP_LOCKED = "skip locked"
-    COMPARE_AND_SET = "compare and set"
 
 
 class AssignmentIds:
@@ -84,29 +79,6 @@ class Head:
     lane_id: int
     key: int
     sourced: bool
-
-
-def probe_strategy(db: Database) -> Strategy:
-    """Whether this server honours SKIP LOCKED: one session locks a row, another looks for it."""
-    if db.family == "sqlite":
-        return Strategy.COMPARE_AND_SET
-    if db.family == "mysql":
-        with db.read() as reader:
-            galera = reader.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").first()
-        if galera is not None and galera[1].upper() == "ON":
-            return Strategy.COMPARE_AND_SET
-    look = sql("SELECT name FROM cl_fleet_state WHERE name = 'paused' FOR UPDATE SKIP LOCKED")
-
-    def probe(transaction: Transaction) -> Strategy:
-        transaction.execute(sql("SELECT name FROM cl_fleet_state WHERE name = 'paused' FOR UPDATE")).first()
-        try:
-            with db.engine.connect() as other:
-                seen = other.execute(look).first()
-        except sa.exc.DBAPIError:  # no such syntax, or it waited for the lock after all
-            return Strategy.COMPARE_AND_SET
-        return Strategy.SKIP_LOCKED if seen is None else Strategy.COMPARE_AND_SET
-
-    return db.write(probe)
 
 
 def open_heads(reader: Statements, types: Collection[str], labels: Collection[str] = ()) -> list[Head]:

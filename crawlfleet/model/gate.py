@@ -7,17 +7,15 @@ nothing of it is written.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 import sqlalchemy as sa
 
-from crawlfleet.core.backoff import retry_delay
 from crawlfleet.core.endings import EndingKind
-from crawlfleet.core.sql import SqlDialect, day, json_rows, json_value, sql, stamp, utc
+from crawlfleet.core.sql import SqlDialect, day, json_rows, json_value, sql, stamp
 from crawlfleet.core.transaction import Answer, AnyRow, Transaction
 from crawlfleet.model import range_store
 from crawlfleet.model.account import park
@@ -26,13 +24,12 @@ from crawlfleet.model.ending import Ending, replaced_by
 from crawlfleet.model.lane_budgets import LaneBudgets
 from crawlfleet.model.lanes import ensure_lanes, lane_of
 from crawlfleet.model.ledger import Ledger
-from crawlfleet.model.lifecycle import ENDED, ENDINGS, MOVES, Cost, WaitsFor, run_guard, task_guard
+from crawlfleet.model.lifecycle import ENDINGS, MOVES, WaitsFor, run_guard, task_guard
+from crawlfleet.model.next_move import NextMove, RetryPolicy, next_move
 from crawlfleet.model.run_effects import MAX_MESSAGE, Tasks, store_all
-from crawlfleet.model.task_insert import TaskDefaults, order_key
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
 
-CRASH_CAP = 20  # runs of one task that may die under it before it is buried: it kills its runner
-CRASH_DELAY_CAP_SECONDS = 60.0
 AskedEnds = tuple[Answer[Tasks], range_store.Targets]
 
 
@@ -53,15 +50,6 @@ class Ended:
     move: str | None = None
     next_run_at: datetime | None = None
     parked: bool = False  # this ending parked the task's account
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """Delays of retries, in seconds; `random` is there for tests."""
-
-    delay_seconds: float = 300
-    cap_seconds: float = 3600
-    random: Callable[[], float] = random.random
 
 
 def end_runs(
@@ -102,7 +90,7 @@ def end_runs(
         else:
             ending = each
         closed_until = None if lane is None else _settle_calls(ledger, lane, ending)
-        move = _decide(ending, task, ledger.now, policy, closed_until)
+        move = next_move(ending, task, ledger.now, policy, closed_until)
         if task["source"] is not None and move.next_run_at is not None:
             ledger.touch([ending.lane_id or task["lane_id"]])
         moves.append(move)
@@ -226,47 +214,7 @@ def _judge_lost(transaction: Transaction, endings: Sequence[Ending]) -> list[tup
     ]
 
 
-@dataclass(frozen=True)
-class _Move:
-    name: str
-    ending: Ending
-    retry: int
-    crash_count: int
-    order_key: int
-    next_run_at: datetime | None  # None when the task is over
-
-
-def _decide(ending: Ending, task: AnyRow, now: datetime, policy: RetryPolicy, closed_until: datetime | None) -> _Move:
-    """The move of `lifecycle.MOVES` for this ending, and when the task may run again.
-
-    A task whose budget was closed keeps its place in the queue: the budget holds it back.
-    """
-    rule = ENDINGS[ending.kind]
-    retry, crashes, is_spent = task["retry"], task["crash_count"], False
-    named = ending.outcome.retry_after
-    wait = named or rule.pause_seconds
-    if rule.cost is Cost.ATTEMPT:
-        retry += 1
-        is_spent = retry > task["max_retry_count"]
-        wait = max(retry_delay(retry, policy.delay_seconds, policy.cap_seconds, policy.random), named or 0)
-    elif rule.cost is Cost.CRASH:
-        # Only a run whose body had begun may have killed its runner.
-        crashes += 1 if ending.started_at is not None else 0
-        is_spent = crashes > CRASH_CAP
-        # The first time it may have been the device; a task that does it again must not keep devices restarting.
-        wait = retry_delay(crashes - 1, 1.0, CRASH_DELAY_CAP_SECONDS, policy.random) if crashes > 1 else 0
-    elif closed_until is not None:
-        wait = 0
-    name = rule.when_spent if is_spent and rule.when_spent else rule.move
-    if MOVES[name].task_to in ENDED:
-        return _Move(name, ending, retry, crashes, task["order_key"], None)
-    if not wait:  # ready again at once, at its old place in the queue
-        return _Move(name, ending, retry, crashes, task["order_key"], utc(task["next_run_at"]))
-    next_run_at = now + timedelta(seconds=wait)
-    return _Move(name, ending, retry, crashes, order_key(next_run_at, task["priority"]), next_run_at)
-
-
-def _write(transaction: Transaction, moves: Sequence[_Move]) -> None:
+def _write(transaction: Transaction, moves: Sequence[NextMove]) -> None:
     """Both rows of every move, in two statements."""
     if not moves:
         return

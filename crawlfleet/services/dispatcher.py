@@ -19,7 +19,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable, LeaseLost
 from crawlfleet.core.service import Service
 from crawlfleet.core.transaction import Answer, Statements, Transaction
-from crawlfleet.model import claims, dispatch, signals
+from crawlfleet.model import claim_strategy, claims, dispatch, signals
 from crawlfleet.model.budget import LimitOf, as_stored
 from crawlfleet.model.claims import AssignmentIds, ClaimRequest, Head, Registration
 from crawlfleet.model.device import DeviceDAO
@@ -104,7 +104,7 @@ class Dispatcher(Service):
         self._limit_of = limit_of
         self._random = chance or random.Random()
         self._devices = DeviceDAO(db)
-        self._claiming: claims.Strategy | None = None
+        self._claiming: claim_strategy.Strategy | None = None
         self._ids = AssignmentIds(0)
         self._given: Counter[str] = Counter()  # by device
         self._kinds: set[Kind] = set()  # of the workers of the latest pass
@@ -179,7 +179,7 @@ class Dispatcher(Service):
         if self._ids.epoch != epoch:
             self._ids = AssignmentIds(epoch)
         if self._claiming is None:
-            self._claiming = claims.probe_strategy(self.db)
+            self._claiming = claim_strategy.probe_strategy(self.db)
         strategy = self._claiming
         placed: list[tuple[int, Registration, str, str | None]] = []
 

@@ -23,7 +23,7 @@ from crawlfleet.executors.permit import Permit
 from crawlfleet.insights import overview
 from crawlfleet.model.claims import Claim
 from crawlfleet.model.device import DeviceInfo
-from crawlfleet.model.gate import RetryPolicy
+from crawlfleet.model.next_move import RetryPolicy
 from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.planning.tariff import Tariff, all_source_settings
 from crawlfleet.services import log_lines

@@ -11,8 +11,9 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.service import Service
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model.budget import LimitOf
-from crawlfleet.model.gate import Ended, RetryPolicy, end_runs
+from crawlfleet.model.gate import Ended, end_runs
 from crawlfleet.model.ledger import Ledger
+from crawlfleet.model.next_move import RetryPolicy
 from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.services.uncommitted import UncommittedEnding
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from crawlfleet.model.budget import LimitOf, as_stored
-from crawlfleet.model.gate import RetryPolicy
+from crawlfleet.model.next_move import RetryPolicy
 from crawlfleet.model.task_insert import TaskDefaults
 
 

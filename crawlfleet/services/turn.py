@@ -14,8 +14,9 @@ from typing import Any
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.transaction import Answer, Statements, Transaction
-from crawlfleet.model import claims, dispatch, rescue
-from crawlfleet.model.claims import SPARE_LANES, AssignmentIds, Claim, ClaimRequest, Registration, Strategy
+from crawlfleet.model import claim_strategy, claims, dispatch, rescue
+from crawlfleet.model.claim_strategy import Strategy
+from crawlfleet.model.claims import SPARE_LANES, AssignmentIds, Claim, ClaimRequest, Registration
 from crawlfleet.model.device import DeviceDAO, DeviceState
 from crawlfleet.model.gate import Ended, ask_ends, book_calls, end_runs, mark_started
 from crawlfleet.model.lane_budgets import ask_lanes_of_tasks
@@ -172,7 +173,7 @@ class TurnMaker:
 
     def _probe_strategy(self) -> Future[Strategy]:
         thread = ThreadPoolExecutor(1, "probe")
-        probing = thread.submit(claims.probe_strategy, self.db)
+        probing = thread.submit(claim_strategy.probe_strategy, self.db)
         thread.shutdown(wait=False)
         return probing
 

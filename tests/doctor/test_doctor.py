@@ -22,7 +22,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.doctor import database_checks, findings, machine_checks
 from crawlfleet.doctor.findings import Check, Finding, ok
 from crawlfleet.model.account import AccountDAO
-from crawlfleet.model.claims import Strategy
+from crawlfleet.model.claim_strategy import Strategy
 from crawlfleet.settings.definitions import Settings
 from tests.cli.console import Console
 from tests.conftest import Backend

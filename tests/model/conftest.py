@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from crawlfleet.core.db import Database
-from crawlfleet.model.claims import Strategy, probe_strategy
+from crawlfleet.model.claim_strategy import Strategy, probe_strategy
 from tests.conftest import Backend
 from tests.fleets import Device, fresh
 

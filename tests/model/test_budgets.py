@@ -17,7 +17,7 @@ from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import rescue
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import DAY_MARGIN_SECONDS, MARGIN_SHARE, Charge, Cost
-from crawlfleet.model.claims import Strategy
+from crawlfleet.model.claim_strategy import Strategy
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.lane_budgets import ask_lanes_of_tasks

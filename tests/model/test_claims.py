@@ -12,7 +12,7 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.model import claims
 from crawlfleet.model.account import AccountDAO
-from crawlfleet.model.claims import Strategy
+from crawlfleet.model.claim_strategy import Strategy
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.fleet_state import set_paused

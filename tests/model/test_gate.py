@@ -17,7 +17,8 @@ from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange
 from crawlfleet.insights import restatements, stored_rows
 from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.model.account import AccountDAO
-from crawlfleet.model.gate import CRASH_CAP, FenceVerdict
+from crawlfleet.model.gate import FenceVerdict
+from crawlfleet.model.next_move import CRASH_CAP
 from crawlfleet.model.task_spec import TaskSpec
 from tests.conftest import Backend
 from tests.fleets import Device, add, ending, fresh, runs, task, tasks_of

@@ -15,7 +15,7 @@ from crawlfleet.insights.explain import Reason, explain
 from crawlfleet.insights.forecast import Bottleneck, forecast
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import Charge, Cost
-from crawlfleet.model.claims import Strategy
+from crawlfleet.model.claim_strategy import Strategy
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.task_insert import TaskDefaults
@@ -46,10 +46,10 @@ def test_a_labelled_task_is_only_for_devices_that_have_the_label(
 
 
 def test_a_labelled_device_takes_tasks_without_a_label_in_the_same_order(labelled: Device, db: Database) -> None:
-    now = datetime.now(UTC)
+    now = datetime.now(UTC)  # a little ago: the clocks of tests and databases differ by parts of a millisecond
     labels = (None, "eu", "proxy", "us", None, "eu")
     ids = CrawlTaskDAO(db).add(
-        TaskSpec("noop", label=label, run_at=now - timedelta(minutes=n)) for n, label in enumerate(labels)
+        TaskSpec("noop", label=label, run_at=now - timedelta(minutes=n, seconds=1)) for n, label in enumerate(labels)
     )
     del ids[3]
     assert [claim.task.id for claim in labelled.claim(slots=10)] == ids[::-1]

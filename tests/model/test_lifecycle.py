@@ -17,7 +17,7 @@ from crawlfleet.model import rescue
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.claims import Claim
 from crawlfleet.model.device import DeviceDAO
-from crawlfleet.model.gate import CRASH_CAP, FenceVerdict
+from crawlfleet.model.gate import FenceVerdict
 from crawlfleet.model.lifecycle import (
     ENDED,
     ENDINGS,
@@ -30,6 +30,7 @@ from crawlfleet.model.lifecycle import (
     diagram,
     endings_table,
 )
+from crawlfleet.model.next_move import CRASH_CAP
 from tests.fleets import Device, add, ending, runs, task
 
 FAR_AHEAD = timedelta(days=400)

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from crawlfleet.core.db import Database
 from crawlfleet.core.transaction import Statements
 from crawlfleet.core.vendor_data import Figures, ReportRange
-from crawlfleet.model import claims, lanes
+from crawlfleet.model import claim_strategy, claims, lanes
 from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
@@ -41,7 +41,7 @@ DEFAULTS = TaskDefaults(cost_of=cost)
 @pytest.fixture
 def device(db: Database) -> Device:
     """A device whose queue has many lanes: most have used their budget up, and have a task that waits for it."""
-    made = Device(db, types=("fetch",), strategy=claims.probe_strategy(db), defaults=DEFAULTS)
+    made = Device(db, types=("fetch",), strategy=claim_strategy.probe_strategy(db), defaults=DEFAULTS)
     made.register(now=NOON)
     for _ in range(2):
         specs = [TaskSpec("fetch", source="vendor", username="u", app_id=f"app{n}", run_at=NOON) for n in range(LANES)]
