@@ -34,6 +34,12 @@ class Outcome:
     follow_ups: Sequence[TaskSpec] = ()
     denied: tuple[str, str] | None = None
 
+    def close(self) -> None:
+        """Give up the file of a spooled result."""
+        close = getattr(self.rows, "close", None)
+        if close is not None:
+            close()
+
 
 @dataclass(slots=True)
 class Ending:

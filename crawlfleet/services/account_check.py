@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from crawlfleet.core.account import Account
+from crawlfleet.core.clock import ClockReading
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CallRefused, CrawlfleetError, QuotaError
 from crawlfleet.core.transaction import Transaction
@@ -50,9 +50,9 @@ class _Check:
 
     def ask(self, lane: Lane) -> int:
         """One list of apps with the calls of this lane, which are booked whatever comes of it."""
-        asked_at = time.monotonic()
-        lane_id, assignment_id, now, windows = self.db.write(lambda connection: self._hold(connection, lane))
-        permit = RunPermit(_slots(windows, now, asked_at), lambda: math.inf, lambda _seen: None)
+        lane_id, assignment_id, reading, windows = self.db.write(lambda transaction: self._hold(transaction, lane))
+        clock = self.db.clock
+        permit = RunPermit(_send_windows(windows, reading), lambda: math.inf, lambda _seen: None, clock)
         error: BaseException | None = None
         try:
             source = self.tariff.source(self.account.source)
@@ -64,7 +64,7 @@ class _Check:
             sent = permit.revoke()
             self.db.write(lambda connection: self._book(connection, lane_id, assignment_id, sent, error))
 
-    def _hold(self, transaction: Transaction, lane: Lane) -> tuple[int, int, datetime, tuple[Window, ...] | None]:
+    def _hold(self, transaction: Transaction, lane: Lane) -> tuple[int, int, ClockReading, tuple[Window, ...] | None]:
         """Hold the calls under a number that no run has, and book them at once as sent as late as they may be: when
         this process dies, they come free by themselves."""
         [assignment_id] = AssignmentIds(fleet_state.next_epoch(transaction).read()).take(1)
@@ -78,7 +78,7 @@ class _Check:
         latest = [now + timedelta(seconds=SEND_SECONDS + window.way_seconds) for window in windows or ()]
         ledger.book(budgets, assignment_id, latest, is_over=False)
         ledger.close()
-        return lane_id, assignment_id, now, windows
+        return lane_id, assignment_id, transaction.reading, windows
 
     def _no_room(self, lane: LaneBudgets, now: datetime) -> str:
         opening, budget = max(((lane.opening_of(each, now), each) for each in lane.budgets), key=lambda pair: pair[0])
@@ -106,17 +106,13 @@ class _Check:
         ledger.close()
 
 
-def _slots(windows: tuple[Window, ...] | None, now: datetime, asked_at: float) -> list[SendWindow] | None:
-    """The windows on the monotonic clock, on the safe side: the database read `now` after `asked_at`."""
+def _send_windows(windows: tuple[Window, ...] | None, reading: ClockReading) -> list[SendWindow] | None:
+    """The windows on the monotonic clock, on the safe side; there was room at once."""
     if windows is None:
         return None
+    give_up_at = reading.asked_at + SEND_SECONDS
     return [
-        (
-            asked_at,  # there was room at once
-            asked_at + min(SEND_SECONDS, (window.not_after - now).total_seconds()),
-            window.way_seconds,
-        )
-        for window in windows
+        (reading.asked_at, min(give_up_at, reading.surely_before(each.not_after)), each.way_seconds) for each in windows
     ]
 
 

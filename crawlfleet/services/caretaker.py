@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable
@@ -14,34 +13,20 @@ from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
 from crawlfleet.model.task_log import TaskLogDAO
 from crawlfleet.services.lease import Lease
+from crawlfleet.settings.definitions import Settings
 
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 3600.0  # between two deletions of expired rows
 
 
-class MonitoringOptions(Protocol):
-    """The settings that monitoring needs; seconds and days."""
-
-    @property
-    def heartbeat_interval(self) -> float: ...
-    @property
-    def offline_timeout(self) -> float: ...
-    @property
-    def heartbeat_retention_days(self) -> float: ...
-    @property
-    def assignment_retention_days(self) -> float: ...
-    @property
-    def task_log_retention_days(self) -> float: ...
-
-
 class Caretaker(Service):
     """One pass every min(heartbeat_interval, offline_timeout / 4) seconds; any number of nodes may do it."""
 
-    def __init__(self, db: Database, options: MonitoringOptions, lease: Lease) -> None:
-        super().__init__("monitoring", min(options.heartbeat_interval, options.offline_timeout / 4))
+    def __init__(self, db: Database, settings: Settings, lease: Lease) -> None:
+        super().__init__("monitoring", min(settings.heartbeat_interval, settings.offline_timeout / 4))
         self.db = db
-        self.options = options
+        self.settings = settings
         self._lease = lease
         self._clock = db.clock
         self._devices = DeviceDAO(db)
@@ -61,11 +46,11 @@ class Caretaker(Service):
         """After an outage of the database everybody's beats are old and nobody is dead: judge only after a full
         offline_timeout of own beats that all arrived."""
         since = self._lease.beating_since
-        return since is not None and self._clock.monotonic() - since >= self.options.offline_timeout
+        return since is not None and self._clock.monotonic() - since >= self.settings.offline_timeout
 
     def mark_offline(self) -> int:
         """Mark the devices offline that were silent for offline_timeout, and give their tasks back."""
-        found = self._devices.mark_silent_offline(self.options.offline_timeout)
+        found = self._devices.mark_silent_offline(self.settings.offline_timeout)
         for device_id, released in found:
             log.warning("Device %s is offline, releasing its tasks", device_id)
             log.info("Released %d tasks from offline device %s", released, device_id)
@@ -73,7 +58,7 @@ class Caretaker(Service):
 
     def fail_unknown_types(self) -> int:
         """Fail the due tasks of types that no device knows that is online or was within offline_timeout; how many."""
-        rejected = rescue.reject_unknown_types(self.db, self._devices.known_types(self.options.offline_timeout))
+        rejected = rescue.reject_unknown_types(self.db, self._devices.known_types(self.settings.offline_timeout))
         for task_type, count in rejected.items():
             log.error("missing executor: type=%s tasks=%d failed", task_type, count)
         return sum(rejected.values())
@@ -82,8 +67,8 @@ class Caretaker(Service):
         if self._swept_at is not None and self._clock.monotonic() - self._swept_at < SWEEP_SECONDS:
             return
         self._swept_at = self._clock.monotonic()
-        beats = DeviceHeartbeatDAO(self.db).sweep(self.options.heartbeat_retention_days)
-        runs = TaskAssignmentDAO(self.db).sweep(self.options.assignment_retention_days)
-        lines = TaskLogDAO(self.db).sweep(self.options.task_log_retention_days)
+        beats = DeviceHeartbeatDAO(self.db).sweep(self.settings.heartbeat_retention_days)
+        runs = TaskAssignmentDAO(self.db).sweep(self.settings.assignment_retention_days)
+        lines = TaskLogDAO(self.db).sweep(self.settings.task_log_retention_days)
         if beats or runs or lines:
             log.info("Deleted expired rows: heartbeats=%d assignments=%d log_lines=%d", beats, runs, lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from crawlfleet.core.clock import Clock
 from crawlfleet.core.db import Database
@@ -12,19 +11,9 @@ from crawlfleet.core.errors import CrawlfleetError, DatabaseUnreachable, LeaseLo
 from crawlfleet.core.service import Service
 from crawlfleet.services.caretaker import Caretaker
 from crawlfleet.services.lease import Lease
+from crawlfleet.settings.definitions import Settings
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class DeviceOptions:
-    """Intervals in seconds, retention in days."""
-
-    heartbeat_interval: float = 30
-    offline_timeout: float = 300
-    heartbeat_retention_days: float = 7
-    assignment_retention_days: float = 30
-    task_log_retention_days: float = 7
 
 
 class DeviceManager:
@@ -34,13 +23,13 @@ class DeviceManager:
         self,
         db: Database,
         lease: Lease,
-        options: DeviceOptions,
+        settings: Settings,
         on_beat: Callable[[], None],
         on_fatal: Callable[[str], None],
     ) -> None:
         self.lease = lease
-        self.heartbeat = Heartbeat(lease, options.heartbeat_interval, db.clock, on_beat, on_fatal)
-        self.monitoring = Caretaker(db, options, lease)
+        self.heartbeat = Heartbeat(lease, settings.heartbeat_interval, db.clock, on_beat, on_fatal)
+        self.monitoring = Caretaker(db, settings, lease)
 
     def start(self) -> None:
         """Start beating and monitoring; the device is registered."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from crawlfleet.core.db import Database
@@ -37,6 +37,7 @@ LOOK_SHARE = 0.05  # of the time may go into such passes: a far database is aske
 LEAD_SECONDS = 0.5  # a task is assigned so long before its budget reopens, since its worker has yet to take it over
 QUIET_LINES = 20  # more assignments than this in one pass are told in one line
 
+Placed = tuple[int, Registration, str, str | None]
 Choose = Callable[[Sequence[Candidate], random.Random], Candidate]
 
 
@@ -76,8 +77,12 @@ def _headroom(candidate: Candidate) -> float:
 
 @dataclass
 class Dispatched:
-    """What one pass did. `busy`: tasks or runs wait for workers to have slots."""
+    """What one pass did. `busy`: tasks or runs wait for workers to have slots.
 
+    `placed`: (task id, worker, task type, username) of the tasks that a worker was chosen for.
+    """
+
+    placed: list[Placed] = field(default_factory=list)
     assigned: int = 0
     taken_back: int = 0
     busy: bool = False
@@ -138,7 +143,7 @@ class Dispatcher(Service):
 
     def run_once(self) -> Dispatched:
         """One pass."""
-        began = time.monotonic()
+        began = self.db.clock.monotonic()
         self._wait = self.interval
         try:
             done = self._pass()
@@ -149,7 +154,7 @@ class Dispatcher(Service):
             self._wait = 1.0
             log.debug("database away: %s", error)
             return Dispatched()
-        seconds = time.monotonic() - began
+        seconds = self.db.clock.monotonic() - began
         if done.assigned or done.taken_back:
             self.idle.clear()
             self._wait = max(PRODUCTIVE_LOOK_SECONDS, seconds)
@@ -165,14 +170,14 @@ class Dispatcher(Service):
         claims.promote(self.db, LEAD_SECONDS)
         epoch = self.lease.epoch
         with self.db.read() as reader:
-            standing = self._devices.state(reader, self.lease.device_id, epoch)
+            state = self._devices.state(reader, self.lease.device_id, epoch)
             workers = dispatch.candidates(reader, lock=False)
             self._kinds = {each.kind for each in workers}
-            heads = self._ask_heads(reader, _with_room(workers)).read() if standing.may_claim else []
-            waiting = bool(heads) or bool(standing.may_claim and self._ask_heads(reader, self._kinds).read())
-        for moment in (standing.due_at, standing.opens_at):
+            heads = self._ask_heads(reader, _with_room(workers)).read() if state.may_claim else []
+            waiting = bool(heads) or bool(state.may_claim and self._ask_heads(reader, self._kinds).read())
+        for moment in (state.due_at, state.opens_at):
             if moment is not None:
-                wait = standing.reading.surely_after(moment) - time.monotonic()
+                wait = state.reading.surely_after(moment) - self.db.clock.monotonic()
                 self._wait = min(self._wait, max(0.0, wait))
         if not heads and not dispatch.unlevel(workers):
             return Dispatched(busy=waiting or any(each.surplus for each in workers))
@@ -180,45 +185,41 @@ class Dispatcher(Service):
             self._ids = AssignmentIds(epoch)
         if self._claiming is None:
             self._claiming = claim_strategy.probe_strategy(self.db)
-        strategy = self._claiming
-        placed: list[tuple[int, Registration, str, str | None]] = []
-
-        def work(transaction: Transaction) -> Dispatched:
-            placed.clear()
-            mine = self._devices.hold(transaction, self.lease.device_id, epoch)
-            workers = dispatch.candidates(transaction, lock=True)
-            heads = self._ask_heads(transaction, _with_room(workers))
-            standing = mine.read()
-            ledger = Ledger(transaction, self._limit_of)
-            for each in workers:
-                each.given = self._given[each.owner.device_id]
-            done = Dispatched(taken_back=dispatch.level(ledger, workers), busy=True)
-
-            def place(task: Any) -> Registration | None:
-                able = [each for each in workers if each.room and each.kind.takes(task["task_type"], task["label"])]
-                if not able:
-                    return None
-                chosen = self._choose(able, self._random)
-                chosen.live += 1
-                chosen.given += 1
-                placed.append((task["id"], chosen.owner, task["task_type"], task["username"]))
-                return chosen.owner
-
-            room = min(MAX_ASSIGNED, sum(each.room for each in workers))
-            if standing.may_claim and room:
-                request = ClaimRequest(strategy, place, self._ids, heads.read(), room, lead_seconds=LEAD_SECONDS)
-                found = claims.claim(ledger, request)
-                done.assigned = len(found)
-            ledger.close()
-            if done.assigned or done.taken_back:
-                signals.tasks_changed(transaction)
-            return done
-
-        done = self.db.write(work)
-        self._tell(placed)
+        done = self.db.write(partial(self._assign, epoch, self._claiming))
+        self._tell(done.placed)
         return done
 
-    def _tell(self, placed: Sequence[tuple[int, Registration, str, str | None]]) -> None:
+    def _assign(self, epoch: int, strategy: claim_strategy.Strategy, transaction: Transaction) -> Dispatched:
+        """What one transaction does. It may be repeated, so it changes nothing of this object but draws of chance."""
+        mine = self._devices.hold(transaction, self.lease.device_id, epoch)
+        workers = dispatch.candidates(transaction, lock=True)
+        heads = self._ask_heads(transaction, _with_room(workers))
+        state = mine.read()
+        ledger = Ledger(transaction, self._limit_of)
+        for each in workers:
+            each.given = self._given[each.owner.device_id]
+        done = Dispatched(taken_back=dispatch.level(ledger, workers), busy=True)
+
+        def place(task: Any) -> Registration | None:
+            able = [each for each in workers if each.room and each.kind.takes(task["task_type"], task["label"])]
+            if not able:
+                return None
+            chosen = self._choose(able, self._random)
+            chosen.live += 1
+            chosen.given += 1
+            done.placed.append((task["id"], chosen.owner, task["task_type"], task["username"]))
+            return chosen.owner
+
+        room = min(MAX_ASSIGNED, sum(each.room for each in workers))
+        if state.may_claim and room:
+            request = ClaimRequest(strategy, place, self._ids, heads.read(), room, lead_seconds=LEAD_SECONDS)
+            done.assigned = len(claims.claim(ledger, request))
+        ledger.close()
+        if done.assigned or done.taken_back:
+            signals.tasks_changed(transaction)
+        return done
+
+    def _tell(self, placed: Sequence[Placed]) -> None:
         if not placed:
             return
         devices = Counter(owner.device_id for _, owner, _, _ in placed)

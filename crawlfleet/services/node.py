@@ -27,7 +27,7 @@ from crawlfleet.model.next_move import RetryPolicy
 from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.planning.tariff import Tariff, all_source_settings
 from crawlfleet.services import log_lines
-from crawlfleet.services.device_manager import DeviceManager, DeviceOptions
+from crawlfleet.services.device_manager import DeviceManager
 from crawlfleet.services.dispatcher import Dispatcher
 from crawlfleet.services.fleet_metrics_reader import FleetMetricsReader
 from crawlfleet.services.inbox import Inbox
@@ -107,19 +107,7 @@ class Node:
             options=options,
             on_fatal=self.end,
         )
-        self.manager = DeviceManager(
-            db,
-            self.lease,
-            DeviceOptions(
-                heartbeat_interval=settings.heartbeat_interval,
-                offline_timeout=settings.offline_timeout,
-                heartbeat_retention_days=settings.heartbeat_retention_days,
-                assignment_retention_days=settings.assignment_retention_days,
-                task_log_retention_days=settings.task_log_retention_days,
-            ),
-            on_beat=self._inbox.request_reconcile,
-            on_fatal=self.end,
-        )
+        self.manager = DeviceManager(db, self.lease, settings, on_beat=self._inbox.request_reconcile, on_fatal=self.end)
         self.figures = FleetMetricsReader(db)
         strategy = LoadBalanceStrategy(settings.load_balance_strategy) if settings.mode == "master" else None
         self.dispatcher = None

@@ -10,11 +10,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from crawlfleet.core.db import Database
 from crawlfleet.core.service import Service
 from crawlfleet.core.transaction import Transaction
-from crawlfleet.model.budget import LimitOf
 from crawlfleet.model.gate import Ended, end_runs
 from crawlfleet.model.ledger import Ledger
-from crawlfleet.model.next_move import RetryPolicy
-from crawlfleet.model.task_insert import TaskDefaults
+from crawlfleet.services.scheduler_options import SchedulerOptions
 from crawlfleet.services.uncommitted import UncommittedEnding
 
 
@@ -22,18 +20,11 @@ class ResultWriter(Service):
     """Commits large results, each in a transaction of its own, so that they hold up neither the pump nor a beat."""
 
     def __init__(
-        self,
-        db: Database,
-        retry: RetryPolicy,
-        defaults: TaskDefaults,
-        limit_of: LimitOf,
-        report: Callable[[UncommittedEnding, Ended], None],
+        self, db: Database, options: SchedulerOptions, report: Callable[[UncommittedEnding, Ended], None]
     ) -> None:
         super().__init__("result_writer", 5.0)
         self.db = db
-        self._retry = retry
-        self._defaults = defaults
-        self._limit_of = limit_of
+        self._options = options
         self._report = report
         self._queue: deque[UncommittedEnding] = deque()
 
@@ -64,10 +55,10 @@ class ResultWriter(Service):
 
     def _write(self, uncommitted: UncommittedEnding) -> Ended:
         def work(transaction: Transaction) -> Ended:
-            ledger = Ledger(transaction, self._limit_of)
+            ledger = Ledger(transaction, self._options.limit_of)
             ending = uncommitted.undated()
             uncommitted.date(ending, transaction.reading)
-            [ended] = end_runs(ledger, [ending], self._retry, self._defaults)
+            [ended] = end_runs(ledger, [ending], self._options.retry, self._options.defaults)
             ledger.close()
             return ended
 

@@ -8,6 +8,7 @@ from enum import Enum, auto
 from crawlfleet.core.clock import Clock
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.engines.contract import Run, RunPhase
+from crawlfleet.executors.outcome import SPOOL_ROWS
 from crawlfleet.executors.permit import RunPermit
 from crawlfleet.model.claims import Claim
 from crawlfleet.model.device import DeviceState
@@ -18,15 +19,7 @@ from crawlfleet.services.inbox import Inbox
 from crawlfleet.services.result_writer import ResultWriter
 from crawlfleet.services.run_starter import RunStarter
 from crawlfleet.services.run_table import RESERVE_PATIENCE_SECONDS, RunTable
-from crawlfleet.services.uncommitted import (
-    Outbox,
-    SentCalls,
-    UncommittedEnding,
-    Writes,
-    close_rows,
-    ending_of,
-    is_large,
-)
+from crawlfleet.services.uncommitted import Outbox, SentCalls, UncommittedEnding, Writes, ending_of
 from crawlfleet.services.vital_signs import WorkReport
 from crawlfleet.services.work_stats import WorkStats
 
@@ -103,10 +96,10 @@ class RunKeeper:
         if not self.table.end(run):  # timed out, handed back, cancelled or lost: that is decided
             if outcome.kind != EndingKind.CANCELLED:
                 self._reject(run)
-            close_rows(outcome)
+            outcome.close()
             return
         ending = ending_of(run, outcome, run.ended_at or self._clock.monotonic())
-        if is_large(outcome):
+        if len(outcome.rows) > SPOOL_ROWS:  # they would hold up a turn
             self.writer.put(ending)
         else:
             self.outbox.endings.append(ending)
@@ -179,7 +172,7 @@ class RunKeeper:
     def settle(self, ending: UncommittedEnding, ended: Ended, is_one_of: int = 1) -> None:
         """One ending is committed, or was refused; one of so many of a turn."""
         self.table.settle(ending.run)
-        ending.close()
+        ending.outcome.close()
         if ended.verdict is not FenceVerdict.STALE:
             self._stats.note_end(ended)
             log_lines.run_ended(ending.run, ended, ending.seconds, is_one_of)

@@ -12,7 +12,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -180,17 +179,9 @@ class TaskLogWriter(Service):
                 self._batch.append(line)
 
     def _write(self, transaction: Transaction) -> None:
-        now = transaction.now
-        here = self.db.clock.monotonic()
+        date = transaction.reading.earliest_date
         lines = [
-            StoredLine(
-                each.task_id,
-                each.assignment_id,
-                each.number,
-                now - timedelta(seconds=here - each.at),
-                each.level,
-                each.message,
-            )
+            StoredLine(each.task_id, each.assignment_id, each.number, date(each.at), each.level, each.message)
             for each in self._batch
         ]
         self._dao.append(transaction, lines, self._perhaps_stored)

@@ -18,7 +18,7 @@ from crawlfleet.core.errors import CrawlfleetError, DatabaseUnreachable, LeaseLo
 from crawlfleet.core.service import Service
 from crawlfleet.core.transaction import Statements
 from crawlfleet.executors.contract import Executor
-from crawlfleet.model.claims import Registration
+from crawlfleet.model.claims import Registration, promote
 from crawlfleet.model.ending import cause_of
 from crawlfleet.services import log_lines
 from crawlfleet.services.alarm import AWAY_SECONDS, Alarm
@@ -60,7 +60,7 @@ class TaskScheduler(Service):
         self.alarm = Alarm(db.clock, options.schedule_interval, options.dispatch_interval)
         self._inbox = inbox
         starter = RunStarter(executors, engine_of, make_context, lease, db.clock, inbox.run_called)
-        writer = ResultWriter(db, options.retry, options.defaults, options.limit_of, inbox.result_written)
+        writer = ResultWriter(db, options, inbox.result_written)
         self.runs = RunKeeper(options.concurrent_tasks, db.clock, starter, writer, inbox, self.stats)
         self._turns = TurnMaker(db, executors.keys(), options)
         self._guesses = Guesses()
@@ -161,7 +161,7 @@ class TaskScheduler(Service):
     def _turn(self) -> TurnResult | None:
         """One transaction, or None when a look without one showed that there is nothing to do."""
         given = self._turn_input()
-        if self.runs.claiming and self.alarm.promotion_is_due() and self._turns.promote(given.lead_seconds):
+        if self.runs.claiming and self.alarm.promotion_is_due() and promote(self._turns.db, given.lead_seconds):
             self.alarm.look_first = False
         news, self._inbox.news = self._inbox.news, False
         if not (given.writes or given.reconcile or (news and given.room > 0) or self._may_claim(given)):

@@ -155,10 +155,6 @@ class TurnMaker:
                 return False
         return bool(claims.open_heads(reader, self._types, self._options.labels))
 
-    def promote(self, lead_seconds: float) -> int:
-        """Let tasks come due, and lanes open whose budgets reopen so soon; how many."""
-        return claims.promote(self.db, lead_seconds)
-
     def _claims_itself(self, state: DeviceState) -> bool:
         """Whether this device takes tasks by itself now: a worker leaves that to a master while there is one."""
         if not self._options.adopts:

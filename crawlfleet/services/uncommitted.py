@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from crawlfleet.core.clock import ClockReading
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.engines.contract import Run
-from crawlfleet.executors.outcome import SPOOL_ROWS
 from crawlfleet.executors.permit import RunPermit
 from crawlfleet.model.ending import Ending, Outcome, result_refused
 from crawlfleet.model.gate import RunCalls
@@ -42,10 +41,6 @@ class UncommittedEnding:
     def refused(self, error: Exception) -> UncommittedEnding:
         """The same run as a failure: the database does not take its result."""
         return replace(self, outcome=Outcome(EndingKind.PERMANENT, result_refused(error)))
-
-    def close(self) -> None:
-        """Give up the file of a spooled result."""
-        close_rows(self.outcome)
 
 
 @dataclass(slots=True)
@@ -114,7 +109,7 @@ class Outbox:
             raise error
         are_many = not self.one_by_one
         if not are_many:
-            batch[0].close()
+            batch[0].outcome.close()
             self.endings[0] = batch[0].refused(error)
         self.one_by_one = True
         return are_many
@@ -126,15 +121,3 @@ def ending_of(run: Run, outcome: Outcome, ended_at: float) -> UncommittedEnding:
     permit = run.context.permit
     calls = permit.revoke() if isinstance(permit, RunPermit) else ()
     return UncommittedEnding(run, outcome, ended_at, calls)
-
-
-def is_large(outcome: Outcome) -> bool:
-    """Whether its rows would hold up a turn."""
-    return len(outcome.rows) > SPOOL_ROWS
-
-
-def close_rows(outcome: Outcome) -> None:
-    """Give up the file of a spooled result."""
-    close = getattr(outcome.rows, "close", None)
-    if close is not None:
-        close()

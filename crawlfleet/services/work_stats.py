@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from crawlfleet.core.durations import Durations
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.engines.contract import Run
 from crawlfleet.model.gate import Ended
 from crawlfleet.model.lifecycle import ENDINGS
-from crawlfleet.services.durations import Durations
 from crawlfleet.services.pace import Pace
 from crawlfleet.services.vital_signs import WorkReport
 

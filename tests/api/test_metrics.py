@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from crawlfleet import TaskSpec
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
+from crawlfleet.core.durations import BOUNDS, Durations
 from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.insights import fleet_metrics
@@ -25,7 +26,6 @@ from crawlfleet.model import fleet_state
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.planning.tariff import task_defaults
 from crawlfleet.services import fleet_metrics_reader as figures_service
-from crawlfleet.services.durations import BOUNDS, Durations
 from crawlfleet.services.fleet import Fleet
 from crawlfleet.services.fleet_metrics_reader import FleetMetricsReader
 from crawlfleet.settings.definitions import Settings

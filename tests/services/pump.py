@@ -28,7 +28,7 @@ from crawlfleet.model.claims import Claim
 from crawlfleet.model.device import DeviceInfo
 from crawlfleet.model.ending import Outcome
 from crawlfleet.model.task_spec import TaskSpec
-from crawlfleet.services.device_manager import DeviceManager, DeviceOptions
+from crawlfleet.services.device_manager import DeviceManager
 from crawlfleet.services.fleet import Fleet
 from crawlfleet.services.inbox import Inbox
 from crawlfleet.services.lease import Lease
@@ -37,6 +37,7 @@ from crawlfleet.services.task_log_writer import TaskLogWriter
 from crawlfleet.services.task_scheduler import TaskScheduler
 from crawlfleet.services.turn import TurnResult
 from crawlfleet.services.vital_signs import VitalSigns
+from crawlfleet.settings.definitions import Settings
 from tests.fleets import fresh, runs, task
 from tests.waiting import wait_until
 
@@ -63,7 +64,7 @@ class Pump:
         engine: str | MakeEngine = "threads",
         slots: int = 2,
         device_id: str = "d1",
-        device: DeviceOptions | None = None,
+        settings: Settings | None = None,
         registered: bool = True,
         mode: str = "standalone",
         log_lines: int = 1000,
@@ -95,8 +96,8 @@ class Pump:
             {"supported_tasks": sorted(self.executors), "labels": [*options.get("labels", ())]},
         )
         self.signs = VitalSigns(with_performance)
-        device = device or DeviceOptions()
-        self.lease = Lease(self.db, info, self.signs, device.offline_timeout)
+        settings = settings or Settings()
+        self.lease = Lease(self.db, info, self.signs, settings.offline_timeout)
         self.logs = TaskLogWriter(self.db, log_lines, 2000)
         self.scheduler = TaskScheduler(
             self.db,
@@ -108,7 +109,7 @@ class Pump:
             SchedulerOptions(concurrent_tasks=slots, mode=mode, **options),
             self.fatal.append,
         )
-        self.manager = DeviceManager(self.db, self.lease, device, self._beat_arrived, self.fatal.append)
+        self.manager = DeviceManager(self.db, self.lease, settings, self._beat_arrived, self.fatal.append)
         self.scheduler._turns.strategy()  # its transaction should not meet a test's plans for the network
         if registered:
             self.lease.register()

@@ -11,13 +11,13 @@ from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
-from crawlfleet.services.device_manager import DeviceOptions
+from crawlfleet.settings.definitions import Settings
 from tests.services.conftest import Clock, Log, MakePump
 from tests.services.pump import Pump
 
 HOUR = 3600.0
 CALLS_A_DAY = 2
-OPTIONS = DeviceOptions(heartbeat_interval=HOUR, offline_timeout=4 * HOUR, heartbeat_retention_days=2)
+SETTINGS = Settings(heartbeat_interval=HOUR, offline_timeout=4 * HOUR, heartbeat_retention_days=2)
 
 
 def live_an_hour(pump: Pump, clock: Clock) -> None:
@@ -37,8 +37,8 @@ def test_a_node_lives_for_a_week(url: str, make_pump: MakePump, clock: Clock, lo
     here = datetime.now(UTC)
     noon = here.replace(hour=12, minute=0, second=0, microsecond=0) + timedelta(days=1)
     clock.let_pass((noon - here).total_seconds())
-    pump = make_pump(url, device=OPTIONS, schedule_interval=2 * HOUR)
-    make_pump(url, device=OPTIONS, device_id="silent")
+    pump = make_pump(url, settings=SETTINGS, schedule_interval=2 * HOUR)
+    make_pump(url, settings=SETTINGS, device_id="silent")
     cost = Cost((Charge("vendor", "account", calls=CALLS_A_DAY, seconds=DAY_SECONDS, username="u"),), calls=1)
     spec = TaskSpec("calling", source="vendor", username="u")
     paid = CrawlTaskDAO(pump.db).add([spec] * 100, TaskDefaults(cost_of=lambda _: cost))

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from crawlfleet.core.db import Database
 from crawlfleet.core.system_metrics import MachineUse, capabilities, local_ip, network_status
 from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
-from crawlfleet.services.device_manager import DeviceOptions
+from crawlfleet.settings.definitions import Settings
 from tests.conftest import Backend
 from tests.services.conftest import Clock, MakePump
 from tests.services.pump import Pump
@@ -47,7 +47,7 @@ def test_registration_writes_the_first_beat_with_every_column(backend: Backend, 
 
 
 def test_a_beat_tells_of_running_tasks_errors_and_counts(url: str, make_pump: MakePump, gate: Path) -> None:
-    pump = make_pump(url, device=DeviceOptions(heartbeat_interval=0.02))
+    pump = make_pump(url, settings=Settings(heartbeat_interval=0.02))
     pump.until_status("failed", *pump.add("raising", 3, task_data={"kind": "permanent"}))
     pump.until_status("running", *pump.add("held", 2, task_data={"gate": str(gate)}))
     pump.signs.work = pump.scheduler.runs.report

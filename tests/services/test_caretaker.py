@@ -10,7 +10,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import Beat, DeviceHeartbeatDAO
 from crawlfleet.services.caretaker import Caretaker
-from crawlfleet.services.device_manager import DeviceOptions
+from crawlfleet.settings.definitions import Settings
 from tests.conftest import Backend
 from tests.fleets import Device, add, runs, task
 from tests.services.conftest import Clock, Log, MakePump
@@ -71,12 +71,12 @@ def test_any_number_of_nodes_may_watch(url: str, make_pump: MakePump, clock: Clo
 def test_it_looks_often_enough(url: str, make_pump: MakePump) -> None:
     pump = make_pump(url)
     for beat, timeout, interval in ((30, 300, 30), (30, 100, 25), (200, 600, 150)):
-        options = DeviceOptions(heartbeat_interval=beat, offline_timeout=timeout)
-        assert Caretaker(pump.db, options, pump.lease).next_wait() == interval
+        settings = Settings(heartbeat_interval=beat, offline_timeout=timeout)
+        assert Caretaker(pump.db, settings, pump.lease).next_wait() == interval
 
 
 def test_expired_rows_are_deleted_once_an_hour(backend: Backend, make_pump: MakePump, clock: Clock, log: Log) -> None:
-    pump = make_pump(backend.url, device=DeviceOptions(heartbeat_retention_days=7, assignment_retention_days=30))
+    pump = make_pump(backend.url, settings=Settings(heartbeat_retention_days=7, assignment_retention_days=30))
     monitoring, beats = pump.manager.monitoring, DeviceHeartbeatDAO(pump.db)
     epoch = pump.lease.epoch
     with pump.db.read() as connection:

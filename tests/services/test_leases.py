@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 
 from crawlfleet.model.device import DeviceDAO
-from crawlfleet.services.device_manager import DeviceOptions
+from crawlfleet.settings.definitions import Settings
 from tests.conftest import Backend
 from tests.fleets import Device
 from tests.services.conftest import Log, MakePump
@@ -93,7 +93,7 @@ def test_a_device_that_was_declared_offline_registers_again(url: str, make_pump:
 def test_a_beat_that_finds_the_lease_lost_registers_again_and_hastens_the_scheduler(
     url: str, make_pump: MakePump, gate: Path
 ) -> None:
-    pump = make_pump(url, device=DeviceOptions(heartbeat_interval=0.02), schedule_interval=600, dispatch_interval=600)
+    pump = make_pump(url, settings=Settings(heartbeat_interval=0.02), schedule_interval=600, dispatch_interval=600)
     [task_id] = pump.add("held", task_data={"gate": str(gate)})
     pump.until_status("running", task_id)
     pump.scheduler.start()
@@ -108,7 +108,7 @@ def test_a_beat_that_finds_the_lease_lost_registers_again_and_hastens_the_schedu
 
 
 def test_a_beat_whose_id_another_process_took_ends_the_node_once(url: str, make_pump: MakePump) -> None:
-    pump = make_pump(url, device=DeviceOptions(heartbeat_interval=0.02))
+    pump = make_pump(url, settings=Settings(heartbeat_interval=0.02))
     take_lease(pump, **parent())
     pump.manager.start()
     wait_until(lambda: not pump.manager.heartbeat.running, what="the end of the heartbeat")
