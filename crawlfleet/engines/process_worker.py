@@ -102,7 +102,7 @@ def main(descriptor: int, parent: int) -> None:
             name, context = connection.recv()
             node.began()
             context.permit = node
-            context.keeper = lambda: node.keep
+            context.open_task_log = lambda: node.keep
             executor = known.get(name)
             if executor is None:
                 node.ended(Outcome(EndingKind.PERMANENT, problem or _unknown(name)), context)

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from crawlfleet.core.errors import NotPermitted, PermanentError, RangeTooLarge
 from crawlfleet.core.vendor_data import Figures, ReportRange
-from crawlfleet.executors.contract import Executor, Instead, TaskContext, TaskResult
+from crawlfleet.executors.contract import Executor, ResultReplaced, TaskContext, TaskResult
 from crawlfleet.executors.task_dates import asked_range, count_days, only_known, required
 from crawlfleet.executors.user_apps import asks_for_all_apps, task_for_app, tasks_per_app, visible_apps
 from crawlfleet.model.task_spec import Task, TaskSpec
@@ -25,7 +25,10 @@ def check_app_data(task: Task) -> None:
 
 
 def app_data_cost(spec: TaskSpec, source: Source) -> Shape:
-    """One call of the shape that fits its days; a list of apps without an app. Raises PermanentError: too many days."""
+    """One call of the shape that fits the days, or a list of apps for a task without an app.
+
+    Raises PermanentError for too many days.
+    """
     if not spec.app_id and not asks_for_all_apps(spec, source):
         return source.app_list
     report = source.reports.get(spec.report or next(iter(source.reports)))
@@ -35,10 +38,9 @@ def app_data_cost(spec: TaskSpec, source: Source) -> Shape:
 def fetch_app_data(task: Task, context: TaskContext) -> TaskResult:
     """The rows of the report, read while the vendor's answer arrives; they replace the range.
 
-    Default: the source's first report, of yesterday, or of today where nothing else can be had.
-
-    A range with as many rows as the vendor gives at most may lack some: nothing of it is stored, and two tasks for
-    its halves follow. Raises PermanentError when it is a single day.
+    Without a report it is the source's first. Without days it is yesterday, or today for a report that shows only now.
+    An answer with as many rows as the vendor gives at most may lack some: none is stored, and two tasks for the halves
+    of the range follow. Raises PermanentError when the range is a single day.
     """
     source, username = context.account.source, context.account.username
     report = task.report or next(iter(context.source.reports))
@@ -62,19 +64,19 @@ def fetch_app_data(task: Task, context: TaskContext) -> TaskResult:
     rows = context.source.fetch_app_data(context.account, app_id, report, start, end, context)
     scope = ReportRange(source, username, app_id, report, start, end, declared.settle_days)
     summary["app_id"] = app_id
-    whole = _all_or_halves(rows, declared.row_cap, task, scope, summary)
-    return TaskResult(rows=whole, replaces=scope, summary=summary)
+    rows = _rows_or_halves(rows, declared.row_cap, task, scope, summary)
+    return TaskResult(rows=rows, replaces=scope, summary=summary)
 
 
 def _declared(source: Source, source_name: str, report: str) -> Report:
     """What the source says of this report; raises PermanentError when it has none of this name."""
     if report not in source.reports:
-        known = ", ".join(sorted(source.reports))
-        raise PermanentError(f"report must be one of {known} at {source_name} (got {report!r:.80})")
+        names = ", ".join(sorted(source.reports))
+        raise PermanentError(f"report must be one of {names} at {source_name} (got {report!r:.80})")
     return source.reports[report]
 
 
-def _all_or_halves(
+def _rows_or_halves(
     rows: Iterable[Figures], row_cap: int | None, task: Task, scope: ReportRange, summary: dict[str, str]
 ) -> Iterator[Figures]:
     try:
@@ -88,7 +90,7 @@ def _all_or_halves(
         middle = scope.start + (scope.end - scope.start) // 2
         halves = [(scope.start, middle), (middle + timedelta(1), scope.end)]
         follow_ups = [task_for_app(task, task.app_id, first, last) for first, last in halves]
-        raise Instead(TaskResult(summary={**summary, "split_into": 2}, follow_ups=follow_ups)) from None
+        raise ResultReplaced(TaskResult(summary={**summary, "split_into": 2}, follow_ups=follow_ups)) from None
 
 
 def _below_cap(rows: Iterable[Figures], row_cap: int | None) -> Iterator[Figures]:

@@ -1,6 +1,6 @@
-"""Running a body: check, call, read its lazy result while the slot is held, and make one `Outcome` of it all.
+"""Running a body: check the task, call the function, read its lazy result, and make one `Outcome` of it all.
 
-Neither function raises: whatever a body does, down to sys.exit(), the engine that runs it lives on.
+The body holds its slot meanwhile. Neither function raises: whatever a body does, even sys.exit(), its engine lives on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What an executor is, what it receives and what it gives back.
 
-An executor is a function of a task and a context. It writes nothing itself: what it returns is stored by the
-node in the same transaction that ends the run.
+An executor is a function of a task and a context. It writes nothing itself: the node stores what it returns, in the
+transaction that ends the run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from crawlfleet.core.account import Account, bearing
 from crawlfleet.core.errors import PermanentError, TaskError, UsageError
 from crawlfleet.core.vendor_data import Row, Scope
 from crawlfleet.executors.permit import Permit
-from crawlfleet.executors.run_log import Keep, RunLogger
+from crawlfleet.executors.run_log import RunLogger, WriteRecord
 from crawlfleet.executors.shared_sources import shared_source
 from crawlfleet.model.task_spec import Task, TaskSpec
 from crawlfleet.sources.contract import Shape, Source, SourceSettings
@@ -42,8 +42,8 @@ class TaskResult:
     replaces: Scope | None = None
 
 
-class Instead(Exception):
-    """Raised by lazy `rows` when they turn out to be unfit to store: none is, the run ends with `result` instead."""
+class ResultReplaced(Exception):
+    """Raised by lazy `rows` that turn out to be unfit to store: none of them is stored, the run ends with `result`."""
 
     def __init__(self, result: TaskResult) -> None:
         super().__init__(result)
@@ -57,13 +57,13 @@ class Cancelled(Exception):
 class TaskContext:
     """What a body may use besides its task.
 
-    `log` writes to the node's log and to the task's; `cancelled` is set when the run's result is no longer wanted;
-    `source` and `account` exist for tasks that name a source. `source` is given ready, or as the settings it is made
-    from when a body first asks for it; a process makes it once for all contexts with the same settings. `permit` counts
-    the calls to it; without one they are not counted.
+    `log` writes to the node's log and to the task's. `cancelled` is set when nobody wants the run's result any more.
+    `source` and `account` exist for tasks that name a source. `source` is given ready, or as settings: then it is made
+    when a body first asks for it, once in a process for all contexts with the same settings. `permit` decides about
+    each call to the source and counts it; without a permit any call may be sent.
 
-    A context given settings can be pickled: a worker process makes its own source, asks its node for each call, and
-    has a `cancelled` of its own that is never set, since the process is killed instead.
+    A context with settings can be pickled. A worker process makes a source of its own and asks its node before each
+    call. Its `cancelled` is never set, since the process is killed instead.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class TaskContext:
         self._account = account
         self._source = source
         self.permit = permit
-        self.keeper: Callable[[], Keep | None] | None = None  # makes what keeps the lines of this run
+        self.open_task_log: Callable[[], WriteRecord | None] | None = None  # gives what stores the lines of this run
         self._log: RunLogger | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -86,7 +86,7 @@ class TaskContext:
 
     @property
     def cancelled(self) -> threading.Event:
-        """Made when somebody first asks for it, since most never do: it is as large as all else of a run that waits."""
+        """Made when somebody first asks for it: few bodies do, and it is as large as all else of a waiting run."""
         if self._cancelled is None:
             with _first_use:
                 if self._cancelled is None:
@@ -95,19 +95,19 @@ class TaskContext:
 
     @property
     def log(self) -> RunLogger:
-        """The logger of this run; made when a body first speaks, since most never do."""
+        """The logger of this run; made when a body first uses it, since most never do."""
         if self._log is None:
             with _first_use:
                 if self._log is None:
                     name = f"crawlfleet.executors.{self.task.task_type}"
-                    keep = None if self.keeper is None else self.keeper()
-                    self._log = RunLogger(name, partial(_secrets_of, self._account), keep)
+                    write_record = None if self.open_task_log is None else self.open_task_log()
+                    self._log = RunLogger(name, partial(_secrets_of, self._account), write_record)
         return self._log
 
     def bearing(self) -> TaskContext:
-        """The same, with token and proxy passwords inside, for a host without this node's environment, files and keys.
+        """A copy with token and proxy passwords inside, for a host that lacks this node's environment, files and keys.
 
-        Raises TokenUnavailable or ProxyError for what this node itself lacks.
+        Raises TokenUnavailable or ProxyError when this node lacks them, too.
         """
         account, source = self._account, self._source
         if account is not None:
@@ -129,7 +129,7 @@ class TaskContext:
     def before_call(self) -> None:
         """Called by a source's transport when it is about to send: waits until the run's budgets allow it.
 
-        Raises CallRefused for a call that the run does not hold, `Cancelled` when nobody waits for it any more.
+        Raises CallRefused for a call that the run does not hold, `Cancelled` when nobody waits for the run any more.
         """
         if self.permit is not None and not self.permit.take(self.cancelled):
             raise Cancelled
@@ -164,17 +164,17 @@ class TaskContext:
 
 def _secrets_of(account: Account | None) -> tuple[str, ...]:
     """Not a method: a logger that knew its context would be a cycle, left to the garbage collector after each run."""
-    found: list[str] = []
+    secrets: list[str] = []
     if account is not None:
         try:
-            found.append(account.token())
+            secrets.append(account.token())
         except TaskError:
             pass
         try:
-            found += Proxy(account.proxy).open().secrets if account.proxy else ()
+            secrets += Proxy(account.proxy).open().secrets if account.proxy else ()
         except (TaskError, UsageError):
             pass
-    return tuple(found)
+    return tuple(secrets)
 
 
 @dataclass(frozen=True)

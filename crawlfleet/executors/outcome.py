@@ -23,14 +23,14 @@ _CONTROL = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")
 def failed(error: BaseException, context: TaskContext) -> Outcome:
     """The outcome of a body that raised `error`.
 
-    The traceback goes to the run's log at DEBUG, and always to the task's when nobody foresaw the error.
+    The traceback goes to the run's log at DEBUG. When nobody foresaw the error, the task's log always gets it.
     """
     is_foreseen = isinstance(error, (TaskError, UsageError, Cancelled, asyncio.CancelledError))
-    is_told = context.log.isEnabledFor(logging.DEBUG)
-    if is_told or not is_foreseen:
+    log_shows_it = context.log.isEnabledFor(logging.DEBUG)
+    if log_shows_it or not is_foreseen:
         trace = _without_secrets("".join(traceback.format_exception(error)), context)
-        tell = context.log.debug if is_told else context.log.note
-        tell(f"body raised: task={context.task.id}\n{trace.rstrip()}")
+        write = context.log.debug if log_shows_it else context.log.note
+        write(f"body raised: task={context.task.id}\n{trace.rstrip()}")
     if isinstance(error, (Cancelled, asyncio.CancelledError)):
         return Outcome(EndingKind.CANCELLED, "the run was cancelled")
     name, text = type(error).__name__, _text_of(error)

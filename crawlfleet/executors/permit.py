@@ -14,7 +14,7 @@ from typing import Protocol
 from crawlfleet.core.clock import SYSTEM_CLOCK, Clock
 from crawlfleet.core.errors import CallRefused
 
-SendWindow = tuple[float, float, float]  # not before, not after, and how long the call may be on its way
+SendWindow = tuple[float, float, float]  # not before, not after, and how many seconds the call may be on its way
 
 
 class Permit(Protocol):
@@ -33,44 +33,44 @@ class Permit(Protocol):
 
 
 class RunPermit:
-    """The calls of one run, in its node. `slots` None: any number at any time.
+    """The calls of one run, in its node: one for each of `windows`, in this order; None: any number at any time.
 
     `trusted_until` is asked before each call: a process that has lost its lease without noticing must send nothing,
-    since others count its calls as sent. `on_answer` is told when one was answered.
+    since others count its calls as sent. `on_answer` is called after each answer, with what `revoke` returns.
     """
 
     def __init__(
         self,
-        slots: Sequence[SendWindow] | None,
+        windows: Sequence[SendWindow] | None,
         trusted_until: Callable[[], float],
         on_answer: Callable[[tuple[float, ...]], None],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._slots = slots
+        self._windows = windows
         self._trusted_until = trusted_until
         self._on_answer = on_answer
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: list[float] = []
+        self._seen_by: list[float] = []  # for each call that was sent: when the vendor has seen it at the latest
         self._revoked = False
         self.way_seconds = math.inf  # how long the call that `take` allowed last may be on its way
 
     def revoke(self) -> tuple[float, ...]:
-        """Let nothing more be sent; by when the vendor has seen each call that was."""
+        """Let nothing more be sent. Returns, for each call that was sent, by when the vendor has seen it."""
         with self._lock:
             self._revoked = True
-            return tuple(self._seen)
+            return tuple(self._seen_by)
 
     def take(self, cancelled: threading.Event) -> bool:
         with self._lock:
-            if self._slots is None:
+            if self._windows is None:
                 return self._may_send(cancelled)
-            number = len(self._seen)
-            if number >= len(self._slots):
+            number = len(self._seen_by)
+            if number >= len(self._windows):
                 raise CallRefused(
-                    f"the run holds {len(self._slots)} calls and needs another", calls_wanted=max(1, 2 * number)
+                    f"the run holds {len(self._windows)} calls and needs another", calls_wanted=max(1, 2 * number)
                 )
-            not_before, not_after, self.way_seconds = self._slots[number]
+            not_before, not_after, self.way_seconds = self._windows[number]
             while (wait := not_before - self._clock.monotonic()) > 0:
                 if cancelled.wait(wait):
                     return False
@@ -78,16 +78,16 @@ class RunPermit:
                 raise CallRefused("the day of its budget was over before the call was sent")
             if not self._may_send(cancelled):
                 return False
-            self._seen.append(self._clock.monotonic() + self.way_seconds)
+            self._seen_by.append(self._clock.monotonic() + self.way_seconds)
             return True
 
     def answered(self) -> None:
         with self._lock:
-            if not self._seen:
+            if not self._seen_by:
                 return
-            self._seen[-1] = min(self._seen[-1], self._clock.monotonic())
-            seen = tuple(self._seen)
-        self._on_answer(seen)
+            self._seen_by[-1] = min(self._seen_by[-1], self._clock.monotonic())
+            seen_by = tuple(self._seen_by)
+        self._on_answer(seen_by)
 
     def _may_send(self, cancelled: threading.Event) -> bool:
         return not self._revoked and not cancelled.is_set() and self._clock.monotonic() < self._trusted_until()

@@ -21,7 +21,7 @@ ENTRY_POINT_GROUP = "crawlfleet.executors"
 ALIASES = {"app_sync": "user_apps", "data_sync": "app_data"}  # as older documents call them
 
 _registered: dict[str, Executor] = {}
-_fruitful: set[str] = set()  # modules that are known to register something
+_modules_with_executors: set[str] = set()  # imported before: they register nothing a second time
 
 
 def task_executor(
@@ -31,7 +31,7 @@ def task_executor(
     check: Callable[[Task], None] | None = None,
     cost: Callable[[TaskSpec, Source], Shape] | None = None,
 ) -> Callable[[F], F]:
-    """Decorator that makes a function, plain or `async def`, the executor of tasks of this type; it stays as it is.
+    """Decorator that makes a function, plain or `async def`, the executor of a task type; the function is unchanged.
 
     `needs_account`, `check` and `cost`: see `Executor`. Raises UsageError for a name that is taken or cannot be a task
     type.
@@ -57,15 +57,15 @@ def executors(modules: Iterable[str] = ()) -> dict[str, Executor]:
     load_executor_modules(modules)
     for point in entry_points(group=ENTRY_POINT_GROUP):
         _load_entry_point(point)
-    found = {each.name: each for each in (USER_APPS, APP_DATA)}
-    found |= {alias: found[name] for alias, name in ALIASES.items()}
+    by_type = {executor.name: executor for executor in (USER_APPS, APP_DATA)}
+    by_type |= {alias: by_type[name] for alias, name in ALIASES.items()}
     for executor in _registered.values():
-        _register(found, executor)
-    return found
+        _register(by_type, executor)
+    return by_type
 
 
 def load_executor_modules(modules: Iterable[str]) -> None:
-    """Import modules, also from the working directory, whose @task_executor functions then are known.
+    """Import modules, also from the working directory, so that their @task_executor functions are known.
 
     Raises UsageError with the module, the cause and its place for one that is missing, broken or without executors.
     """
@@ -74,19 +74,19 @@ def load_executor_modules(modules: Iterable[str]) -> None:
     for module in modules:
         before = set(_registered)
         _import(module)
-        if not (set(_registered) - before or module in _fruitful or _registers(module)):
+        if not (set(_registered) - before or module in _modules_with_executors or _has_registered(module)):
             raise UsageError(
                 f"executors module {module} registers nothing: decorate a function of it with "
                 '@crawlfleet.task_executor("name")'
             )
-        _fruitful.add(module)
+        _modules_with_executors.add(module)
 
 
 def _register(registry: dict[str, Executor], executor: Executor) -> None:
-    known = registry.setdefault(executor.name, executor)
-    if known is not executor and _identity(known) != _identity(executor):
+    earlier = registry.setdefault(executor.name, executor)
+    if earlier is not executor and _identity(earlier) != _identity(executor):
         raise UsageError(
-            f"task type {executor.name!r} has two executors, {_place(known)} and {_place(executor)}: rename one"
+            f"task type {executor.name!r} has two executors, {_place(earlier)} and {_place(executor)}: rename one"
         )
     registry[executor.name] = executor
 
@@ -104,7 +104,7 @@ def _place(executor: Executor) -> str:
     return f"{executor.function.__module__}.{code.co_qualname} ({code.co_filename}:{code.co_firstlineno})"
 
 
-def _registers(module: str) -> bool:
+def _has_registered(module: str) -> bool:
     owners = {getattr(executor.function, "__module__", "") for executor in _registered.values()}
     return any(owner == module or owner.startswith(f"{module}.") for owner in owners)
 
@@ -134,7 +134,7 @@ def _broken(what: str, error: BaseException) -> UsageError:
 
 
 def _where(error: BaseException) -> str:
-    """The line at fault: of a syntax error, or the last one of the working directory, or the first outside of us."""
+    """Where the fault is: the line of a syntax error, the last line of the working directory, or the first not ours."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}:{error.lineno})"
     frames = [
@@ -155,5 +155,5 @@ def _load_entry_point(point: EntryPoint) -> None:
         loaded = point.load()
     except (Exception, SystemExit) as error:
         raise _broken(f"entry point {point.name} = {point.value}", error) from None
-    if callable(loaded) and all(each.function is not loaded for each in _registered.values()):
+    if callable(loaded) and all(executor.function is not loaded for executor in _registered.values()):
         task_executor(point.name)(loaded)

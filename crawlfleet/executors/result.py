@@ -12,7 +12,7 @@ from typing import Any
 
 from crawlfleet.core.errors import PermanentError, UsageError
 from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange, Scope
-from crawlfleet.executors.contract import Instead, TaskResult
+from crawlfleet.executors.contract import ResultReplaced, TaskResult
 from crawlfleet.executors.outcome import SPOOL_ROWS
 from crawlfleet.executors.spool import Spool
 from crawlfleet.model.ending import Outcome
@@ -28,13 +28,13 @@ _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 def collect(result: object, outcome: Outcome) -> Generator[None]:
     """Fill the outcome from what a body returned, pausing after every few hundred rows and follow-ups.
 
-    Raises PermanentError for a result that can never be stored, and whatever a lazy `rows` raises, except `Instead`;
-    closing it, or an error, closes the spool and the rows' own generator.
+    Raises PermanentError for a result that can never be stored, and whatever a lazy `rows` raises; `ResultReplaced` is
+    handled here. An error, or closing this generator, closes the spool and the generator of the rows.
     """
     try:
         yield from _collect(result, outcome)
-    except Instead as instead:
-        yield from _collect(instead.result, outcome)
+    except ResultReplaced as replaced:
+        yield from _collect(replaced.result, outcome)
 
 
 def _collect(result: object, outcome: Outcome) -> Iterator[None]:
@@ -52,7 +52,7 @@ def _collect(result: object, outcome: Outcome) -> Iterator[None]:
             counts["synced_apps" if isinstance(result.replaces, AppList) else "synced_records"] = len(outcome.rows)
         follow_ups: list[TaskSpec] = []
         for batch in _batches(result.follow_ups, "follow_ups"):
-            follow_ups += [_follow_up(number, each) for number, each in enumerate(batch, len(follow_ups) + 1)]
+            follow_ups += [_follow_up(number, given) for number, given in enumerate(batch, len(follow_ups) + 1)]
             yield
         outcome.follow_ups = follow_ups
         if not isinstance(result.summary, Mapping):
@@ -92,18 +92,18 @@ def _check_keys(value: object) -> None:
 
 
 def _collect_rows(rows: Iterable[Any], scope: Scope | None, outcome: Outcome) -> Iterator[None]:
-    check = _checker(scope)
-    kept: list[Any] = []
-    outcome.rows = kept
+    check = _row_check(scope)
+    in_memory: list[Any] = []
+    outcome.rows = in_memory
     outcome.replaces = scope
     spool: Spool | None = None
     for batch in _batches(rows, "rows"):
         check(batch)
-        if spool is None and len(kept) + len(batch) > SPOOL_ROWS:
+        if spool is None and len(in_memory) + len(batch) > SPOOL_ROWS:
             outcome.rows = spool = Spool()
-            spool.append(kept)
+            spool.append(in_memory)
         if spool is None:
-            kept += batch
+            in_memory += batch
         else:
             spool.append(batch)
         yield
@@ -123,7 +123,7 @@ def _batches(items: Iterable[Any], name: str) -> Iterator[list[Any]]:
             close()
 
 
-def _checker(scope: Scope | None) -> Callable[[list[Any]], None]:
+def _row_check(scope: Scope | None) -> Callable[[list[Any]], None]:
     if isinstance(scope, AppList):
         return _check_apps
     if isinstance(scope, ReportRange):

@@ -7,26 +7,28 @@ from collections.abc import Callable, Sequence
 
 from crawlfleet.core.logs import HIDDEN
 
-Keep = Callable[[logging.LogRecord], None]
+WriteRecord = Callable[[logging.LogRecord], None]
 
 _formatter = logging.Formatter()
 
 
 class RunLogger(logging.Logger):
-    """Speaks through the logger of its name, after it took the run's secrets out of the line.
+    """Passes lines to the logger of its name, after it took the run's secrets out of them.
 
-    `keep` gets each record that is loud enough for the node's log, from whatever thread it came. A logger
-    of its own for each run tells whose line it is without a look at threads; `logging` does not know it by name.
+    `write_record` gets each record that the node's log shows, and each note, from any thread. Since each run has a
+    logger of its own, nobody needs to look at threads to know whose line it is. `logging` does not know it by name.
     """
 
-    def __init__(self, name: str, secrets: Callable[[], Sequence[str]], keep: Keep | None = None) -> None:
+    def __init__(
+        self, name: str, secrets: Callable[[], Sequence[str]], write_record: WriteRecord | None = None
+    ) -> None:
         super().__init__(name)
         self.parent = logging.getLogger(name)
         self._secrets = secrets
-        self._keep = keep
+        self._write_record = write_record
 
     def callHandlers(self, record: logging.LogRecord) -> None:
-        """As every logger, but what a handler gets is text: nothing of it can fail or hold a secret."""
+        """Turn the record into plain text first, so that no handler can fail at it or show a secret."""
         text, trace = _text_of(record), record.exc_text
         if record.exc_info and not trace:
             trace = _formatter.formatException(record.exc_info)
@@ -34,13 +36,13 @@ class RunLogger(logging.Logger):
             text = text.replace(secret, HIDDEN)
             trace = trace and trace.replace(secret, HIDDEN)
         record.msg, record.args, record.exc_text = text, None, trace
-        if self._keep is not None:
-            self._keep(record)
+        if self._write_record is not None:
+            self._write_record(record)
         if not is_note(record):
             super().callHandlers(record)
 
     def note(self, text: str) -> None:
-        """A line that is kept and does not go to the node's log, whatever the levels are."""
+        """Write a line to the task's log alone, whatever the levels are."""
         record = self.makeRecord(self.name, logging.DEBUG, "", 0, text, (), None)
         record.is_note = True
         self.handle(record)

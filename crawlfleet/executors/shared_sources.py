@@ -1,4 +1,4 @@
-"""The sources of this process: each made once, because its open connections serve all tasks and threads."""
+"""The sources of this process: each is made once, since its open connections serve all tasks and threads."""
 
 from __future__ import annotations
 

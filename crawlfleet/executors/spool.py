@@ -1,4 +1,4 @@
-"""Many rows in a file without a name: memory stays flat, and the kernel removes the file with its last holder."""
+"""Many rows in a temporary file without a name, so that memory stays flat. The kernel removes it with its last user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import IO, Any
 from crawlfleet.core.vendor_data import App, Figures, Row
 
 _values_of: dict[type, Callable[[Any], tuple[Any, ...]]] = {
-    each: attrgetter(*(item.name for item in fields(each))) for each in (App, Figures)
+    kind: attrgetter(*(field.name for field in fields(kind))) for kind in (App, Figures)
 }
 
 
@@ -42,7 +42,7 @@ class Spool:
             self._count += len(rows)
 
     def fileno(self) -> int:
-        """The descriptor, with everything that was appended behind it."""
+        """The descriptor of the file; everything that was appended is written."""
         self._file.flush()
         return self._file.fileno()
 
@@ -64,5 +64,5 @@ class Spool:
         return self._count
 
     def close(self) -> None:
-        """Give the file up; calling again does nothing."""
+        """Close the file; calling again does nothing."""
         self._file.close()

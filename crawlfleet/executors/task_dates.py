@@ -32,7 +32,7 @@ def asked_range(task: Task, today: date | None = None) -> tuple[date, date] | No
 
 
 def count_days(spec: TaskSpec) -> int:
-    """How many days a task asks for; 1 where its parameters are wrong, which its run will tell."""
+    """How many days a task asks for; 1 when its parameters are wrong, since its run will say so."""
     if spec.start_date and spec.end_date:
         return (spec.end_date - spec.start_date).days + 1
     days = (spec.task_data or {}).get("days", 1)
@@ -52,7 +52,7 @@ def _check(start: date, end: date, today: date) -> None:
 
 
 def only_known(task: Task, *names: str) -> None:
-    """Raise PermanentError for a key of `task_data` that this task type does not read: most likely a slip."""
+    """Raise PermanentError for a key of `task_data` that this task type does not read: most likely a typing error."""
     unknown = sorted(set(task.task_data) - set(names))
     if unknown:
         raise PermanentError(f"task_data has the unknown key {unknown[0]!r}: {task.task_type} reads {', '.join(names)}")

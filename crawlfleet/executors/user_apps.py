@@ -27,13 +27,16 @@ def user_apps_cost(_spec: TaskSpec, source: Source) -> Shape:
 
 
 def sync_user_apps(task: Task, context: TaskContext) -> TaskResult:
-    """The account's apps, which replace those stored before; with days, one task for each, or for all of them."""
+    """The account's apps, which replace those stored before.
+
+    With days, an `app_data` task for each app follows, or one for all of them where the report takes that.
+    """
     source, username = context.account.source, context.account.username
     apps = visible_apps(context)
     summary = {"username": username, "source": source, "synced_apps": len(apps)}
     days = asked_range(task)
-    wanted = [ALL_APPS] if days and asks_for_all_apps(task, context.source) else [app.app_id for app in apps]
-    follow_ups = tasks_per_app(task, wanted, *days) if days else []
+    app_ids = [ALL_APPS] if days and asks_for_all_apps(task, context.source) else [app.app_id for app in apps]
+    follow_ups = tasks_per_app(task, app_ids, *days) if days else []
     return TaskResult(rows=apps, replaces=AppList(source, username), summary=summary, follow_ups=follow_ups)
 
 

@@ -144,7 +144,7 @@ class Node:
 
     def _make_context(self, claim: Claim, permit: Permit | None) -> TaskContext:
         context = self._context_of(claim, permit)
-        context.keeper = partial(self.logs.of_run, claim.task.id, claim.assignment_id)
+        context.open_task_log = partial(self.logs.of_run, claim.task.id, claim.assignment_id)
         return context
 
     def _context_of(self, claim: Claim, permit: Permit | None) -> TaskContext:

@@ -29,7 +29,7 @@ from crawlfleet.core.errors import (
 from crawlfleet.core.secrets import KEY_VARIABLE, keyring, new_key
 from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange
 from crawlfleet.executors.body import run_body, run_body_async
-from crawlfleet.executors.contract import Executor, Instead, TaskContext, TaskResult
+from crawlfleet.executors.contract import Executor, ResultReplaced, TaskContext, TaskResult
 from crawlfleet.executors.outcome import MAX_MESSAGE, SPOOL_ROWS
 from crawlfleet.executors.spool import Spool
 from crawlfleet.model.ending import Outcome
@@ -202,7 +202,7 @@ def test_rows_that_turn_out_unfit_leave_nothing_but_the_result_instead(
 
     def rows() -> Iterator[App]:
         yield from (App(str(number)) for number in range(count))
-        raise Instead(TaskResult(follow_ups=[TaskSpec("x")], summary={"split": True}))
+        raise ResultReplaced(TaskResult(follow_ups=[TaskSpec("x")], summary={"split": True}))
 
     outcome = play(lambda: TaskResult(rows=rows(), replaces=APPS, summary={"split": False}))
     assert outcome == Outcome(rows=[], summary='{"split": true}', follow_ups=[TaskSpec("x")])

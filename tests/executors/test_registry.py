@@ -21,7 +21,7 @@ WriteModule = Callable[[str, str], str]
 @pytest.fixture(autouse=True)
 def empty_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_registered", {})
-    monkeypatch.setattr(registry, "_fruitful", set())
+    monkeypatch.setattr(registry, "_modules_with_executors", set())
 
 
 @pytest.fixture

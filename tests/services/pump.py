@@ -116,7 +116,7 @@ class Pump:
 
     def _make_context(self, claim: Claim, permit: Permit | None) -> TaskContext:
         context = TaskContext(claim.task, claim.account, permit=permit)
-        context.keeper = partial(self.logs.of_run, claim.task.id, claim.assignment_id)
+        context.open_task_log = partial(self.logs.of_run, claim.task.id, claim.assignment_id)
         return context
 
     def _beat_arrived(self) -> None:

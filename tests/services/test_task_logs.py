@@ -279,7 +279,7 @@ def test_secrets_reach_neither_log(
 def test_a_line_whose_arguments_do_not_fit_harms_nobody(logs_of: Callable[..., TaskLogWriter]) -> None:
     logs = logs_of()
     context = TaskContext(Task(1, "noop"))  # type: ignore[call-arg]
-    context.keeper = lambda: logs.of_run(1, 7)
+    context.open_task_log = lambda: logs.of_run(1, 7)
     context.log.warning("%d apples", "many")
     [line] = logs._buffer
     assert line.message == "%d apples (its arguments do not fit: TypeError)"
