@@ -18,6 +18,7 @@ from crawlfleet.core.process import own_identity
 from crawlfleet.core.system_metrics import capabilities, local_ip
 from crawlfleet.core.wakeup import Wakeup
 from crawlfleet.engines.contract import Engine, Reports, Slots
+from crawlfleet.engines.registry import EngineRequest, Engines, make_engines
 from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.executors.permit import Permit
 from crawlfleet.insights import overview
@@ -117,30 +118,21 @@ class Node:
         self.watcher = QueueWatcher(db, doer.sees_work, lambda: doer.hungry, doer.queue_changed)
         log_lines.node_initialized(settings.mode, strategy)
 
-    def _make_engines(self) -> dict[str, Engine]:
-        reports = Reports(self._inbox.run_began, self._inbox.run_ended)
-        slots = Slots(self.settings.slots)
-        if self.settings.engine == "processes":
-            from crawlfleet.engines.processes import ProcessesEngine
-
-            engine: Engine = ProcessesEngine(slots, reports, self.settings.effective_processes, self.settings.executors)
-            return {"sync": engine, "async": engine}
-        if self.settings.engine == "dask":
-            from crawlfleet.engines.dask import DaskEngine
-
-            assert self.settings.dask_scheduler is not None
-            engine = DaskEngine(slots, reports, self.settings.dask_scheduler, self.settings.executors)
-            return {"sync": engine, "async": engine}
-        from crawlfleet.engines.asyncio_loop import AsyncioEngine
-        from crawlfleet.engines.threads import ThreadsEngine
-
-        engines: dict[str, Engine] = {"sync": ThreadsEngine(slots, reports, self.settings.slots)}
-        if any(executor.asynchronous for executor in self._executors.values()):
-            engines["async"] = AsyncioEngine(slots, reports)
-        return engines
+    def _make_engines(self) -> Engines:
+        settings = self.settings
+        request = EngineRequest(
+            Slots(settings.slots),
+            Reports(self._inbox.run_began, self._inbox.run_ended),
+            threads=settings.slots,
+            processes=settings.effective_processes,
+            modules=settings.executors,
+            has_coroutines=any(executor.asynchronous for executor in self._executors.values()),
+            address=settings.dask_scheduler,
+        )
+        return make_engines(settings.engine, request)
 
     def _engine_of(self, executor: Executor) -> Engine:
-        return self._engines["async" if executor.asynchronous else "sync"]
+        return self._engines.coroutines if executor.asynchronous else self._engines.plain
 
     def _make_context(self, claim: Claim, permit: Permit | None) -> TaskContext:
         context = self._context_of(claim, permit)
@@ -170,11 +162,11 @@ class Node:
         with self.db.read() as reader:
             self._started_at = reader.now
         try:
-            for engine in set(self._engines.values()):
+            for engine in set(self._engines):
                 engine.start()
             self.lease.register(self._takeover, self.settings.database_wait)
         except BaseException:
-            for engine in set(self._engines.values()):
+            for engine in set(self._engines):
                 engine.stop()
             raise
         self._signs.work = self.scheduler.runs.report
@@ -223,7 +215,7 @@ class Node:
         if self.dispatcher is not None:
             self.dispatcher.join(5)
         self.scheduler.drain(self.settings.shutdown_grace)
-        for engine in set(self._engines.values()):
+        for engine in set(self._engines):
             engine.stop()
         self.logs.stop()
         self.logs.join(LOGS_SECONDS)

@@ -22,6 +22,7 @@ SHORTEST_HIDDEN = 8  # a shorter secret may be a common word, and hiding that wo
 
 MODES = ("standalone", "master", "worker")
 ENGINES = ("threads", "processes", "dask")
+ENGINE_GROUP = "crawlfleet.engines"  # entry points of packages that offer others
 STRATEGIES = ("least_tasks", "round_robin", "weighted", "random")
 
 DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -12,6 +12,7 @@ from crawlfleet.core.logs import redact
 from crawlfleet.settings.definitions import (
     DASK_ADDRESS,
     DEVICE_ID,
+    ENGINE_GROUP,
     LABEL,
     MAX_LABELS,
     RULES,
@@ -83,7 +84,7 @@ def _fits(name: str, rule: Rule, value: object) -> bool:
     if not isinstance(value, str):
         return False
     if rule.choices:
-        return value.lower() in rule.choices
+        return value.lower() in rule.choices or (name == "engine" and _is_offered_engine(value.lower()))
     checks: dict[str, Callable[[str], object]] = {
         "device_id": DEVICE_ID.fullmatch,
         "device_name": lambda text: _is_line(text) and len(text) <= 128,
@@ -93,6 +94,13 @@ def _fits(name: str, rule: Rule, value: object) -> bool:
         "api_token": lambda text: text.isascii() and _is_line(text) and " " not in text and len(text) <= 512,
     }
     return bool(checks.get(name, _is_line)(value))
+
+
+def _is_offered_engine(name: str) -> bool:
+    """Whether a package offers an engine of this name."""
+    from importlib.metadata import entry_points  # costs 10 ms, and only such an engine needs it
+
+    return any(point.name == name for point in entry_points(group=ENGINE_GROUP))
 
 
 def _is_line(text: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from crawlfleet.engines.asyncio_loop import AsyncioEngine
 from crawlfleet.engines.contract import Engine, Reports, Run, Slots
-from crawlfleet.engines.dask import DaskEngine
+from crawlfleet.engines.dask.engine import DaskEngine
 from crawlfleet.engines.processes import ProcessesEngine
 from crawlfleet.engines.threads import ThreadsEngine
 from crawlfleet.executors.contract import TaskContext

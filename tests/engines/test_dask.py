@@ -18,9 +18,10 @@ import pytest
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.errors import CallRefused, ClusterUnreachable, UsageError
-from crawlfleet.engines import dask_worker
 from crawlfleet.engines.contract import Reports, Run, Slots
-from crawlfleet.engines.dask import DaskEngine
+from crawlfleet.engines.dask import messages
+from crawlfleet.engines.dask import worker as dask_worker
+from crawlfleet.engines.dask.engine import DaskEngine
 from crawlfleet.executors.contract import TaskContext
 from crawlfleet.executors.permit import RunPermit
 from tests.dask_cluster import DaskCluster, shared_dask
@@ -131,7 +132,7 @@ def test_a_result_that_cannot_be_sent_is_permanent(shared_stage: Callable[[str],
 
 
 def test_rows_arrive_in_small_pieces(shared_stage: Callable[[str], Stage], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crawlfleet.engines.dask.PIECE_BYTES", 4096)
+    monkeypatch.setattr("crawlfleet.engines.dask.engine.PIECE_BYTES", 4096)
     outcome = shared_stage("dask").play("rows", rows=3000)
     assert [row.clicks for row in outcome.rows] == list(range(3000))
     outcome.rows.close()
@@ -163,17 +164,17 @@ def test_a_call_waits_for_its_moment_and_is_not_sent_when_the_run_is_cancelled(m
 
 
 def test_leave_that_was_long_on_its_way_is_not_used() -> None:
-    seat = dask_worker.Seat.__new__(dask_worker.Seat)
+    body = dask_worker.RemoteBody.__new__(dask_worker.RemoteBody)
     moments: list[float] = []
 
-    def ask(word: str, asked_at: float) -> tuple[bool, float]:
-        moments.append(asked_at)
-        return True, asked_at + (60 if len(moments) == 1 else -1)
+    def ask(message: messages.AskLeave) -> messages.Leave:
+        moments.append(message.asked_at)
+        return messages.Leave(True, message.asked_at + (60 if len(moments) == 1 else -1))
 
-    seat.ask = ask  # type: ignore[method-assign, assignment]
-    assert seat.take(threading.Event())
+    body.ask = ask  # type: ignore[method-assign, assignment]
+    assert body.take(threading.Event())
     with pytest.raises(CallRefused, match="took too long"):
-        seat.take(threading.Event())
+        body.take(threading.Event())
 
 
 def test_a_token_travels_without_being_shown(
@@ -197,8 +198,8 @@ def test_a_token_travels_without_being_shown(
     }
     assert "the token is ***" in caplog.text
     assert TOKEN not in caplog.text
-    letter = dask_worker.Letter("topic", "bear", context.bearing(), MODULES, {})
-    for shown in (letter, letter.context.account, dask_worker.Parcel(TOKEN.encode())):
+    request = messages.RunRequest("topic", "bear", context.bearing(), MODULES, {}, "1.0")
+    for shown in (request, request.context.account, messages.SealedRequest(TOKEN.encode())):
         assert TOKEN not in repr(shown)
         assert "p%2Fw" not in repr(shown)
 
@@ -251,7 +252,7 @@ def test_no_body_outlives_a_killed_node(tmp_path: Path) -> None:
     program = """
 import sys
 from tests.engines.stage import MODULES, ENGINES, Stage
-from crawlfleet.engines.dask import DaskEngine
+from crawlfleet.engines.dask.engine import DaskEngine
 ENGINES["dask"] = lambda slots, reports: DaskEngine(slots, reports, sys.argv[1], MODULES)
 stage = Stage("dask", slots=2)
 stage.engine.submit([stage.run("with_child", pids=sys.argv[2])])
@@ -271,7 +272,7 @@ def engine_at(address: str, *modules: str) -> DaskEngine:
 
 
 def test_a_scheduler_that_does_not_answer_is_told_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crawlfleet.engines.dask.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("crawlfleet.engines.dask.connection.CONNECT_SECONDS", 0.5)
     with pytest.raises(ClusterUnreachable, match=r"Dask scheduler tcp://127.0.0.1:\d+ cannot be reached"):
         engine_at(f"tcp://127.0.0.1:{free_port()}").start()
 

@@ -1,8 +1,8 @@
 """What runs on a worker of a Dask cluster: a body in a process of its own, in touch with the node it belongs to.
 
 A process, because it can be killed, and because a body that crashes must not take the worker and everybody else's
-work with it. Words to the node are events of its Dask client, words from the node arrive by `deliver`; so everything
-passes through connections that Dask has anyway. Nothing here is imported before a node uses the cluster.
+work with it. Messages to the node are events of its Dask client, those from the node arrive by `deliver`; so
+everything passes through connections that Dask has anyway. Nothing here is imported before a node uses the cluster.
 """
 
 from __future__ import annotations
@@ -22,6 +22,18 @@ from typing import Any
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CallRefused, UsageError
 from crawlfleet.core.logs import redact
+from crawlfleet.engines.dask.messages import (
+    AskBegin,
+    AskLeave,
+    CallAnswered,
+    FromWorker,
+    Leave,
+    LogLine,
+    RowsReady,
+    RunRequest,
+    SealedRequest,
+    as_event,
+)
 from crawlfleet.engines.processes import Worker, WorkerDied
 from crawlfleet.executors.contract import TaskContext
 from crawlfleet.executors.outcome import clean, failed
@@ -31,37 +43,14 @@ from crawlfleet.executors.spool import Spool
 from crawlfleet.model.ending import Outcome
 
 VERSION: str = import_module("crawlfleet").__version__
-EVENT = "crawlfleet"  # the key that marks our events among Dask's own
 LOOK_SECONDS = 1.0  # between two looks whether the node still waits for a body
 IDLE_SECONDS = 60.0  # how long a process waits for the next body
 
 _lock = threading.Lock()
-_seats: dict[str, Seat] = {}  # the bodies of this worker, by the key of their Dask task
+_bodies: dict[str, RemoteBody] = {}  # the bodies of this worker, by the key of their Dask task
 _idle: list[tuple[float, str, Worker]] = []  # since when, and for which modules and log levels
 _watcher: threading.Thread | None = None
 _problems: dict[tuple[str, ...], str | None] = {}
-
-
-@dataclass(frozen=True)
-class Parcel:
-    """A pickled `Letter`. It may hold a token, and Dask prints the arguments of its tasks: this prints nothing."""
-
-    content: bytes
-
-    def __repr__(self) -> str:
-        return "Parcel(...)"
-
-
-@dataclass(frozen=True)
-class Letter:
-    """A body to run, and how to reach its node: `topic` is the id of its Dask client."""
-
-    topic: str
-    executor: str
-    context: TaskContext
-    modules: Sequence[str]
-    levels: Mapping[str, int]
-    version: str = VERSION
 
 
 @dataclass(frozen=True)
@@ -93,26 +82,25 @@ def _problem_with(modules: Sequence[str]) -> str | None:
     return None
 
 
-class Seat:
+class RemoteBody:
     """One body on this worker, and its end of the conversation with the node; also the permit of the body's calls."""
 
-    def __init__(self, dask_worker: Any, key: str, letter: Letter) -> None:
+    def __init__(self, dask_worker: Any, key: str, request: RunRequest) -> None:
         self._dask_worker = dask_worker
         self._key = key
-        self._letter = letter
+        self._request = request
         self._replies: SimpleQueue[Any] = SimpleQueue()
         self._process: Worker | None = None
         self.cancelled = threading.Event()
         self.spool: Spool | None = None
 
-    def tell(self, word: str, **more: Any) -> None:
-        """Send an event to the node; values are text, numbers and the like."""
-        message = {EVENT: word, "key": self._key, "worker": self._dask_worker.address, **more}
-        self._dask_worker.log_event(self._letter.topic, message)
+    def tell(self, message: FromWorker) -> None:
+        """Send the node a message."""
+        self._dask_worker.log_event(self._request.topic, as_event(message, self._key))
 
-    def ask(self, word: str, **more: Any) -> Any:
-        """Send an event and wait for the node's reply; None when nobody waits for this body any more."""
-        self.tell(word, **more)
+    def ask(self, message: FromWorker) -> Any:
+        """Send the node a message and wait for its reply; None when nobody waits for this body any more."""
+        self.tell(message)
         while not self.cancelled.is_set():
             try:
                 return self._replies.get(timeout=LOOK_SECONDS)
@@ -142,33 +130,32 @@ class Seat:
         The node counts a call as sent when it gives leave, so leave that was long on its way is not used: it holds
         until a moment of this worker's clock, which the node reckons from the moment that the question bears.
         """
-        leave = self.ask("call", asked_at=time.monotonic())
+        leave: Leave | None = self.ask(AskLeave(time.monotonic()))
         if leave is None:
             return False
-        allowed, until = leave
-        if isinstance(allowed, CallRefused):
-            raise allowed
-        if allowed and time.monotonic() > until:
+        if isinstance(leave.allowed, CallRefused):
+            raise leave.allowed
+        if leave.allowed and time.monotonic() > leave.until:
             raise CallRefused("the node's leave for a call took too long to reach the Dask worker")
-        return bool(allowed)
+        return leave.allowed
 
     def answered(self) -> None:
-        self.tell("answered")
+        self.tell(CallAnswered())
 
     def log(self, record: logging.LogRecord) -> None:
         """Let the node log a line, without its secrets already here."""
         text = redact(record.getMessage())
-        for secret in self._letter.context.secrets():
+        for secret in self._request.context.secrets():
             text = text.replace(secret, "***")
-        self.tell("log", name=record.name, level=record.levelno, text=text, note=is_note(record))
+        self.tell(LogLine(self._dask_worker.address, record.name, record.levelno, text, is_note(record)))
 
     def perform(self) -> Outcome:
         """Run the body in a process."""
-        context = self._letter.context
+        context = self._request.context
         context.permit = self
-        kind = repr((self._letter.modules, self._letter.levels))
+        kind = repr((self._request.modules, self._request.levels))
         try:
-            process = _idle_process(kind) or Worker(self._letter.modules, self._letter.levels)
+            process = _idle_process(kind) or Worker(self._request.modules, self._request.levels)
         except OSError as error:  # the system gives no more processes
             return failed(error, context)
         with _lock:
@@ -176,7 +163,7 @@ class Seat:
         try:
             if self.cancelled.is_set():
                 raise WorkerDied
-            outcome = process.perform(self._letter.executor, context, lambda: None, self.log)
+            outcome = process.perform(self._request.executor, context, lambda: None, self.log)
         except WorkerDied:
             outcome = None
         with _lock:
@@ -196,39 +183,39 @@ class Seat:
         self.spool = spool
         size = os.fstat(spool.fileno()).st_size
         try:
-            self.ask("rows", rows=len(spool), size=size)
+            self.ask(RowsReady(len(spool), size))
         finally:
             self.spool = None
             spool.close()
 
 
-def perform(parcel: Parcel) -> bytes | None:
+def perform(sealed: SealedRequest) -> bytes | None:
     """The Dask task of one run: its pickled outcome without the rows of a spool, None when it must not begin."""
     from distributed import get_worker
 
-    letter: Letter = pickle.loads(parcel.content)
+    request: RunRequest = pickle.loads(sealed.content)
     dask_worker = get_worker()
-    problem = describe(letter.modules).problem
-    if letter.version != VERSION:
-        problem = f"it has crawlfleet {VERSION}, the node {letter.version}"
+    problem = describe(request.modules).problem
+    if request.version != VERSION:
+        problem = f"it has crawlfleet {VERSION}, the node {request.version}"
     if problem is not None:
         return pickle.dumps(Outcome(EndingKind.WAIT, f"Dask worker {dask_worker.address} cannot run it: {problem}"))
     key = dask_worker.get_current_task()
-    seat = Seat(dask_worker, key, letter)
+    body = RemoteBody(dask_worker, key, request)
     with _lock:
-        _seats[key] = seat
+        _bodies[key] = body
     _watch()
     try:
-        if not seat.ask("begin"):
+        if not body.ask(AskBegin(dask_worker.address)):
             return None
-        outcome = seat.perform()
+        outcome = body.perform()
         if isinstance(outcome.rows, Spool):
             spool, outcome.rows = outcome.rows, ()
-            seat.hand_over(spool)
-        return _pickled(outcome, letter.context)
+            body.hand_over(spool)
+        return _pickled(outcome, request.context)
     finally:
         with _lock:
-            del _seats[key]
+            del _bodies[key]
 
 
 def _pickled(outcome: Outcome, context: TaskContext) -> bytes:
@@ -244,22 +231,22 @@ def _pickled(outcome: Outcome, context: TaskContext) -> bytes:
 
 def deliver(key: str, message: Any) -> None:
     """Hand the node's reply to a body."""
-    seat = _seats.get(key)
-    if seat is not None:
-        seat.reply(message)
+    body = _bodies.get(key)
+    if body is not None:
+        body.reply(message)
 
 
 def cancel(key: str) -> None:
     """End a body."""
-    seat = _seats.get(key)
-    if seat is not None:
-        seat.cancel()
+    body = _bodies.get(key)
+    if body is not None:
+        body.cancel()
 
 
 def read_rows(key: str, offset: int, size: int) -> bytes:
     """A piece of the rows that a body left; empty when they are gone."""
-    seat = _seats.get(key)
-    spool = None if seat is None else seat.spool
+    body = _bodies.get(key)
+    spool = None if body is None else body.spool
     return b"" if spool is None else os.pread(spool.fileno(), size, offset)
 
 
@@ -289,15 +276,15 @@ def _look_now_and_then() -> None:
     while True:
         pause.wait(LOOK_SECONDS)
         with _lock:
-            seats = list(_seats.values())
+            bodys = list(_bodies.values())
             rested = [each for each in _idle if time.monotonic() - each[0] > IDLE_SECONDS]
             _idle[:] = [each for each in _idle if each not in rested]
-            finished = not (seats or _idle)
+            finished = not (bodys or _idle)
             if finished:
                 _watcher = None
-        for seat in seats:
-            if not seat.wanted:
-                seat.cancel()
+        for body in bodys:
+            if not body.wanted:
+                body.cancel()
         for _, _, process in rested:
             process.bury()
         if finished:
