@@ -17,6 +17,7 @@ from tests.servers import FLAVOURS, MARIADB, POSTGRESQL, Flavour, Server, Shared
 from tests.templates import create_database_with_tables, sqlite_url_with_tables
 
 BACKENDS = ("sqlite", *FLAVOURS)
+SLOW = ("tests/faults/", "tests/test_bench")  # whole nodes at work; what else is slow has the marker
 
 park_key = pytest.StashKey[ServerPark]()
 visitor_key = pytest.StashKey[ParkVisitor]()
@@ -44,6 +45,7 @@ class Backend:
 def pytest_configure(config: pytest.Config) -> None:
     is_worker = hasattr(config, "workerinput")
     if not is_worker:
+        os.environ["PYTHONDONTWRITEBYTECODE"] = ""  # each process that tests start would compile the program again
         if memory := memory_folder():  # SQLite waits for the disk at every commit
             os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
         park = config.stash[park_key] = ServerPark()
@@ -55,6 +57,27 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if park := config.stash.get(park_key, None):
         park.close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow tests first in the share that each worker begins with, so that none is left when the others are done."""
+    workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
+    if workers == 1:
+        return
+    slow = [item for item in items if _is_slow(item)]
+    fast = [item for item in items if not _is_slow(item)]
+    ends = [len(items) * (number + 1) // workers for number in range(workers)]
+    items.clear()
+    for number, end in enumerate(ends):
+        items += slow[number::workers]
+        count = end - len(items)
+        items += fast[:count]
+        del fast[:count]
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return "slow" in item.keywords or item.nodeid.startswith(SLOW)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -111,13 +134,23 @@ def empty_backend(request: pytest.FixtureRequest, _visitor: ParkVisitor, tmp_pat
 
 
 def _on_server(visitor: ParkVisitor, flavour: str, create: Callable[[SharedServer, str], str]) -> Iterator[Backend]:
-    try:
-        server = visitor.shared(FLAVOURS[flavour])
-    except ServerMissing as missing:
-        skip_or_fail(missing)
+    server = _shared(visitor, FLAVOURS[flavour])
     name = create(server, f"test_{os.getpid()}_{next(_database_numbers)}")
     yield Backend(flavour, server.url(name), server)
     server.drop_database(name)
+
+
+def _shared(visitor: ParkVisitor, flavour: Flavour) -> SharedServer:
+    try:
+        return visitor.shared(flavour)
+    except ServerMissing as missing:
+        skip_or_fail(missing)
+
+
+@pytest.fixture
+def shared_postgresql(_visitor: ParkVisitor) -> Callable[[], SharedServer]:
+    """The PostgreSQL of all tests, for databases that the test makes and drops by itself."""
+    return lambda: _shared(_visitor, POSTGRESQL)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import socketserver
 import subprocess
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -150,7 +151,7 @@ def ensure_installed(flavour: Flavour) -> None:
     raise ServerMissing(f"{reason}; install it: apt-get install {flavour.package}")
 
 
-def skip_or_fail(missing: ServerMissing) -> None:
+def skip_or_fail(missing: ServerMissing) -> NoReturn:
     """A missing server skips the test on a laptop and fails it in CI."""
     if in_ci():
         pytest.fail(f"{missing} (CI is set, so this is a failure)", pytrace=False)

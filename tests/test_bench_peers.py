@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from benchmarks.peers.table import CRAWLFLEET, PEERS, STORES, Peer
 from benchmarks.place import fresh_place
 from tests.nodes import ROOT
 from tests.server_park import ServerMissing, ServerPark
+from tests.servers import SharedServer
 from tests.waiting import wait_until
 
 FOLDER = ROOT / "benchmarks/peers"
@@ -109,8 +111,13 @@ def test_make_bench_peers_installs_them_only_into_an_environment_of_their_own() 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_crawlfleet_runs_each_scenario_and_its_figures_are_printed_and_written(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    shared_postgresql: Callable[[], SharedServer],
 ) -> None:
+    monkeypatch.setattr(program, "start_server", lambda *_: shared_postgresql())
     store = "postgresql" if SCENARIOS[name].needs_server else "sqlite"
     arguments = ["--scenario", name, "--size", "tiny", "--only", "crawlfleet", "--store", store]
     assert program.main(arguments, folder=tmp_path) == 0

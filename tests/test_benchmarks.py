@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -24,14 +25,20 @@ from crawlfleet.services.fleet import connect
 from tests.conftest import Backend
 from tests.nodes import ROOT
 from tests.server_park import ServerMissing
+from tests.servers import SharedServer
 
 NAMES = [each.name for each in SUITE]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_benchmark_runs_and_its_figures_are_printed_and_written(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    shared_postgresql: Callable[[], SharedServer],
 ) -> None:
+    monkeypatch.setattr(program, "start_server", lambda *_: shared_postgresql())
     [benchmark] = [each for each in SUITE if each.name == name]
     database = "postgresql" if benchmark.needs_server else "sqlite"
     assert program.main(["--size", "tiny", "--only", name, "--database", database], folder=tmp_path) == 0

@@ -54,6 +54,7 @@ class Watched:
 def db(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """The same database over connections that nobody watches."""
     monkeypatch.setattr(queue_watcher, "LISTEN_SECONDS", 0.05)
+    monkeypatch.setattr(queue_watcher, "LAST_LOOK_SECONDS", 0.05)  # what these tests change is committed before a look
     database = fresh(backend.url)
     yield database
     database.close()
