@@ -4,7 +4,7 @@
 
 BIN := .venv/bin
 PEERS_VENV := .bench/peers-venv
-WORKERS ?= 2
+WORKERS ?= 3
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

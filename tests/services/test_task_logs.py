@@ -113,6 +113,8 @@ def test_failures_cancels_and_rejections_are_told_with_their_reasons(backend: Ba
     device.claim(slots=1)
     device.register()  # the former registration's run is gone
     rescue.reject_unknown_types(db, {"noop"})
+    expired_at = clock_of(db)
+    wait_until(lambda: clock_of(db) > expired_at, what="another millisecond, which SQLite tells apart")
     Fleet(db).cancel_tasks([lost], "ada@host")
     assert [(line.level, line.message) for line in lines_of(db, failed)] == [
         ("info", "assigned to d1"),
