@@ -10,7 +10,7 @@ from datetime import date
 from typing import Any, NoReturn
 
 from crawlfleet.core.errors import UsageError
-from crawlfleet.settings.definitions import Settings
+from crawlfleet.settings.definitions import FIELDS, Settings
 from crawlfleet.settings.layers import load_settings
 from crawlfleet.settings.values import close_matches
 
@@ -20,6 +20,7 @@ WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 MAX_ID = 2**63 - 1  # of a row in any of the databases
 MAX_ROWS = 1_000_000_000  # that a --limit may ask for
+DEFAULT_DATABASE = FIELDS["database_url"].default
 GLOBAL_DEFAULTS = {"database": None, "config": None, "debug": False}
 
 
@@ -36,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         everywhere = self.add_argument_group("options of every command")
         # Suppressed defaults: an inner parser must not undo what was given before the command.
         add = everywhere.add_argument
-        add("--database", metavar="URL", default=argparse.SUPPRESS, help="database (default: sqlite:///crawlfleet.db)")
+        add("--database", metavar="URL", default=argparse.SUPPRESS, help=f"database (default: {DEFAULT_DATABASE})")
         add("--config", "-c", metavar="FILE", default=argparse.SUPPRESS, help="config file, TOML or JSON")
         add("--debug", action="store_true", default=argparse.SUPPRESS, help="log more, and show tracebacks")
 

@@ -13,6 +13,7 @@ from crawlfleet.core.transaction import AnyRow
 from crawlfleet.model.ending import Ending
 from crawlfleet.model.lifecycle import ENDED, ENDINGS, MOVES, Cost
 from crawlfleet.model.task_insert import order_key
+from crawlfleet.settings.definitions import Settings
 
 CRASH_CAP = 20  # runs of one task that may die under it before it is buried: it kills its runner
 CRASH_DELAY_CAP_SECONDS = 60.0
@@ -22,7 +23,7 @@ CRASH_DELAY_CAP_SECONDS = 60.0
 class RetryPolicy:
     """Delays of retries, in seconds; `random` is there for tests."""
 
-    delay_seconds: float = 300
+    delay_seconds: float = Settings().retry_delay_seconds
     cap_seconds: float = 3600
     random: Callable[[], float] = random.random
 

@@ -14,6 +14,7 @@ from crawlfleet.model.budget import CostOf, no_cost
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import TaskStatus
 from crawlfleet.model.task_spec import TaskSpec
+from crawlfleet.settings.definitions import Settings
 
 PRIORITY_STEP_MS = 600_000  # one step of priority is worth ten minutes of waiting: nothing starves
 ADD_BATCH = 2000  # rows of one INSERT
@@ -48,8 +49,8 @@ _COLUMNS = {
 class TaskDefaults:
     """What a task gets that does not say: seconds a body may run, retries after its first attempt, and its cost."""
 
-    execution_timeout: int = 3600
-    max_retry_count: int = 3
+    execution_timeout: int = Settings().execution_timeout
+    max_retry_count: int = Settings().max_retry
     cost_of: CostOf = no_cost
 
 

@@ -127,7 +127,7 @@ class Task:
     report: str | None = None
     priority: int = 0
     task_data: Mapping[str, Any] = field(default_factory=dict)
-    execution_timeout: float = 3600
+    execution_timeout: float = 3600  # as in the settings, which a worker process does not import
     attempt: int = 1
 
 

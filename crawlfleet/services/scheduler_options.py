@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
-from crawlfleet.model.budget import LimitOf, as_stored
+from crawlfleet.model.budget import LimitOf
 from crawlfleet.model.next_move import RetryPolicy
 from crawlfleet.model.task_insert import TaskDefaults
 
@@ -21,17 +21,17 @@ class LoadBalanceStrategy(StrEnum):
 
 @dataclass(frozen=True)
 class SchedulerOptions:
-    """Limits and intervals; all in seconds."""
+    """Limits and intervals, all in seconds, made of the settings by `node.scheduler_options`."""
 
-    concurrent_tasks: int = 5
-    schedule_interval: float = 30
-    dispatch_interval: float = 10
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
-    defaults: TaskDefaults = field(default_factory=TaskDefaults)
-    limit_of: LimitOf = as_stored
-    mode: str = "standalone"
-    claim_without_master: bool = True
-    labels: tuple[str, ...] = ()
+    concurrent_tasks: int
+    schedule_interval: float
+    dispatch_interval: float
+    retry: RetryPolicy
+    defaults: TaskDefaults
+    limit_of: LimitOf
+    mode: str
+    claim_without_master: bool
+    labels: tuple[str, ...]
 
     @property
     def adopts(self) -> bool:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,14 +25,18 @@ from crawlfleet.engines.threads import ThreadsEngine
 from crawlfleet.executors.contract import TaskContext
 from crawlfleet.executors.permit import Permit
 from crawlfleet.executors.registry import executors
+from crawlfleet.model.budget import as_stored
 from crawlfleet.model.claims import Claim
 from crawlfleet.model.device import DeviceInfo
 from crawlfleet.model.ending import Outcome
+from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
+from crawlfleet.planning.tariff import Tariff
 from crawlfleet.services.device_manager import DeviceManager
 from crawlfleet.services.fleet import Fleet
 from crawlfleet.services.inbox import Inbox
 from crawlfleet.services.lease import Lease
+from crawlfleet.services.node import scheduler_options
 from crawlfleet.services.scheduler_options import SchedulerOptions
 from crawlfleet.services.task_log_writer import TaskLogWriter
 from crawlfleet.services.task_scheduler import TaskScheduler
@@ -48,6 +53,12 @@ ENGINES: dict[str, MakeEngine] = {
     "asyncio": AsyncioEngine,
     "processes": lambda slots, reports: ProcessesEngine(slots, reports, slots.count, MODULES),
 }
+
+
+def default_options(**options: Any) -> SchedulerOptions:
+    """The options of the default settings, for tasks that cost nothing, with those that a test gives."""
+    free = {"defaults": TaskDefaults(), "limit_of": as_stored}
+    return replace(scheduler_options(Settings(), Tariff({}, executors)), **free | options)
 
 
 class Pump:
@@ -106,7 +117,7 @@ class Pump:
             self.executors,
             lambda executor: self.engine,
             self._make_context,
-            SchedulerOptions(concurrent_tasks=slots, mode=mode, **options),
+            default_options(concurrent_tasks=slots, mode=mode, **options),
             self.fatal.append,
         )
         self.manager = DeviceManager(self.db, self.lease, settings, self._beat_arrived, self.fatal.append)

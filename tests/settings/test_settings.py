@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 from crawlfleet.core import logs
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.secrets import KEY_VARIABLE
+from crawlfleet.model.next_move import RetryPolicy
+from crawlfleet.model.task_insert import TaskDefaults
+from crawlfleet.model.task_spec import Task
 from crawlfleet.settings.definitions import RULES, SOURCE_KEYS, Settings
 from crawlfleet.settings.display import describe, to_toml
 from crawlfleet.settings.layers import load_settings, require_device_id
@@ -88,6 +91,13 @@ def test_the_defaults_are_those_of_the_specification() -> None:
     assert settings.device_name
     assert settings == Settings()
     assert (settings.effective_processes, settings.effective_threads, settings.slots) == (1, 5, 5)
+
+
+def test_tasks_and_retries_begin_with_the_defaults_of_the_settings() -> None:
+    settings, defaults = Settings(), TaskDefaults()
+    assert (defaults.execution_timeout, defaults.max_retry_count) == (settings.execution_timeout, settings.max_retry)
+    assert Task(1, "crawl").execution_timeout == settings.execution_timeout
+    assert RetryPolicy().delay_seconds == settings.retry_delay_seconds
 
 
 @pytest.mark.parametrize(
