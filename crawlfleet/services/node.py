@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 LOGS_SECONDS = 3.0  # that storing the last log lines may take
 IDLE_LOOK_SECONDS = 1.0  # how often a node that runs until idle asks whether it is
-DEFAULT_PORT = 8080  # what a device registers when it listens on none
+DEFAULT_PORT = Settings().port  # what a device registers when it listens on none
 
 
 class Node:
