@@ -23,8 +23,8 @@ from typing import cast
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CallRefused, UsageError
 from crawlfleet.engines.contract import Reports, Run, Slots
-from crawlfleet.engines.crew import Crew
 from crawlfleet.engines.process_worker import ANSWERED, CALL
+from crawlfleet.engines.thread_pool import ThreadPool
 from crawlfleet.executors.contract import TaskContext
 from crawlfleet.executors.outcome import failed
 from crawlfleet.executors.spool import Spool
@@ -148,7 +148,7 @@ class ProcessesEngine:
     def __init__(self, slots: Slots, reports: Reports, processes: int, modules: Sequence[str]) -> None:
         self._reports = reports
         self._modules = modules
-        self._crew = Crew("process", processes, slots, self._perform)
+        self._pool = ThreadPool("process", processes, slots, self._perform)
         self._lock = threading.Lock()
         self._idle: list[Worker] = []
         self._current: dict[Run, Worker] = {}  # interrupt kills only under the lock, so never a later run's worker
@@ -160,7 +160,7 @@ class ProcessesEngine:
             raise UsageError("engine processes needs Linux, macOS or another POSIX system: use engine threads")
 
     def submit(self, runs: Sequence[Run]) -> None:
-        self._crew.submit(runs)
+        self._pool.submit(runs)
 
     def interrupt(self, run: Run) -> bool:
         run.context.cancelled.set()
@@ -171,7 +171,7 @@ class ProcessesEngine:
         return True
 
     def stop(self) -> None:
-        self._crew.stop()
+        self._pool.stop()
         with self._lock:
             self._stopped = True
             idle, self._idle = self._idle, []
@@ -182,7 +182,7 @@ class ProcessesEngine:
             worker.bury()
 
     def _perform(self, run: Run) -> None:
-        """In a thread of the crew: give the run to a worker and stay with it until it ends."""
+        """In a thread of the pool: give the run to a worker and stay with it until it ends."""
         began, outcome = self._attempt(run)
         if not began and outcome.kind == EndingKind.CRASHED:
             began, outcome = self._attempt(run)  # the worker had died while it was idle

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from crawlfleet.engines.contract import Reports, Run, Slots
-from crawlfleet.engines.crew import Crew
+from crawlfleet.engines.thread_pool import ThreadPool
 from crawlfleet.executors.body import run_body
 
 
@@ -14,21 +14,21 @@ class ThreadsEngine:
 
     def __init__(self, slots: Slots, reports: Reports, threads: int) -> None:
         self._reports = reports
-        self._crew = Crew("body", threads, slots, self._perform)
+        self._pool = ThreadPool("body", threads, slots, self._perform)
         self._running: set[Run] = set()
 
     def start(self) -> None:
         """Nothing to do: threads come when they are needed."""
 
     def submit(self, runs: Sequence[Run]) -> None:
-        self._crew.submit(runs)
+        self._pool.submit(runs)
 
     def interrupt(self, run: Run) -> bool:
         run.context.cancelled.set()
         return False
 
     def stop(self) -> None:
-        self._crew.stop()
+        self._pool.stop()
         for run in list(self._running):
             run.context.cancelled.set()
 

@@ -1,6 +1,6 @@
 """Threads that work through runs in order: what the threads and the processes engine share.
 
-A thread that ended a body goes on with the next run itself, so in a busy crew no run changes hands. A thread is
+A thread that ended a body goes on with the next run itself, so in a busy pool no run changes hands. A thread is
 woken only when a slot was taken for it.
 """
 
@@ -17,7 +17,7 @@ from crawlfleet.engines.contract import Run, Slots
 log = logging.getLogger(__name__)
 
 
-class Crew:
+class ThreadPool:
     """At most `size` daemon threads, made when they are needed; each calls `perform(run)` with a slot held."""
 
     def __init__(self, name: str, size: int, slots: Slots, perform: Callable[[Run], None]) -> None:
