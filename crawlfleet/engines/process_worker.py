@@ -1,6 +1,6 @@
-"""What runs inside a worker process: one body after the other, asked for and answered over a connection.
+"""What runs inside a worker process: one body after the other, each asked for by the node over a connection.
 
-Imports no database driver; the node's main module is not imported either.
+It imports neither a database driver nor the node's main module.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
@@ -19,6 +19,7 @@ from types import FrameType
 
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CallRefused, UsageError
+from crawlfleet.engines.process_messages import BodyRequest, Notice, SpooledOutcome, WorkerSetup
 from crawlfleet.executors.body import run_body, run_body_async
 from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.executors.outcome import failed
@@ -27,28 +28,26 @@ from crawlfleet.executors.run_log import is_note
 from crawlfleet.executors.spool import Spool
 from crawlfleet.model.ending import Outcome
 
-CALL = "call"  # the message of a body that is about to call its source and waits for leave
-ANSWERED = "answered"  # ... and of one whose call was answered
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PARENT_CHECK_SECONDS = 1.0
 
 
 class NodeConnection:
-    """The node's end of the connection; a body's threads may log while it ends."""
+    """Sends what the node should know. It has a lock, since threads of a body may log while the body ends."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._lock = threading.Lock()
 
     def began(self) -> None:
-        self._send(None)
+        self._send(Notice.BODY_BEGAN)
 
     def ended(self, outcome: Outcome, context: TaskContext) -> None:
         rows = outcome.rows
         if isinstance(rows, Spool):
             outcome.rows = ()
             with self._lock:
-                self._connection.send((outcome, len(rows)))
+                self._connection.send(SpooledOutcome(outcome, len(rows)))
                 send_handle(self._connection, rows.fileno(), os.getppid())
             rows.close()
             return
@@ -61,51 +60,52 @@ class NodeConnection:
             self._send(Outcome(EndingKind.PERMANENT, message))
 
     def take(self, _cancelled: threading.Event) -> bool:
-        """As the permit of a body: the node decides about each call."""
+        """As `Permit.take`: the node decides about each call."""
         with self._lock:
-            self._connection.send((CALL, 0))
+            self._connection.send(Notice.CALL_WANTED)
             answer = self._connection.recv()
         if isinstance(answer, CallRefused):
             raise answer
         return bool(answer)
 
     def answered(self) -> None:
-        with self._lock:
-            self._connection.send((ANSWERED, 0))
+        """As `Permit.answered`."""
+        self._send(Notice.CALL_ANSWERED)
 
-    def keep(self, record: logging.LogRecord) -> None:
-        """As what keeps the lines of a run: a note goes to the node here, other lines go by QueueHandler."""
+    def write_note(self, record: logging.LogRecord) -> None:
+        """As the log of a task: only notes are sent from here, since QueueHandler sends every other line."""
         if is_note(record):
             self._send(record)
 
     def put_nowait(self, record: logging.LogRecord) -> None:
-        """As a queue, for QueueHandler."""
+        """As a queue: QueueHandler puts every log line here."""
         self._send(record)
 
-    def _send(self, message: Outcome | logging.LogRecord | None) -> None:
+    def _send(self, message: Notice | Outcome | logging.LogRecord) -> None:
         with self._lock:
-            self._connection.send((message, 0))
+            self._connection.send(message)
 
 
-def main(descriptor: int, parent: int) -> None:
-    """Serve the node at the other end of the socket `descriptor` until it closes; `parent` is its process id."""
-    _die_with(parent)
+def main(descriptor: int, node_pid: int) -> None:
+    """Run bodies for the node at the other end of the socket `descriptor`, until the node closes it or ends."""
+    _end_with(node_pid)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave_it_to_the_node)
     connection = Connection(descriptor)
     node = NodeConnection(connection)
     try:
-        modules, levels = connection.recv()
-        _log_to(node, levels)
-        known, problem = _load(modules)
+        setup: WorkerSetup = connection.recv()
+        _log_to(node, setup.log_levels)
+        by_type, problem = _load(setup.modules)
         while True:
-            name, context = connection.recv()
+            request: BodyRequest = connection.recv()
+            context = request.context
             node.began()
             context.permit = node
-            context.open_task_log = lambda: node.keep
-            executor = known.get(name)
+            context.open_task_log = lambda: node.write_note
+            executor = by_type.get(request.executor)
             if executor is None:
-                node.ended(Outcome(EndingKind.PERMANENT, problem or _unknown(name)), context)
+                node.ended(Outcome(EndingKind.PERMANENT, problem or _unknown(request.executor)), context)
             elif executor.asynchronous:
                 node.ended(asyncio.run(run_body_async(executor, context.task, context)), context)
             else:
@@ -114,7 +114,8 @@ def main(descriptor: int, parent: int) -> None:
         os._exit(0)
 
 
-def _load(modules: list[str]) -> tuple[dict[str, Executor], str | None]:
+def _load(modules: Sequence[str]) -> tuple[dict[str, Executor], str | None]:
+    """The executors by task type, and what is wrong with them."""
     try:
         return executors(modules), None
     except UsageError as error:
@@ -126,33 +127,33 @@ def _unknown(name: str) -> str:
 
 
 def _log_to(node: NodeConnection, levels: Mapping[str, int]) -> None:
-    """Every line goes to the node, which formats and redacts it."""
+    """Send every log line to the node, which formats it and hides secrets in it."""
     logging.getLogger().addHandler(QueueHandler(node))  # type: ignore[arg-type]  # all it needs is put_nowait
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
 
 
 def _leave_it_to_the_node(_number: int, _frame: FrameType | None) -> None:
-    """A stop meant for the whole service must not break off the body that the node still waits for.
+    """Do nothing: a signal to the whole service must not end a body that the node still waits for.
 
     A function and not SIG_IGN, which the programs that a body starts would inherit.
     """
 
 
-def _die_with(parent: int) -> None:
+def _end_with(node_pid: int) -> None:
     """End this process when its node ends, however it ends."""
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     else:
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    if os.getppid() != parent:
+        threading.Thread(target=_watch, args=(node_pid,), daemon=True).start()
+    if os.getppid() != node_pid:
         os._exit(0)
 
 
-def _watch(parent: int) -> None:
+def _watch(node_pid: int) -> None:
     pause = threading.Event()
-    while os.getppid() == parent:
+    while os.getppid() == node_pid:
         pause.wait(PARENT_CHECK_SECONDS)
     os._exit(0)

@@ -1,9 +1,11 @@
 """Bodies in worker processes: CPU-heavy ones side by side, and every one of them can be killed.
 
-A pool of our own over one socket pair for each worker, not pebble or concurrent.futures: a body must report when it
-really begins, one worker that dies with SIGKILL must not leave a lock that all workers share, and the worker must not
-import the node's main module (which would bring the database driver with it). Workers are kept for further bodies and
-started when one is needed (about 0.2 s); a run costs 0.25 to 0.5 ms. Needs POSIX.
+A worker is started when one is needed (about 0.2 s) and kept for further bodies; a run costs 0.25 to 0.5 ms. Node and
+worker talk over a socket pair (`process_messages`). Needs POSIX.
+
+This is not pebble or concurrent.futures: a body must report when it really begins, a worker that dies by SIGKILL must
+not leave a lock that all workers share, and a worker must not import the node's main module, which would bring the
+database driver with it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import cast
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CallRefused, UsageError
 from crawlfleet.engines.contract import Reports, Run, Slots
-from crawlfleet.engines.process_worker import ANSWERED, CALL
+from crawlfleet.engines.process_messages import BodyRequest, Notice, SpooledOutcome, WorkerSetup
 from crawlfleet.engines.thread_pool import ThreadPool
 from crawlfleet.executors.contract import TaskContext
 from crawlfleet.executors.outcome import failed
@@ -63,7 +65,7 @@ class Worker:
             theirs.close()
         levels = levels or {name: logging.getLogger(name).getEffectiveLevel() for name in ("", "crawlfleet")}
         with contextlib.suppress(OSError):  # it died already: the first run finds out
-            self._connection.send((list(modules), levels))
+            self._connection.send(WorkerSetup(list(modules), levels))
 
     def perform(
         self,
@@ -72,20 +74,20 @@ class Worker:
         began: Callable[[], None],
         logged: Callable[[logging.LogRecord], None],
     ) -> Outcome:
-        """Run the body of executor `name` and answer its calls to its source; raises WorkerDied."""
-        self._send((name, context))
+        """Run the body of executor `name`, and allow or refuse its calls to its source; raises WorkerDied."""
+        self._send(BodyRequest(name, context))
         while True:
-            message = self._answer()
-            if message is None:
-                began()
-            elif isinstance(message, Outcome):
-                return message
-            elif message == ANSWERED:
-                context.after_answer()
-            elif message == CALL:
-                self._send(_leave_for_call(context))
-            elif isinstance(message, logging.LogRecord):
-                logged(message)
+            match self._receive():
+                case Outcome() as outcome:
+                    return outcome
+                case Notice.BODY_BEGAN:
+                    began()
+                case Notice.CALL_WANTED:
+                    self._send(_may_call(context))
+                case Notice.CALL_ANSWERED:
+                    context.after_answer()
+                case logging.LogRecord() as record:
+                    logged(record)
 
     def _send(self, message: object) -> None:
         try:
@@ -93,19 +95,20 @@ class Worker:
         except OSError as error:
             raise WorkerDied from error
 
-    def _answer(self) -> Outcome | logging.LogRecord | str | None:
-        """What it says next: a log line, the outcome, CALL, ANSWERED, None when the body begins; raises WorkerDied."""
+    def _receive(self) -> Outcome | Notice | logging.LogRecord:
+        """The worker's next message; raises WorkerDied."""
         try:
             while not self._connection.poll(ALIVE_CHECK_SECONDS):
                 if self._process.poll() is not None and not self._connection.poll():
                     raise WorkerDied
-            message, spooled_rows = self._connection.recv()
-            if spooled_rows:
-                message.rows = Spool.adopt(recv_handle(self._connection), spooled_rows)
-            return cast("Outcome | logging.LogRecord | str | None", message)
+            message = self._connection.recv()
+            if isinstance(message, SpooledOutcome):
+                message.outcome.rows = Spool.adopt(recv_handle(self._connection), message.row_count)
+                return message.outcome
+            return cast("Outcome | Notice | logging.LogRecord", message)
         except WorkerDied:
             raise
-        except Exception as error:  # the connection broke, or what came through it is no pickle
+        except Exception as error:  # the connection broke, or what came is no pickle
             raise WorkerDied from error
 
     def kill(self) -> None:
@@ -127,7 +130,7 @@ class Worker:
         return f"was ended by signal {-code} ({signal.strsignal(-code)})"
 
 
-def _leave_for_call(context: TaskContext) -> bool | CallRefused:
+def _may_call(context: TaskContext) -> bool | CallRefused:
     try:
         return context.permit is None or context.permit.take(context.cancelled)
     except CallRefused as error:
@@ -135,7 +138,7 @@ def _leave_for_call(context: TaskContext) -> bool | CallRefused:
 
 
 def logger_of(run: Run, name: str) -> logging.Logger:
-    """The run's own for what its body said through `context.log`: a worker runs one body at a time."""
+    """The logger of this name; for lines that the body wrote to `context.log` it is the run's own."""
     return run.context.log if name == run.context.log.name else logging.getLogger(name)
 
 
@@ -151,11 +154,11 @@ class ProcessesEngine:
         self._pool = ThreadPool("process", processes, slots, self._perform)
         self._lock = threading.Lock()
         self._idle: list[Worker] = []
-        self._current: dict[Run, Worker] = {}  # interrupt kills only under the lock, so never a later run's worker
+        self._worker_of: dict[Run, Worker] = {}  # read under the lock, so that no later run's worker is killed
         self._stopped = False
 
     def start(self) -> None:
-        """Raises UsageError where worker processes are not supported; workers come when they are needed."""
+        """Raises UsageError on a system without worker processes. Workers are started when they are needed."""
         if os.name != "posix":
             raise UsageError("engine processes needs Linux, macOS or another POSIX system: use engine threads")
 
@@ -165,7 +168,7 @@ class ProcessesEngine:
     def interrupt(self, run: Run) -> bool:
         run.context.cancelled.set()
         with self._lock:
-            worker = self._current.get(run)
+            worker = self._worker_of.get(run)
             if worker is not None:
                 worker.kill()
         return True
@@ -175,24 +178,24 @@ class ProcessesEngine:
         with self._lock:
             self._stopped = True
             idle, self._idle = self._idle, []
-            for run, worker in self._current.items():
+            for run, worker in self._worker_of.items():
                 run.context.cancelled.set()
                 worker.kill()
         for worker in idle:
             worker.bury()
 
     def _perform(self, run: Run) -> None:
-        """In a thread of the pool: give the run to a worker and stay with it until it ends."""
-        began, outcome = self._attempt(run)
+        """Give the run to a worker and wait until it ends; called in a thread of the pool."""
+        began, outcome = self._run_in_worker(run)
         if not began and outcome.kind == EndingKind.CRASHED:
-            began, outcome = self._attempt(run)  # the worker had died while it was idle
+            began, outcome = self._run_in_worker(run)  # the worker had died while it was idle
         if not began:
             self._reports.began(run)
         run.ends_now()
         self._reports.ended(run, outcome)
 
-    def _attempt(self, run: Run) -> tuple[bool, Outcome]:
-        """Whether the body began, which is reported, and how it ended, which is not."""
+    def _run_in_worker(self, run: Run) -> tuple[bool, Outcome]:
+        """Whether the body began, and how it ended. Reports the beginning, but not the end."""
         began = False
         outcome: Outcome | None = None
 
@@ -209,7 +212,7 @@ class ProcessesEngine:
         except OSError as error:  # the system gives no more processes
             return began, failed(error, run.context)
         with self._lock:
-            self._current[run] = worker
+            self._worker_of[run] = worker
             if self._stopped:
                 run.context.cancelled.set()
         try:
@@ -222,11 +225,11 @@ class ProcessesEngine:
         except Exception as error:  # cancelled before it was sent, or its context cannot be pickled
             outcome = failed(error, run.context)
         with self._lock:
-            del self._current[run]
-            kept = outcome is not None and worker.usable and not self._stopped
-            if kept:
+            del self._worker_of[run]
+            keeps_worker = outcome is not None and worker.usable and not self._stopped
+            if keeps_worker:
                 self._idle.append(worker)
-        ending = "" if kept else worker.bury()
+        ending = "" if keeps_worker else worker.bury()
         if outcome is None and run.context.cancelled.is_set():
             outcome = Outcome(EndingKind.CANCELLED, "the run was cancelled and its worker process killed")
         when = "" if began else " before the body began"

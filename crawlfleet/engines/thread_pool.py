@@ -1,7 +1,7 @@
-"""Threads that work through runs in order: what the threads and the processes engine share.
+"""Threads that work through runs in order. The threads engine and the processes engine share it.
 
-A thread that ended a body goes on with the next run itself, so in a busy pool no run changes hands. A thread is
-woken only when a slot was taken for it.
+A thread that has ended a body takes the next run itself, so a busy pool hands no run from one thread to another. A
+thread is woken only when a slot was taken for it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class ThreadPool:
         self._perform = perform
         self._lock = threading.Lock()
         self._queued: deque[Run] = deque()
-        self._woken: SimpleQueue[bool] = SimpleQueue()  # True: go to work, a slot is taken; False: leave
-        self._on_the_way = 0  # woken, but not yet at the queue
-        self._busy = 0  # woken or at work
+        self._woken: SimpleQueue[bool] = SimpleQueue()  # True: take runs, a slot is held; False: end
+        self._on_the_way = 0  # threads that are woken, but have not looked at the queue yet
+        self._busy = 0  # threads that are woken or at work
         self._threads = 0
         self._waiter = self._granted  # bound once: Slots compares it
 
@@ -59,7 +59,7 @@ class ThreadPool:
                 self._wake_one()
 
     def _granted(self) -> None:
-        """Slots took one for us, because we stood in line."""
+        """A slot was taken for this pool, because it stood in line."""
         with self._lock:
             wanted = self._wants_slot()
             if wanted:
@@ -102,8 +102,8 @@ class ThreadPool:
     def _next(self) -> Run | None:
         """The next run, begun; None when there is none, and this thread counts as free.
 
-        The queue is read without the lock: threads that meet at a lock after every body hand it and the interpreter
-        to each other each time, which doubles the cost of a short run.
+        The queue is read without the lock. Threads that meet at a lock after every body hand the lock and the
+        interpreter to each other, which doubles the cost of a short run.
         """
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Bodies of plain functions in threads of this process: cheap, but a body cannot be ended from outside."""
+"""Bodies of plain functions in threads of this process: cheap, but nobody can end a body from outside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from crawlfleet.executors.body import run_body
 
 
 class ThreadsEngine:
-    """At most `threads` bodies at once; `interrupt` asks a body to end, which it does when it looks."""
+    """At most `threads` bodies at once; `interrupt` asks a body to end, which it does when it looks at its context."""
 
     def __init__(self, slots: Slots, reports: Reports, threads: int) -> None:
         self._reports = reports
@@ -18,7 +18,7 @@ class ThreadsEngine:
         self._running: set[Run] = set()
 
     def start(self) -> None:
-        """Nothing to do: threads come when they are needed."""
+        """Nothing to do: threads are made when they are needed."""
 
     def submit(self, runs: Sequence[Run]) -> None:
         self._pool.submit(runs)
