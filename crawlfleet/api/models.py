@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, Tag
 
 from crawlfleet.insights.explain import Reason
 from crawlfleet.insights.forecast import Bottleneck
-from crawlfleet.model.lifecycle import AssignmentStatus, DeviceStatus, TaskStatus
+from crawlfleet.model.lifecycle import AssignmentStatus, DeviceStatus, TaskEvent, TaskStatus
 from crawlfleet.model.task_spec import MAX_PRIORITY
 
 MAX_TASKS = 5_000  # that one request adds, retries or cancels
@@ -32,7 +32,7 @@ RUN: dict[str, Any] = {
     "task_id": 17,
     "device_id": "fetcher-01",
     "device_epoch": 4,
-    "status": "completed",
+    "status": AssignmentStatus.COMPLETED,
     "retry_count": 0,
     "assigned_at": "2026-02-01T02:00:00.120000Z",
     "taken_at": "2026-02-01T02:00:00.120000Z",
@@ -99,7 +99,8 @@ class TaskChoice(BaseModel):
     """Tasks by their ids, or by what they have in common."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"ids": [17, 18]}, {"status": "failed", "username": "demo"}]}
+        extra="forbid",
+        json_schema_extra={"examples": [{"ids": [17, 18]}, {"status": TaskStatus.FAILED, "username": "demo"}]},
     )
     ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_TASKS)] | None = None
     status: TaskStatus | None = None
@@ -146,7 +147,7 @@ class Changed(BaseModel):
 class Task(BaseModel):
     """A task as a list shows it: without `task_data` and `task_ret`, its error cut after 300 characters."""
 
-    model_config = _example(id=17, **TASK, status="completed")
+    model_config = _example(id=17, **TASK, status=TaskStatus.COMPLETED)
     id: int
     task_type: str
     source: str | None
@@ -206,7 +207,7 @@ class WholeRun(Run):
 
 
 class Event(BaseModel):
-    model_config = _example(id=3, task_id=17, event="cancelled", actor="token deploy", detail=None)
+    model_config = _example(id=3, task_id=17, event=TaskEvent.CANCELLED, actor="token deploy", detail=None)
     id: int
     task_id: int
     event: str

@@ -17,6 +17,7 @@ from crawlfleet.cli.output import print_table, say
 from crawlfleet.cli.program import program_words
 from crawlfleet.core.account import Account
 from crawlfleet.core.errors import CrawlfleetError, UsageError
+from crawlfleet.model.lifecycle import TaskStatus
 
 if TYPE_CHECKING:
     from crawlfleet.sandbox.server import Sandbox
@@ -29,6 +30,7 @@ DAYS = 7  # the last ones, yesterday included
 MINUTE_SECONDS = 1.0  # of the simulated vendor, so that nobody waits for its quotas
 LONGEST_SECONDS = 50.0
 LOOK_SECONDS = 0.5
+SHOWN_STATES = (TaskStatus.COMPLETED, TaskStatus.FAILED)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def run_demo(args: argparse.Namespace) -> int:
             raise
         finally:
             fleet.close()
-    good = code == 0 and outcome.tasks["completed"] == outcome.tasks["total"] and outcome.rows > 0
+    good = code == 0 and outcome.tasks[TaskStatus.COMPLETED] == outcome.tasks["total"] and outcome.rows > 0
     _print_summary(outcome, file, good)
     return 0 if good else 1
 
@@ -102,7 +104,7 @@ def _wait(node: DemoNode, fleet: Fleet) -> int:
     shown: tuple[int, int] | None = None
     while (code := node.wait(LOOK_SECONDS)) is None:
         counts = fleet.tasks.stats()
-        done = (counts["completed"] + counts["failed"], counts["total"])
+        done = (counts[TaskStatus.COMPLETED] + counts[TaskStatus.FAILED], counts["total"])
         if done != shown:
             shown = done
             say(f"进度 / progress: {done[0]} of {done[1]} tasks")
@@ -135,7 +137,7 @@ def _print_summary(outcome: Outcome, file: Path, good: bool) -> None:
             ("天数 / days", days),
             (
                 "任务 / tasks",
-                ", ".join(f"{outcome.tasks[state]} {state}" for state in ("completed", "failed", "total")),
+                ", ".join(f"{outcome.tasks[state]} {state}" for state in (*SHOWN_STATES, "total")),
             ),
             ("接口调用 / vendor calls", f"{outcome.calls['calls']} made, {outcome.calls['refused']} refused"),
             ("用时 / seconds", f"{outcome.seconds:.1f}"),

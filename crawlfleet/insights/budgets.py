@@ -20,11 +20,11 @@ from crawlfleet.model.lifecycle import AccountStatus
 class Health(StrEnum):
     """How an account stands, derived from its status and its budgets."""
 
-    HEALTHY = "healthy"
+    HEALTHY = AccountStatus.HEALTHY.value
     THROTTLED = "throttled"  # a budget of a window is used up, or closed for less than the rest of the UTC day
     QUOTA_OUT = "quota_out"  # a budget of a day is used up, or one is closed until the UTC day ends
-    TOKEN_EXPIRED = "token_expired"
-    PARKED = "parked"
+    TOKEN_EXPIRED = AccountStatus.TOKEN_EXPIRED.value
+    PARKED = AccountStatus.PARKED.value
 
 
 def budget_facts(budget: Budget, now: datetime, opens_at: datetime | None = None) -> dict[str, Any]:

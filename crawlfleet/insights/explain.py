@@ -17,7 +17,7 @@ from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import NEVER, Budget
 from crawlfleet.model.device import DeviceDAO, takes
 from crawlfleet.model.lane_budgets import LaneBudgetReader, LaneBudgets
-from crawlfleet.model.lifecycle import ENDED, LIVE, AccountStatus, DeviceStatus, TaskStatus
+from crawlfleet.model.lifecycle import ENDED, LIVE, AccountStatus, DeviceStatus, TaskEvent, TaskStatus
 
 When = Callable[[datetime], str]
 SHOWN_MESSAGE = 300  # characters of an error within a sentence
@@ -26,14 +26,14 @@ SHOWN_MESSAGE = 300  # characters of an error within a sentence
 class Reason(StrEnum):
     """Stable codes, the most decisive first; programs may rely on them."""
 
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    RUNNING = "running"
-    ASSIGNED = "assigned"
+    COMPLETED = TaskStatus.COMPLETED.value
+    FAILED = TaskStatus.FAILED.value
+    CANCELLED = TaskStatus.CANCELLED.value
+    RUNNING = TaskStatus.RUNNING.value
+    ASSIGNED = TaskStatus.ASSIGNED.value
     QUEUE_PAUSED = "queue_paused"
     ACCOUNT_PARKED = "account_parked"
-    TOKEN_EXPIRED = "token_expired"
+    TOKEN_EXPIRED = AccountStatus.TOKEN_EXPIRED.value
     NO_DEVICE = "no_device"  # none that was seen lately knows the type
     NO_LABEL = "no_label"  # none that is online and knows the type has the task's label
     DEVICES_AWAY = "devices_away"  # those that could take it are offline or draining
@@ -116,7 +116,7 @@ class _Teller:
             return self._because(Reason.COMPLETED, f"completed at {at}, after {_count(runs, 'run')}")
         if task["status"] == TaskStatus.FAILED:
             return self._because(Reason.FAILED, f"failed at {at} ({task['error_kind']}): {_short(task)}")
-        by = next((each["actor"] for each in reversed(task["events"]) if each["event"] == "cancelled"), None)
+        by = next((each["actor"] for each in reversed(task["events"]) if each["event"] == TaskEvent.CANCELLED), None)
         return self._because(Reason.CANCELLED, f"cancelled at {at}" + (f" by {by}" if by else ""))
 
     def _live(self) -> Explanation:
@@ -285,7 +285,7 @@ def _claims(device: Mapping[str, Any]) -> bool:
 def _obstacle(device: Mapping[str, Any]) -> str:
     """What keeps a device from running further tasks, or nothing."""
     if device["status"] != DeviceStatus.ONLINE:
-        return "offline"
+        return DeviceStatus.OFFLINE
     if device["device_type"] == "master":
         return "a master, which runs none"
     return "draining" if device["draining"] else ""

@@ -116,7 +116,7 @@ def _oldest_due(reader: Reader, now: datetime) -> dict[str, float]:
 
 def _devices(connection: Reader, now: datetime) -> tuple[dict[str, int], float | None]:
     statement = sql("SELECT status, draining, COUNT(*), MIN(last_heartbeat) FROM cl_device GROUP BY status, draining")
-    counts = {"online": 0, "draining": 0, "offline": 0}
+    counts = {str(DeviceStatus.ONLINE): 0, "draining": 0, str(DeviceStatus.OFFLINE): 0}
     oldest: float | None = None
     for status, draining, count, last in connection.execute(statement):
         is_online, beat = status == DeviceStatus.ONLINE, utc(last)

@@ -35,7 +35,7 @@ class Bottleneck(StrEnum):
     """What decides when an account's backlog is done; the first six: that it never is, as things stand."""
 
     PAUSED = "paused"
-    PARKED = "parked"
+    PARKED = AccountStatus.PARKED.value
     NO_DEVICE = "no_device"
     NO_TOKEN = "no_token"  # no node that tried has the account's token
     FAILING = "failing"

@@ -128,6 +128,6 @@ def _verdict(devices: Sequence[Mapping[str, Any]], open_work: Backlog, tasks: Ma
     if open_work.open_tasks and running:
         said.append(f"working: {open_work.open_tasks} tasks are open, {len(online)} devices are online")
     if not said:
-        failed = f"; {tasks['failed']} tasks failed" if tasks["failed"] else ", nothing failed"
+        failed = f"; {tasks[TaskStatus.FAILED]} tasks failed" if tasks[TaskStatus.FAILED] else ", nothing failed"
         said.append(f"idle: nothing is open{failed}")
     return "; ".join(said)

@@ -109,5 +109,5 @@ def assignment(db: Database, assignment_id: int) -> dict[str, Any] | None:
 
 def success_rate(tasks: Mapping[str, int]) -> float | None:
     """The share of tasks that completed, of those that completed or failed; None when none did."""
-    ended = tasks["completed"] + tasks["failed"]
-    return round(tasks["completed"] / ended, 4) if ended else None
+    ended = tasks[TaskStatus.COMPLETED] + tasks[TaskStatus.FAILED]
+    return round(tasks[TaskStatus.COMPLETED] / ended, 4) if ended else None

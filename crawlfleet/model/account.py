@@ -16,7 +16,7 @@ from crawlfleet.core.sql import json_rows, json_value, sql, stamp
 from crawlfleet.core.transaction import Answer, AnyRow, Statements, Transaction
 from crawlfleet.model import audit, schema, signals
 from crawlfleet.model.ledger import Ledger
-from crawlfleet.model.lifecycle import AccountStatus
+from crawlfleet.model.lifecycle import OPEN, AccountStatus, quoted
 
 ACCOUNT_COLUMNS = "a.kind, a.token_env, a.token_file, a.token_sealed, a.proxy, a.app_ids"  # what `from_row` reads
 
@@ -170,7 +170,7 @@ class AccountDAO:
             open_tasks = transaction.execute(
                 sql(
                     "SELECT COUNT(*) FROM cl_crawl_task t JOIN cl_lane l ON l.id = t.lane_id WHERE l.source = :source"
-                    " AND l.username = :username AND t.status IN ('pending', 'assigned', 'running')"
+                    f" AND l.username = :username AND t.status IN ({quoted(OPEN)})"
                 ),
                 key,
             ).scalar_one()

@@ -46,6 +46,13 @@ class AccountStatus(StrEnum):
     PARKED = "parked"  # a person parked it
 
 
+class TaskEvent(StrEnum):
+    """What people did to tasks, as `cl_task_event` notes it."""
+
+    CANCELLED = "cancelled"
+    REVIVED = "revived"
+
+
 LIVE = (TaskStatus.ASSIGNED, TaskStatus.RUNNING)
 OPEN = (TaskStatus.PENDING, *LIVE)
 ENDED = (TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED)

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from crawlfleet.core.errors import TokenUnavailable
+from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.sql import SqlDialect, json_rows, sql, stamp, utc
 from crawlfleet.core.transaction import Statements
 from crawlfleet.model.claims import labels_fit
@@ -131,7 +131,7 @@ class OpenLane:
 
 def open_lanes(reader: Statements) -> list[OpenLane]:
     """All lanes with open tasks, as they stand in one moment: no task is missed that moves meanwhile."""
-    lacks_token = f"error_kind = '{TokenUnavailable.kind}'"
+    lacks_token = f"error_kind = '{EndingKind.TOKEN}'"
     counts = sql(
         "SELECT lane_id, 0 AS due, COUNT(*) AS later, 0 AS live, MAX(wake_at) AS last_due_at,"
         f" MIN(CASE WHEN {lacks_token} THEN error_message END) AS no_token,"

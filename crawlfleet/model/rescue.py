@@ -18,7 +18,7 @@ from crawlfleet.model import audit, signals
 from crawlfleet.model.ending import Ending, Outcome
 from crawlfleet.model.gate import RunCalls, book_calls, end_runs
 from crawlfleet.model.ledger import Ledger
-from crawlfleet.model.lifecycle import LIVE_RUN, MOVES, quoted, run_guard, task_guard
+from crawlfleet.model.lifecycle import LIVE_RUN, MOVES, TaskEvent, quoted, run_guard, task_guard
 from crawlfleet.model.task_insert import order_key
 
 RESCUE_BATCH = 500  # runs or tasks of one statement
@@ -127,7 +127,7 @@ def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None, now:
         )
         for statement in (tasks, runs):
             transaction.execute(sql(statement), {"rows": rows, "now": stamp(transaction.now)})
-        record_events(transaction, list(found), "cancelled", actor)
+        record_events(transaction, list(found), TaskEvent.CANCELLED, actor)
         audit.record(transaction, actor, "tasks.cancel", task_ids=sorted(found))
         signals.tasks_changed(transaction)
         return sorted(found)
@@ -175,7 +175,7 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
         ledger = Ledger(transaction)
         ledger.touch(_lanes_of_sources(transaction, list(found)))
         ledger.close()
-        record_events(transaction, list(found), "revived", actor)
+        record_events(transaction, list(found), TaskEvent.REVIVED, actor)
         audit.record(transaction, actor, "tasks.retry", task_ids=sorted(found))
         signals.tasks_changed(transaction)
         return sorted(found)
@@ -239,7 +239,7 @@ def _reject_batch(db: Database, lane_id: int, task_type: str, now: datetime | No
 def record_events(
     transaction: Transaction,
     task_ids: Sequence[int],
-    event: str,
+    event: TaskEvent,
     actor: str | None,
     detail: str | None = None,
 ) -> None:

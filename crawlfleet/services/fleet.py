@@ -16,7 +16,7 @@ from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
-from crawlfleet.model.lifecycle import MOVES
+from crawlfleet.model.lifecycle import MOVES, TaskStatus
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
 from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec, parse_date
@@ -159,7 +159,7 @@ class Fleet:
             if task_id not in states:
                 raise NotFound(f"there is no task {task_id}")
             if states[task_id] not in MOVES[move].task_from:
-                done = "retried" if move == "revive" else "cancelled"
+                done = "retried" if move == "revive" else TaskStatus.CANCELLED
                 raise CrawlfleetError(
                     f"task {task_id} is {states[task_id]}: it can be {done} while it is"
                     f" {' or '.join(MOVES[move].task_from)}"

@@ -101,7 +101,7 @@ def run_retry(args: argparse.Namespace) -> int:
 
 def run_cancel(args: argparse.Namespace) -> int:
     """Cancel open tasks."""
-    return _move(args, "cancel", "cancelled")
+    return _move(args, "cancel", TaskStatus.CANCELLED)
 
 
 def _move(args: argparse.Namespace, move: str, done: str) -> int:
