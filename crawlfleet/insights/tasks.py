@@ -12,6 +12,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.insights.pages import Page, newest_first
 from crawlfleet.model import queue_depth, schema
 from crawlfleet.model.crawl_task import CrawlTaskDAO
+from crawlfleet.model.lifecycle import TaskStatus
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
 
 LONG_TASK_COLUMNS = frozenset({"task_data", "task_ret"})

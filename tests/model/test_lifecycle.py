@@ -5,11 +5,15 @@ The cases come from `MOVES` and `ENDINGS`.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
 
 import pytest
 
+import crawlfleet
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.endings import EndingKind
@@ -24,7 +28,9 @@ from crawlfleet.model.lifecycle import (
     LIVE,
     MOVES,
     AccountStatus,
+    AssignmentStatus,
     Cost,
+    DeviceStatus,
     TaskStatus,
     WaitsFor,
     diagram,
@@ -223,3 +229,31 @@ def test_an_offline_device_cannot_claim(device: Device, db: Database) -> None:
     assert DeviceDAO(db).mark_silent_offline(300, late) == [("d1", 0)]
     with pytest.raises(LeaseLost):
         device.claim()
+
+
+SPELLED_IN = {"core/endings.py", "model/lifecycle.py", "model/schema.py"}
+OTHER_MEANINGS = {  # (file, word): what is spelled like a state or a kind, and is none
+    ("api/app.py", "ok"),  # the health check of the HTTP API
+    ("cli/devices_cli.py", "running"),  # a column
+    ("engines/dask/connection.py", "running"),  # a state of Dask's client
+    ("insights/forecast.py", "quota"),  # what a forecast depends on
+    ("insights/overview.py", "offline"),  # a field of the answer
+    ("insights/overview.py", "online"),
+    ("model/device_heartbeat.py", "running"),  # a column
+    ("sandbox/apple/invented_data.py", "released"),  # when an app was
+    ("services/dispatcher.py", "assigned"),  # a counter
+}
+
+
+def test_states_and_kinds_are_spelled_in_one_place() -> None:
+    enums: tuple[type[StrEnum], ...] = (TaskStatus, AssignmentStatus, DeviceStatus, AccountStatus, EndingKind)
+    words = {str(member) for enum in enums for member in enum} - {"proxy", "token"}  # names of columns and settings
+    package = Path(crawlfleet.__file__).parent
+    spelled = set()
+    for path in package.rglob("*.py"):
+        name = path.relative_to(package).as_posix()
+        if name not in SPELLED_IN and "migrations/" not in name:
+            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+            spelled |= {(name, word) for word in words if word in texts or any(f"'{word}'" in text for text in texts)}
+    assert spelled == OTHER_MEANINGS
