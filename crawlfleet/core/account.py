@@ -60,23 +60,23 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class BearingAccount(Account):
-    """An account that bears its token, for a body on a host without this node's keys, files and environment."""
+class AccountWithToken(Account):
+    """An account that holds its token, for a body on a host without this node's keys, files and environment."""
 
     proxy: str | None = field(default=None, repr=False)  # here with its password
-    borne_token: str = field(default="", repr=False)
+    token_text: str = field(default="", repr=False)
 
     def _read(self) -> str:
-        return self.borne_token
+        return self.token_text
 
 
-def bearing(account: Account, proxy: str | None) -> Account:
-    """The account with its token and this proxy; raises as `Account.token` does. One without a token stays so."""
+def with_token(account: Account, proxy: str | None) -> Account:
+    """A copy that holds its token, and this proxy; raises as `Account.token` does. A tokenless account stays so."""
     values = {item.name: getattr(account, item.name) for item in fields(Account)}
     values |= {"proxy": proxy, "key_file": None}
     if not (account.token_env or account.token_file or account.token_sealed):
         return Account(**values)
-    return BearingAccount(**values, borne_token=account.token())
+    return AccountWithToken(**values, token_text=account.token())
 
 
 def check_token(token: str) -> str:

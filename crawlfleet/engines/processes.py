@@ -117,8 +117,8 @@ class Worker:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def bury(self) -> str:
-        """Kill what is left of it; how it ended, in words."""
+    def end(self) -> str:
+        """Kill what is left of it and wait for it. Returns how it ended, in words."""
         self.kill()  # before it is waited for: until then nobody else can get its id
         self._connection.close()
         try:
@@ -182,7 +182,7 @@ class ProcessesEngine:
                 run.context.cancelled.set()
                 worker.kill()
         for worker in idle:
-            worker.bury()
+            worker.end()
 
     def _perform(self, run: Run) -> None:
         """Give the run to a worker and wait until it ends; called in a thread of the pool."""
@@ -229,7 +229,7 @@ class ProcessesEngine:
             keeps_worker = outcome is not None and worker.usable and not self._stopped
             if keeps_worker:
                 self._idle.append(worker)
-        ending = "" if keeps_worker else worker.bury()
+        ending = "" if keeps_worker else worker.end()
         if outcome is None and run.context.cancelled.is_set():
             outcome = Outcome(EndingKind.CANCELLED, "the run was cancelled and its worker process killed")
         when = "" if began else " before the body began"

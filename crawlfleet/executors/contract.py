@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from crawlfleet.core.account import Account, bearing
+from crawlfleet.core.account import Account, with_token
 from crawlfleet.core.errors import PermanentError, TaskError, UsageError
 from crawlfleet.core.vendor_data import Row, Scope
 from crawlfleet.executors.permit import Permit
@@ -104,16 +104,16 @@ class TaskContext:
                     self._log = RunLogger(name, partial(_secrets_of, self._account), write_record)
         return self._log
 
-    def bearing(self) -> TaskContext:
+    def with_secrets(self) -> TaskContext:
         """A copy with token and proxy passwords inside, for a host that lacks this node's environment, files and keys.
 
         Raises TokenUnavailable or ProxyError when this node lacks them, too.
         """
         account, source = self._account, self._source
         if account is not None:
-            account = bearing(account, account.proxy and Proxy(account.proxy).bearing())
+            account = with_token(account, account.proxy and Proxy(account.proxy).with_password())
         if isinstance(source, SourceSettings) and source.proxy:
-            source = replace(source, proxy=Proxy(source.proxy).bearing())
+            source = replace(source, proxy=Proxy(source.proxy).with_password())
         return TaskContext(self.task, account, source)
 
     def check(self) -> None:

@@ -190,15 +190,15 @@ def test_a_token_travels_without_being_shown(
         stage = make_stage("dask")
         run = stage.run("bear")
         context = TaskContext(run.task, account)
-        stage.engine.submit([bearing := Run(run.assignment_id, run.task, run.executor, context)])
-        outcome = stage.outcome(bearing)
+        stage.engine.submit([with_account := Run(run.assignment_id, run.task, run.executor, context)])
+        outcome = stage.outcome(with_account)
     assert json.loads(outcome.summary or "{}") == {
         "digest": sha256(TOKEN.encode()).hexdigest(),
         "proxy": sha256(b"http://user:p%2Fw@proxy.example:3128").hexdigest(),
     }
     assert "the token is ***" in caplog.text
     assert TOKEN not in caplog.text
-    request = messages.RunRequest("topic", "bear", context.bearing(), MODULES, {}, "1.0")
+    request = messages.RunRequest("topic", "bear", context.with_secrets(), MODULES, {}, "1.0")
     for shown in (request, request.context.account, messages.SealedRequest(TOKEN.encode())):
         assert TOKEN not in repr(shown)
         assert "p%2Fw" not in repr(shown)

@@ -203,7 +203,7 @@ class DaskEngine(LoopEngine):
 
         run = remote.run
         try:
-            context = run.context.bearing()
+            context = run.context.with_secrets()
             request = RunRequest(client.id, run.executor.name, context, self._modules, self._levels, VERSION)
             sealed = SealedRequest(pickle.dumps(request))
         except Exception as error:  # no token here, or its context cannot be pickled

@@ -171,7 +171,7 @@ class RemoteBody:
             if outcome is not None and process.usable:
                 _idle.append((time.monotonic(), kind, process))
                 return outcome
-        ending = process.bury()
+        ending = process.end()
         if outcome is not None:
             return outcome
         if self.cancelled.is_set():
@@ -286,6 +286,6 @@ def _look_now_and_then() -> None:
             if not body.wanted:
                 body.cancel()
         for _, _, process in rested:
-            process.bury()
+            process.end()
         if finished:
             return

@@ -62,7 +62,7 @@ class Proxy:
         user, password = (self._value(part or "") for part in (self._parts.username, self._parts.password))
         return OpenProxy(self.name, (user, password) if user or password else None)
 
-    def bearing(self) -> str:
+    def with_password(self) -> str:
         """The address with its credentials in clear, for a host that lacks their variables; raises ProxyError."""
         auth = self.open().auth
         if auth is None:
