@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING
 from datetime import date
+from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 
 from crawlfleet.cli.main import GROUPS, build_parser
+from crawlfleet.model.api_token import Role
+from crawlfleet.model.lifecycle import AccountStatus, AssignmentStatus, DeviceStatus, TaskEvent, TaskStatus
 from crawlfleet.model.schema import metadata
 from crawlfleet.sandbox.server import Sandbox
 from crawlfleet.settings.definitions import BASE_URL_VARIABLES, ENVIRONMENT_PREFIX, FIELDS, RULES
@@ -195,6 +198,36 @@ def test_every_table_and_column_is_documented(table: str) -> None:
     [body] = [body for heading, body in sections(page("docs/tables.md")) if f"`{table}`" in heading]
     told = set(re.findall(r"`([a-z_]+)`", "\n".join(re.findall(r"^\| (.*?) \|", body, flags=re.MULTILINE))))
     assert told == {column.name for column in metadata.tables[table].columns}
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "values"),
+    [
+        ("cl_crawl_task", "status", TaskStatus),
+        ("cl_task_assignment", "status", AssignmentStatus),
+        ("cl_device", "status", DeviceStatus),
+        ("cl_account", "status", AccountStatus),
+        ("cl_task_event", "event", TaskEvent),
+        ("cl_api_token", "role", Role),
+    ],
+)
+def test_every_value_that_a_column_may_have_is_documented(table: str, column: str, values: type[StrEnum]) -> None:
+    [body] = [body for heading, body in sections(page("docs/tables.md")) if f"`{table}`" in heading]
+    [row] = [line for line in body.splitlines() if re.match(rf"\| .*`{column}`.* \|", line) and "status_" not in line]
+    assert [value for value in values if f"`{value}`" not in row] == []
+
+
+def test_every_action_of_the_audit_is_documented() -> None:
+    [body] = [body for heading, body in sections(page("docs/tables.md")) if "`cl_audit`" in heading]
+    told = set(re.findall(r"`([a-z]+\.[a-z]+)`", body))
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "crawlfleet").rglob("*.py"))
+    subjects = {action.split(".")[0] for action in told}
+    assert told == set(re.findall(rf'"((?:{"|".join(subjects)})\.[a-z]+)"', code))
+
+
+def test_the_index_leads_to_every_page() -> None:
+    named = {target.split("/")[-1] for target in re.findall(r"\]\(([^)#]+)\)", page("docs/index.md"))}
+    assert named >= {name.split("/")[-1] for name in PAGES} - {"index.md"}
 
 
 # -- examples
