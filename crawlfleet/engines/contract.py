@@ -1,8 +1,8 @@
 """What an engine is: a place where the body of a task runs.
 
-Engines know no database and no task type. They are handed `Run`s, keep them in order, begin each when a slot is
-free, and report twice for each run that was not withdrawn: `began(run)`, then `ended(run, outcome)`, from any
-thread. A run that `stop` found waiting is reported by neither.
+Engines know no database and no task type. An engine gets `Run`s, keeps their order, and begins each when a slot is
+free. For each run that was not withdrawn it reports `began(run)`, then `ended(run, outcome)`, from any thread. It
+reports nothing of a run that still waited when `stop` was called.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Run:
     """One assignment in the memory of its node: queued, begun, or withdrawn before it began.
 
     `begin` and `withdraw` exclude each other: only one of them ever returns True.
-    `claimed_at`, `began_at` and `ended_at` are seconds of the monotonic clock; the engine tells of the last two before
-    it reports. `phase` is the scheduler's, and is no business of an engine.
+    `claimed_at`, `began_at` and `ended_at` are seconds of the monotonic clock; the engine sets the last two before it
+    reports. `phase` belongs to the scheduler; engines do not touch it.
     """
 
     __slots__ = (
@@ -62,7 +62,7 @@ class Run:
         self.claimed_at = clock.monotonic()
         self.began_at: float | None = None
         self.ended_at: float | None = None
-        self.withdrawn = False  # the body never will begin
+        self.withdrawn = False  # True: the body will never begin
         self._lock = threading.Lock()
 
     def begin(self) -> bool:
@@ -99,10 +99,10 @@ class Reports:
 
 
 class Slots:
-    """How many bodies may run at once on this node, shared by its engines in turn.
+    """Room for running bodies on this node, shared by its engines in turn. One slot is room for one body.
 
-    An engine that finds no slot free stands in line once, with its `waiter`: a function that is called from any
-    thread, with a slot already taken for it, and that returns at once.
+    An engine that finds no slot free stands in line once, with its `waiter`: a function that is called in any thread
+    when a slot has been taken for it. It returns at once.
     """
 
     def __init__(self, count: int) -> None:
@@ -136,9 +136,9 @@ class Slots:
         waiter()
 
     def _alone(self, waiter: Callable[[], None]) -> bool:
-        """Whether nobody else stands in line, without the lock: threads that ask after every body would queue for it.
+        """Whether nobody else stands in line. Takes no lock: threads that ask after every body would queue for it.
 
-        Who steps in line at this moment gets the next slot instead of this one.
+        An engine that joins the line at this moment gets the next slot instead of this one.
         """
         try:
             return self._line[0] == waiter and len(self._line) == 1
@@ -167,10 +167,10 @@ class Slots:
 
 
 class Engine(Protocol):
-    """Contract of threads.py, asyncio_loop.py, processes.py and dask.py."""
+    """What threads.py, asyncio_loop.py, processes.py, dask/engine.py and engines of other packages offer."""
 
     def start(self) -> None:
-        """Make ready; called once, before the first submit."""
+        """Get ready to run bodies; called once, before the first `submit`."""
         ...
 
     def submit(self, runs: Sequence[Run]) -> None:
