@@ -6,7 +6,7 @@ these; statements as text do not know them, see `core/sql`.
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -16,16 +16,23 @@ from crawlfleet.core import sql
 
 
 class Moment(sa.TypeDecorator[datetime]):
-    """A moment in UTC with microseconds: text on SQLite."""
+    """A moment in UTC with microseconds: text on SQLite. One of another zone is stored as the moment that it is."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
+        if dialect.name in {"mysql", "mariadb"}:
+            from sqlalchemy.dialects.mysql import DATETIME  # loaded already where it is needed
+
+            return dialect.type_descriptor(DATETIME(fsp=6))
         return dialect.type_descriptor(sa.Text() if dialect.name == "sqlite" else self.impl_instance)
 
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> Any:
-        return sql.stamp(value) if value is not None and dialect.name == "sqlite" else value
+        if value is None:
+            return None
+        # MySQL's driver would leave the zone out
+        return sql.stamp(value) if dialect.name == "sqlite" else value.astimezone(UTC)
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
         return sql.utc(value)
