@@ -1,32 +1,25 @@
-"""What the API takes and gives, for its documentation and for checking bodies."""
+"""What the API gives, for its documentation."""
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, Tag
+from pydantic import BaseModel, ConfigDict, Field
 
+from crawlfleet.api.bodies import MAX_TASKS, TASK
+from crawlfleet.api.row_models import fields_of, row_model
+from crawlfleet.insights.coverage import CoveredDay
 from crawlfleet.insights.explain import Reason
-from crawlfleet.insights.forecast import Bottleneck
-from crawlfleet.model.lifecycle import AssignmentStatus, DeviceStatus, TaskEvent, TaskStatus
-from crawlfleet.model.task_spec import MAX_PRIORITY
+from crawlfleet.insights.forecast import AccountForecast
+from crawlfleet.insights.stored_rows import FEED_NAMES, KEY_COLUMNS
+from crawlfleet.insights.task_logs import LogLine
+from crawlfleet.insights.tasks import LONG_TASK_COLUMNS
+from crawlfleet.model import schema
+from crawlfleet.model.lifecycle import AssignmentStatus, DeviceStatus, TaskStatus
 
-MAX_TASKS = 5_000  # that one request adds, retries or cancels
-MAX_ID = 2**63 - 1
-Id = Annotated[StrictInt, Field(ge=1, le=MAX_ID)]
-Label = Annotated[str, Field(max_length=190)]
 Next = Annotated[str | None, Field(description="where the next page begins; null on the last one")]
 
-TASK: dict[str, Any] = {
-    "task_type": "app_data",
-    "username": "demo_agency",
-    "source": "appsflyer",
-    "app_id": "com.example.app",
-    "start_date": "2026-01-01",
-    "end_date": "2026-01-31",
-    "priority": 5,
-}
 RUN: dict[str, Any] = {
     "id": 8589934593,
     "task_id": 17,
@@ -57,55 +50,9 @@ class Problem(BaseModel):
     detail: str = Field(description="what is wrong, which value, what to do")
 
 
-# -- bodies
-
-
-class NewTask(BaseModel):
-    """A task to be added: the keys of a line of `tasks add --from`. Only `task_type` is required."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": TASK})
-    task_type: Annotated[str, Field(min_length=1, max_length=64)]
-    username: Label | None = None
-    source: Annotated[str, Field(max_length=64)] | None = None
-    app_id: Label | None = None
-    start_date: dt.date | None = Field(None, description="first day")
-    end_date: dt.date | None = Field(None, description="last day, included")
-    report: Annotated[str, Field(max_length=64)] | None = None
-    priority: StrictInt = Field(
-        0, ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="each step overtakes ten minutes of waiting"
-    )
-    run_at: dt.datetime | None = Field(None, description="not before this moment; UTC without a zone")
-    task_data: dict[str, Any] | None = Field(None, description="for the executor; at most 256 KiB of JSON")
-    label: Annotated[str, Field(max_length=64)] | None = Field(None, description="only for devices that have it")
-    unique_key: Label | None = Field(None, description="at most one open task has this key")
-    execution_timeout: Annotated[StrictInt, Field(ge=1, le=604_800)] | None = Field(None, description="seconds")
-    max_retry_count: Annotated[StrictInt, Field(ge=0, le=100)] | None = None
-
-
-ONE, MANY = "one", "many"  # which of the two a body is, so that an error is of that one alone
-NewTasks = Annotated[
-    Annotated[NewTask, Tag(ONE)]
-    | Annotated[Annotated[list[NewTask], Field(min_length=1, max_length=MAX_TASKS)], Tag(MANY)],
-    Discriminator(lambda body: MANY if isinstance(body, list) else ONE),
-]
-
-
 class Ids(BaseModel):
     model_config = _example(ids=[17, 18])
     ids: list[int] = Field(description="ids of the tasks, in the order of the request")
-
-
-class TaskChoice(BaseModel):
-    """Tasks by their ids, or by what they have in common."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"examples": [{"ids": [17, 18]}, {"status": TaskStatus.FAILED, "username": "demo"}]},
-    )
-    ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_TASKS)] | None = None
-    status: TaskStatus | None = None
-    task_type: Annotated[str, Field(max_length=64)] | None = None
-    username: Label | None = None
 
 
 class Moved(BaseModel):
@@ -113,16 +60,6 @@ class Moved(BaseModel):
     moved: list[int] = Field(description="ids of the tasks that were")
     left: int = Field(description="how many were left as they were: another state by now, or their unique key is taken")
     more: bool = Field(description=f"more tasks than {MAX_TASKS} were meant: ask again")
-
-
-class Why(BaseModel):
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"reason": "the vendor is down"}})
-    reason: Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
-
-
-class CleanUp(BaseModel):
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"days": 7}})
-    days: StrictInt = Field(7, ge=1, le=3650, description="older rows are deleted")
 
 
 class CleanedUp(BaseModel):
@@ -144,115 +81,50 @@ class Changed(BaseModel):
 # -- tasks
 
 
-class Task(BaseModel):
-    """A task as a list shows it: without `task_data` and `task_ret`, its error cut after 300 characters."""
-
-    model_config = _example(id=17, **TASK, status=TaskStatus.COMPLETED)
-    id: int
-    task_type: str
-    source: str | None
-    username: str | None
-    app_id: str | None
-    report: str | None
-    label: str | None
-    start_date: dt.date | None
-    end_date: dt.date | None
-    status: TaskStatus
-    priority: int
-    lane_id: int
-    order_key: int
-    ready_key: int | None
-    ready_lane_id: int | None
-    wake_at: dt.datetime | None
-    next_run_at: dt.datetime
-    assignment_id: int | None
-    assigned_device_id: str | None
-    assigned_at: dt.datetime | None
-    execution_timeout: int
-    max_retry_count: int
-    retry: int
-    crash_count: int
-    unique_key: str | None
-    open_key: str | None
-    parent_id: int | None
-    error_kind: str | None
-    error_message: str | None
-    created_at: dt.datetime
-    updated_at: dt.datetime
-    completed_at: dt.datetime | None
-
-
-class Run(BaseModel):
-    """A run as a list shows it: without `result_data`."""
-
-    model_config = _example(**RUN)
-    id: int
-    task_id: int
-    device_id: str
-    device_epoch: int
-    status: AssignmentStatus
-    retry_count: int
-    assigned_at: dt.datetime
-    taken_at: dt.datetime | None = Field(description="null: a master assigned it and its device has not seen it yet")
-    started_at: dt.datetime | None
-    completed_at: dt.datetime | None
-    error_kind: str | None
-    error_message: str | None
-    created_at: dt.datetime
-    updated_at: dt.datetime
-
-
-class WholeRun(Run):
-    result_data: Any
-
-
-class Event(BaseModel):
-    model_config = _example(id=3, task_id=17, event=TaskEvent.CANCELLED, actor="token deploy", detail=None)
-    id: int
-    task_id: int
-    event: str
-    actor: str | None
-    detail: str | None
-    created_at: dt.datetime
-
-
-class WholeTask(Task):
-    task_data: Any
-    task_ret: Any
-    assignments: list[WholeRun]
-    events: list[Event]
+_TASK_FIELDS = fields_of(schema.crawl_task, without=LONG_TASK_COLUMNS, status=TaskStatus)
+Task = row_model(
+    "Task",
+    "A task as a list shows it: without `task_data` and `task_ret`, its error cut after 300 characters.",
+    _TASK_FIELDS,
+    {"id": 17, **TASK, "status": "completed"},
+)
+_TAKEN = Field(description="null: a master assigned it and its device has not seen it yet")
+_RUN_FIELDS = fields_of(
+    schema.task_assignment,
+    without={"result_data"},
+    status=AssignmentStatus,
+    taken_at=Annotated[dt.datetime | None, _TAKEN],
+)
+Run = row_model("Run", "A run as a list shows it: without `result_data`.", _RUN_FIELDS, RUN)
+WholeRun = row_model("WholeRun", "", {**_RUN_FIELDS, "result_data": Any}, RUN)
+Event = row_model(
+    "Event",
+    "",
+    fields_of(schema.task_event),
+    {"id": 3, "task_id": 17, "event": "cancelled", "actor": "token deploy", "detail": None},
+)
+_HISTORY: dict[str, Any] = {"assignments": list[WholeRun], "events": list[Event]}  # type: ignore[valid-type]
+WholeTask = row_model(
+    "WholeTask",
+    "",
+    {**_TASK_FIELDS, "task_data": Any, "task_ret": Any, **_HISTORY},
+    {"id": 17, **TASK, "status": "completed"},
+)
 
 
 class Tasks(BaseModel):
-    tasks: list[Task]
+    tasks: list[Task]  # type: ignore[valid-type]
     next: Next
 
 
 class Runs(BaseModel):
-    assignments: list[Run]
+    assignments: list[Run]  # type: ignore[valid-type]
     next: Next
 
 
 class Events(BaseModel):
-    events: list[Event]
+    events: list[Event]  # type: ignore[valid-type]
     next: Next
-
-
-class LogLine(BaseModel):
-    model_config = _example(
-        task_id=17,
-        assignment_id=8589934593,
-        device_id="fetcher-01",
-        at="2026-02-01T02:00:01Z",
-        level="info",
-        message="page 2 of 3",
-    )
-    task_id: int
-    assignment_id: int | None
-    device_id: str | None
-    at: dt.datetime
-    level: str
-    message: str
 
 
 class TaskLog(BaseModel):
@@ -303,17 +175,6 @@ class TaskStats(BaseModel):
     total: int
     success_rate: float | None = Field(description="of those that completed or failed, 0 to 1")
     avg_execution_time: float | None = Field(description="seconds, of the newest 500 runs that completed")
-
-
-class AccountForecast(BaseModel):
-    source: str | None
-    username: str | None
-    open_tasks: int
-    not_due: int
-    limit: Bottleneck
-    done_at: dt.datetime | None
-    why: str
-    budget: dict[str, Any] | None
 
 
 class Forecast(BaseModel):
@@ -431,58 +292,24 @@ class WholeAccount(Account):
     denied: list[dict[str, Any]] = Field(description="what its vendor does not let it have")
 
 
-class App(BaseModel):
-    source: str
-    username: str
-    app_id: str
-    app_name: str | None
-    platform: str | None
-    timezone: str | None
-    currency: str | None
-    app_status: str
-    extra: Any
-    first_seen_at: dt.datetime
-    fetched_at: dt.datetime
+App = row_model("App", "", fields_of(schema.user_app, without={"id"}))
 
 
 class Apps(BaseModel):
-    apps: list[App]
+    apps: list[App]  # type: ignore[valid-type]
     next: Next
 
 
-class Row(BaseModel):
-    """Figures of one day. null is a value that the vendor did not give; amounts have all their digits."""
-
-    source: str
-    username: str
-    app_id: str
-    report: str
-    date: dt.date
-    agency: str | None
-    media_source: str | None
-    campaign: str | None
-    country: str | None
-    impressions: int | None
-    clicks: int | None
-    installs: int | None
-    sessions: int | None
-    loyal_users: int | None
-    revenue: float | None
-    cost: float | None
-    extra: Any
+Row = row_model(
+    "Row",
+    "Figures of one day. null is a value that the vendor did not give; amounts have all their digits.",
+    {**dict.fromkeys(FEED_NAMES, str), **fields_of(schema.app_data, without=KEY_COLUMNS)},
+)
 
 
 class Rows(BaseModel):
-    rows: list[Row]
+    rows: list[Row]  # type: ignore[valid-type]
     next: Next
-
-
-class CoveredDay(BaseModel):
-    day: dt.date
-    state: Literal["missing", "thin", "settling", "final", "impossible"]
-    rows: int | None
-    fetched_at: dt.datetime | None
-    settles_at: dt.datetime
 
 
 class CoveredFeed(BaseModel):
@@ -542,16 +369,14 @@ class Budgets(BaseModel):
     next: Next
 
 
-class AuditRow(BaseModel):
-    model_config = _example(id=5, actor="token deploy", action="queue.pause", target=None, detail={"reason": "upgrade"})
-    id: int
-    actor: str
-    action: str
-    target: str | None
-    detail: dict[str, Any]
-    created_at: dt.datetime
+AuditRow = row_model(
+    "AuditRow",
+    "",
+    fields_of(schema.audit, detail=dict[str, Any]),
+    {"id": 5, "actor": "token deploy", "action": "queue.pause", "target": None, "detail": {"reason": "upgrade"}},
+)
 
 
 class Audit(BaseModel):
-    audit: list[AuditRow]
+    audit: list[AuditRow]  # type: ignore[valid-type]
     next: Next

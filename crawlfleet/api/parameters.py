@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
 
+from crawlfleet.api.bodies import MAX_ID
 from crawlfleet.api.guard import caller_of
-from crawlfleet.api.models import MAX_ID, Problem
+from crawlfleet.api.models import Problem
 from crawlfleet.api.query_runner import RouteContext
 from crawlfleet.core.errors import NotFound
 from crawlfleet.insights.feeds import FeedFilter

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from crawlfleet.api.models import MANY, ONE
+from crawlfleet.api.bodies import MANY, ONE
 from crawlfleet.core.errors import CrawlfleetError, DatabaseError, NotFound, UsageError
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from crawlfleet.api import models
+from crawlfleet.api import bodies, models
 from crawlfleet.api.parameters import (
     NOT_THERE,
     PROBLEMS,
@@ -51,7 +51,7 @@ async def show_account(context: Context, source: Name, username: Name) -> Respon
 
 
 @accounts.post("/accounts/{source}/{username}/park", response_model=models.Changed, responses=NOT_THERE)
-async def park_account(context: Context, actor: Actor, source: Name, username: Name, why: models.Why) -> Response:
+async def park_account(context: Context, actor: Actor, source: Name, username: Name, why: bodies.Why) -> Response:
     """Let the account's tasks wait until `resume`."""
 
     def park(_db: Database) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from crawlfleet.api import models
+from crawlfleet.api import bodies, models
 from crawlfleet.api.guard import admin_only
 from crawlfleet.api.parameters import (
     CONFLICT,
@@ -114,7 +114,7 @@ async def scheduler_status(context: Context) -> Response:
 
 
 @management.post("/management/pause", response_model=models.Changed)
-async def pause(context: Context, actor: Actor, why: models.Why) -> Response:
+async def pause(context: Context, actor: Actor, why: bodies.Why) -> Response:
     """Let no device claim anything until `resume`; running tasks go on."""
     return await context.queries.answer(lambda _db: {"changed": context.fleet.set_paused(True, why.reason, actor)})
 
@@ -133,7 +133,7 @@ async def rebalance(context: Context, actor: Actor) -> Response:
 
 
 @management.post("/management/cleanup", response_model=models.CleanedUp, dependencies=ADMIN)
-async def clean_up(context: Context, actor: Actor, what: models.CleanUp) -> Response:
+async def clean_up(context: Context, actor: Actor, what: bodies.CleanUp) -> Response:
     """Delete heartbeats, and runs that ended, that are older than so many days: at most about 50,000 of each, so ask
     again until nothing is left. Nodes do it each hour by themselves. Needs the role `admin`."""
     return await context.queries.answer(lambda _db: context.fleet.clean_up(what.days, actor))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Query, Response
 
-from crawlfleet.api import models
+from crawlfleet.api import bodies, models
 from crawlfleet.api.parameters import (
     CONFLICT,
     NOT_THERE,
@@ -69,11 +69,11 @@ async def add_tasks(
     context: Context,
     actor: Actor,
     tasks: Annotated[
-        models.NewTasks,
+        bodies.NewTasks,
         Body(
             openapi_examples={
-                "one": {"summary": "one task", "value": models.TASK},
-                "many": {"summary": "several, all or none of them", "value": [models.TASK, {"task_type": "noop"}]},
+                "one": {"summary": "one task", "value": bodies.TASK},
+                "many": {"summary": "several, all or none of them", "value": [bodies.TASK, {"task_type": "noop"}]},
             }
         ),
     ],
@@ -128,18 +128,18 @@ async def search_logs(
 
 
 @router.post("/tasks/retry", response_model=models.Moved, responses=NOT_THERE | CONFLICT | TOO_LARGE)
-async def retry_tasks(context: Context, actor: Actor, choice: models.TaskChoice) -> Response:
+async def retry_tasks(context: Context, actor: Actor, choice: bodies.TaskChoice) -> Response:
     """Queue failed and cancelled tasks again, due now and with all attempts."""
     return await context.queries.answer(lambda _db: _move(context.fleet, "revive", choice, actor))
 
 
 @router.post("/tasks/cancel", response_model=models.Moved, responses=NOT_THERE | CONFLICT | TOO_LARGE)
-async def cancel_tasks(context: Context, actor: Actor, choice: models.TaskChoice) -> Response:
+async def cancel_tasks(context: Context, actor: Actor, choice: bodies.TaskChoice) -> Response:
     """Cancel open tasks, running ones too."""
     return await context.queries.answer(lambda _db: _move(context.fleet, "cancel", choice, actor))
 
 
-def _move(fleet: Fleet, move: str, choice: models.TaskChoice, actor: str) -> dict[str, Any]:
+def _move(fleet: Fleet, move: str, choice: bodies.TaskChoice, actor: str) -> dict[str, Any]:
     filters = (choice.status, choice.task_type, choice.username)
     if (choice.ids is None) == (filters == (None, None, None)):
         raise UsageError("name tasks either by ids, or by status, task_type and username")
@@ -149,8 +149,8 @@ def _move(fleet: Fleet, move: str, choice: models.TaskChoice, actor: str) -> dic
         fleet.require_movable(move, ids)
     else:
         states = [choice.status] if choice.status else MOVES[move].task_from
-        ids = fleet.tasks.ids_in(states, choice.task_type, choice.username, models.MAX_TASKS + 1)
-        ids, more = ids[: models.MAX_TASKS], len(ids) > models.MAX_TASKS
+        ids = fleet.tasks.ids_in(states, choice.task_type, choice.username, bodies.MAX_TASKS + 1)
+        ids, more = ids[: bodies.MAX_TASKS], len(ids) > bodies.MAX_TASKS
     moved = (fleet.retry_tasks if move == "revive" else fleet.cancel_tasks)(ids, actor)
     return {"moved": moved, "left": len(ids) - len(moved), "more": more}
 
@@ -199,7 +199,7 @@ async def cancel_task(context: Context, actor: Actor, task_id: RowId) -> Respons
 
 
 def _move_one(fleet: Fleet, move: str, task_id: int, actor: str) -> dict[str, Any]:
-    done = _move(fleet, move, models.TaskChoice(ids=[task_id]), actor)
+    done = _move(fleet, move, bodies.TaskChoice(ids=[task_id]), actor)
     if not done["moved"]:
         why = "another open task holds its unique key" if move == "revive" else "it ended meanwhile"
         raise Refusal(409, f"task {task_id} was left as it was: {why}")
@@ -209,7 +209,7 @@ def _move_one(fleet: Fleet, move: str, task_id: int, actor: str) -> dict[str, An
 @router.get("/assignments", response_model=models.Runs)
 async def list_assignments(
     context: Context,
-    task_id: Annotated[int | None, Query(ge=1, le=models.MAX_ID, description="only of this task")] = None,
+    task_id: Annotated[int | None, Query(ge=1, le=bodies.MAX_ID, description="only of this task")] = None,
     device_id: DeviceFilter = None,
     status: AssignmentStatus | None = None,
     limit: PageLimit = 50,

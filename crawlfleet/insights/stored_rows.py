@@ -19,7 +19,7 @@ from crawlfleet.model import schema
 
 PAGE_ROWS = 5000  # of one look at the figures
 FEED_NAMES = ("source", "username", "app_id", "report")
-HIDDEN_COLUMNS = frozenset({"id", "feed_id", "row_hash"})
+KEY_COLUMNS = frozenset({"id", "feed_id", "row_hash"})
 
 
 def apps(
@@ -153,4 +153,4 @@ def _place_in(db: Database, feed: sa.RowMapping, key: Sequence[str] | None) -> t
 
 def _shown(row: sa.RowMapping) -> dict[str, Any]:
     """A row without its keys."""
-    return {name: value for name, value in row.items() if name not in HIDDEN_COLUMNS}
+    return {name: value for name, value in row.items() if name not in KEY_COLUMNS}

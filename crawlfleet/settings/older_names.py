@@ -44,7 +44,6 @@ WITHOUT_EFFECT = {  # key of the earlier implementation -> why it means nothing 
     "ssl_cert_path": _TLS,
     "ssl_key_path": _TLS,
 }
-_NEVER_VARIABLES = {"alerts", "master_url", "timeout_check_interval", "batch_size"}
 OLD_VARIABLES = {  # environment variable of the earlier implementation -> key, old or new
     "DEVICE_ID": "device_id",
     "DISTRIBUTION_MODE": "mode",
