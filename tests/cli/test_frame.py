@@ -310,6 +310,15 @@ def test_a_table_without_a_terminal_is_aligned_text(capsys: pytest.CaptureFixtur
     ]
 
 
+def test_marks_that_take_no_room_do_not_shift_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_table(("name", "id"), [("\u0928\u0940", 1), ("e\u0301", 22)])  # two letters, each with a mark
+    assert capsys.readouterr().out.splitlines() == [
+        "name  id",
+        "\u0928\u0940" + " " * 5 + " 1",
+        "e\u0301" + " " * 5 + "22",
+    ]
+
+
 def test_a_table_without_rows_shows_its_columns(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_table(("id", "name"), [])
     assert capsys.readouterr().out == "id  name\n"
