@@ -71,10 +71,10 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            known = [str(choice) for choice in action.choices]
-            close = close_matches(str(value), known)
+            choices = [str(choice) for choice in action.choices]
+            close = close_matches(str(value), choices)
             hint = f" (did you mean {close[0]}?)" if close else ""
-            raise argparse.ArgumentError(action, f"{value!r} is not one of {', '.join(known)}{hint}")
+            raise argparse.ArgumentError(action, f"{value!r} is not one of {', '.join(choices)}{hint}")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message.removeprefix('argument ')}; see {self.prog} --help")

@@ -32,11 +32,11 @@ def run_list(args: argparse.Namespace) -> int:
     from crawlfleet.insights.devices import devices
 
     with existing_database(args) as db:
-        found = devices(db)
+        rows = devices(db)
     if args.json:
-        print_json(found)
+        print_json(rows)
     else:
-        print_devices(found)
+        print_devices(rows)
     return 0
 
 

@@ -116,11 +116,11 @@ class DistributionCLI:
         return 0
 
     def _show(self, settings: Settings, as_json: bool) -> int:
-        found = describe(settings)
+        described = describe(settings)
         if as_json:
-            print_json({item.name: {"value": item.value, "origin": item.origin} for item in found})
+            print_json({item.name: {"value": item.value, "origin": item.origin} for item in described})
         else:
-            print_table(("setting", "value", "from"), [(item.name, item.value, item.origin) for item in found])
+            print_table(("setting", "value", "from"), [(item.name, item.value, item.origin) for item in described])
         return 0
 
 
@@ -155,10 +155,10 @@ def stop_signals() -> Iterator[StopSignals]:
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The settings among the arguments, by setting name; what was not given is None or missing."""
-    found = {
+    given = {
         key: value for key, value in vars(args).items() if key in RULES or key in OLD_NAMES or key in WITHOUT_EFFECT
     }
-    return found | {"database_url": args.database}
+    return given | {"database_url": args.database}
 
 
 def write_config(path: Path, text: str, force: bool) -> None:

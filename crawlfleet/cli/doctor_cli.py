@@ -14,15 +14,15 @@ def run_doctor(args: argparse.Namespace) -> int:
     """Print one line for each finding; exit code 1 when something fails."""
     from crawlfleet.doctor.examination import examine
 
-    found = []
+    findings = []
     for finding in examine(args.config, {"database_url": args.database}):
-        found.append(finding)
+        findings.append(finding)
         if not args.json:
             advice = f": {finding.advice}" if finding.advice else ""
             print(f"{finding.status:<5} {finding.check:<11} {cell(finding.finding + advice)}", flush=True)
     if args.json:
-        print_json(map(asdict, found))
-    return 1 if any(finding.status == "FAIL" for finding in found) else 0
+        print_json(map(asdict, findings))
+    return 1 if any(finding.status == "FAIL" for finding in findings) else 0
 
 
 def add_parser(subparsers: Any) -> None:

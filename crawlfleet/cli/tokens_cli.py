@@ -34,11 +34,11 @@ def run_add(args: argparse.Namespace) -> int:
 def run_list(args: argparse.Namespace) -> int:
     """Print all tokens, without what they are."""
     with existing_database(args) as db:
-        found = [{name: getattr(each, name) for name in COLUMNS} for each in ApiTokenDAO(db).find()]
+        tokens = [{name: getattr(token, name) for name in COLUMNS} for token in ApiTokenDAO(db).find()]
     if args.json:
-        print_json(found)
+        print_json(tokens)
     else:
-        print_table(COLUMNS, [list(each.values()) for each in found])
+        print_table(COLUMNS, [list(token.values()) for token in tokens])
     return 0
 
 

@@ -127,11 +127,11 @@ def run_list(args: argparse.Namespace) -> int:
     from crawlfleet.insights.budgets import accounts
 
     with existing_fleet(args) as fleet:
-        found = accounts(fleet.db)
+        rows = accounts(fleet.db)
     if args.json:
-        print_json(found)
+        print_json(rows)
     else:
-        print_table(LISTED, map(_line, found))
+        print_table(LISTED, map(_line, rows))
     return 0
 
 

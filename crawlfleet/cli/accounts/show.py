@@ -42,7 +42,7 @@ def run_show(args: argparse.Namespace, the_account: TheAccount) -> int:
         print("\nnot permitted by the vendor:")
         names = ("app_id", "report", "denials", "denied_until", "denied_reason")
         columns = ("app", "report", "denials", "asked again", "reason")
-        print_table(columns, [[each[name] for name in names] for each in denied])
+        print_table(columns, [[feed[name] for name in names] for feed in denied])
     return 0
 
 

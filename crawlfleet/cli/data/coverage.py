@@ -23,12 +23,12 @@ def run_coverage(args: argparse.Namespace) -> int:
     from crawlfleet.insights.coverage import coverage
 
     with question(args) as asked:
-        found = coverage(asked.db, asked.wanted, asked.start, asked.end, asked.reports_of)
+        calendars = coverage(asked.db, asked.wanted, asked.start, asked.end, asked.reports_of)
         if args.json:
-            print_json(_as_objects(found))
+            print_json(_as_objects(calendars))
             return 0
         totals: Counter[str] = Counter()
-        counted = _counted(found, totals)
+        counted = _counted(calendars, totals)
         if sys.stdout.isatty():
             from crawlfleet.cli.data.heatmap import print_heatmap, print_legend
 
@@ -48,30 +48,30 @@ def _state_names() -> list[str]:
     return [state.value for state in DayState]
 
 
-def _counted(found: Iterable[FeedCoverage], totals: Counter[str]) -> Iterator[FeedCoverage]:
+def _counted(calendars: Iterable[FeedCoverage], totals: Counter[str]) -> Iterator[FeedCoverage]:
     """The same, with their days counted by state on the way."""
-    for each in found:
-        totals.update(covered.state.value for covered in each.days)
-        yield each
+    for calendar in calendars:
+        totals.update(covered.state.value for covered in calendar.days)
+        yield calendar
 
 
-def _as_objects(found: Iterable[FeedCoverage]) -> Iterator[dict[str, Any]]:
-    for each in found:
-        name = each.feed.name
+def _as_objects(calendars: Iterable[FeedCoverage]) -> Iterator[dict[str, Any]]:
+    for calendar in calendars:
+        name = calendar.feed.name
         feed = {"source": name.source, "username": name.username, "app_id": name.app_id, "report": name.report}
-        for covered in each.days:
+        for covered in calendar.days:
             yield feed | {column: getattr(covered, column) for column in COLUMNS}
 
 
-def _print_lines(found: Iterable[FeedCoverage], asked: Question) -> None:
+def _print_lines(calendars: Iterable[FeedCoverage], asked: Question) -> None:
     """One line for each feed, for files and other programs."""
     from crawlfleet.cli.data.heatmap import LETTERS
 
     names = _state_names()
     rows = []
-    for each in found:
-        name, counts = each.feed.name, Counter(covered.state.value for covered in each.days)
-        letters = "".join(LETTERS[covered.state] for covered in each.days)
+    for calendar in calendars:
+        name, counts = calendar.feed.name, Counter(covered.state.value for covered in calendar.days)
+        letters = "".join(LETTERS[covered.state] for covered in calendar.days)
         rows.append([*(name.source, name.username, name.report, name.app_id), *(counts[n] for n in names), letters])
     print_table(["source", "username", "report", "app", *names, f"{asked.start}..{asked.end}"], rows)
 

@@ -36,11 +36,11 @@ def run_apps(args: argparse.Namespace) -> int:
     from crawlfleet.insights.stored_rows import apps
 
     with existing_database(args) as db:
-        found = apps(db, FeedFilter(args.source, args.username))
+        listed = apps(db, FeedFilter(args.source, args.username))
     if args.json:
-        print_json(found)
+        print_json(listed)
     else:
-        print_table([title for title, _ in APP_COLUMNS], [[app[name] for _, name in APP_COLUMNS] for app in found])
+        print_table([title for title, _ in APP_COLUMNS], [[app[name] for _, name in APP_COLUMNS] for app in listed])
     return 0
 
 
@@ -52,11 +52,11 @@ def run_rows(args: argparse.Namespace) -> int:
     start, end = check_days(args)
     limit = args.limit if args.json or args.limit else TABLE_LIMIT
     with existing_database(args) as db:
-        found = data_rows(db, FeedFilter(args.source, args.username, args.app_id, args.report), start, end, limit)
+        stored = data_rows(db, FeedFilter(args.source, args.username, args.app_id, args.report), start, end, limit)
         if args.json:
-            print_json(found)
+            print_json(stored)
             return 0
-        rows = list(found)
+        rows = list(stored)
     _print_rows(rows)
     if len(rows) == limit:
         say(f"these are the first {limit}; --limit shows more, --json everything")

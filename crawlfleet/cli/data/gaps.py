@@ -22,19 +22,19 @@ def run_gaps(args: argparse.Namespace) -> int:
     from crawlfleet.insights.coverage import gaps
 
     with question(args) as asked:
-        found = [_as_object(gap) for gap in gaps(asked.db, asked.wanted, asked.start, asked.end, asked.reports_of)]
+        gap_rows = [_as_object(gap) for gap in gaps(asked.db, asked.wanted, asked.start, asked.end, asked.reports_of)]
     if args.json:
-        print_json(found)
-    elif found:
-        print_table(COLUMNS, [[gap[name] for name in COLUMNS] for gap in found])
-        for state, why in sorted({(gap["state"], gap["why"]) for gap in found}):
+        print_json(gap_rows)
+    elif gap_rows:
+        print_table(COLUMNS, [[gap[name] for name in COLUMNS] for gap in gap_rows])
+        for state, why in sorted({(gap["state"], gap["why"]) for gap in gap_rows}):
             print(f"{state}: {why}")
         print("\nwhat closes them:")
-        for gap in found:
+        for gap in gap_rows:
             print(gap["command"])
     else:
         say(f"no gaps from {asked.start} to {asked.end}")
-    return 1 if found else 0
+    return 1 if gap_rows else 0
 
 
 def _as_object(gap: Gap) -> dict[str, Any]:

@@ -40,20 +40,21 @@ LEAST_CELLS = 7  # of a line, however narrow the terminal is
 MONTH_CELLS = len("2026-01 ")
 
 
-def print_heatmap(found: Iterable[FeedCoverage], start: date, end: date) -> None:
+def print_heatmap(calendars: Iterable[FeedCoverage], start: date, end: date) -> None:
     """The feeds under a heading for each account and report, as many days side by side as the terminal is wide."""
     console = Console(highlight=False)
     groups = itertools.groupby(
-        found, key=lambda each: (each.feed.name.source, each.feed.name.username, each.feed.name.report)
+        calendars,
+        key=lambda calendar: (calendar.feed.name.source, calendar.feed.name.username, calendar.feed.name.report),
     )
-    for (source, username, report), feeds in groups:
+    for (source, username, report), group in groups:
         console.print(Text(cell(f"{username} at {source}, {report}"), style="bold"))
         lines, refusals = [], []
-        for each in feeds:
-            app_id = cell(each.feed.name.app_id)
-            lines.append((app_id, [covered.state for covered in each.days]))
-            if each.feed.refusal is not None:
-                refusals.append(cell(f"{app_id}: {each.feed.refusal}"))
+        for calendar in group:
+            app_id = cell(calendar.feed.name.app_id)
+            lines.append((app_id, [covered.state for covered in calendar.days]))
+            if calendar.feed.refusal is not None:
+                refusals.append(cell(f"{app_id}: {calendar.feed.refusal}"))
         _print_group(console, lines, start, (end - start).days + 1)
         for refusal in refusals:
             console.print(Text(refusal, style="dim"))
@@ -84,7 +85,7 @@ def _print(console: Console, line: Text) -> None:
 def _months(dates: Sequence[date]) -> str:
     """`2026-01` above the first day of each month; `01`, or nothing, above a month of which few days are shown."""
     text = ""
-    for _, group in itertools.groupby(dates, key=lambda each: (each.year, each.month)):
+    for _, group in itertools.groupby(dates, key=lambda day: (day.year, day.month)):
         days = list(group)
         month = f"{days[0]:%Y-%m}"
         fitting = next((name for name in (month, month[5:]) if len(name) < len(days)), "")
@@ -95,9 +96,9 @@ def _months(dates: Sequence[date]) -> str:
 def _days_of_month(dates: Sequence[date]) -> str:
     """1, 10 and 20 where these days are."""
     marks = [" "] * (len(dates) + 1)
-    for index, each in enumerate(dates):
-        if each.day in (1, 10, 20):
-            marks[index : index + len(str(each.day))] = str(each.day)
+    for index, day in enumerate(dates):
+        if day.day in (1, 10, 20):
+            marks[index : index + len(str(day.day))] = str(day.day)
     return "".join(marks[: len(dates)])
 
 

@@ -21,11 +21,11 @@ def run_restatements(args: argparse.Namespace) -> int:
     from crawlfleet.insights.restatements import restatements
 
     with question(args) as asked:
-        found = map(_as_object, restatements(asked.db, asked.wanted, asked.start, asked.end))
+        objects = map(_as_object, restatements(asked.db, asked.wanted, asked.start, asked.end))
         if args.json:
-            print_json(found)
+            print_json(objects)
             return 0
-        rows = [list(each.values()) for each in found]
+        rows = [list(item.values()) for item in objects]
     if rows:
         print_table([*COLUMNS, *MOMENTS], rows)
     else:
@@ -33,11 +33,13 @@ def run_restatements(args: argparse.Namespace) -> int:
     return 0
 
 
-def _as_object(each: Restatement) -> dict[str, Any]:
-    feed = each.feed
-    values = (feed.source, feed.username, feed.app_id, feed.report, each.day, each.figure)
-    figures = (each.before, each.after, each.difference)
-    return dict(zip((*COLUMNS, *MOMENTS), (*values, *figures, each.fetched_before, each.fetched_at), strict=True))
+def _as_object(restatement: Restatement) -> dict[str, Any]:
+    feed = restatement.feed
+    values = (feed.source, feed.username, feed.app_id, feed.report, restatement.day, restatement.figure)
+    amounts = (restatement.before, restatement.after, restatement.difference)
+    return dict(
+        zip((*COLUMNS, *MOMENTS), (*values, *amounts, restatement.fetched_before, restatement.fetched_at), strict=True)
+    )
 
 
 def add_parser(subparsers: Any) -> None:

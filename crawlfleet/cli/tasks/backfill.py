@@ -31,35 +31,37 @@ def run_backfill(args: argparse.Namespace) -> int:
             dry_run=args.dry_run,
             actor=actor(),
         )
-    found = plan.as_dict()
+    summary = plan.as_dict()
     if args.json:
-        print_json(found)
+        print_json(summary)
         return 0
-    for note in found["notes"]:
+    for note in summary["notes"]:
         say(note)
-    _print_summary(found)
-    if found["tasks"]:
-        print_table(("app", "first day", "last day", "not before", "limits"), map(_task, found["tasks"][:SHOWN_TASKS]))
-        if len(found["tasks"]) > SHOWN_TASKS:
+    _print_summary(summary)
+    if summary["tasks"]:
+        print_table(
+            ("app", "first day", "last day", "not before", "limits"), map(_task, summary["tasks"][:SHOWN_TASKS])
+        )
+        if len(summary["tasks"]) > SHOWN_TASKS:
             say(f"these are the first {SHOWN_TASKS} tasks; --json shows all")
         print()
         names = ("limit", "budgets", "calls planned", "least left now", "allowed")
-        print_table(names, _by_limit(found["budgets"]))
+        print_table(names, _by_limit(summary["budgets"]))
         print()
-        ids = sorted(found["ids"])
+        ids = sorted(summary["ids"])
         print(f"tasks queued: {len(ids)}, ids {ids[0]} to {ids[-1]}" if ids else "dry run: nothing was queued")
     return 0
 
 
-def _print_summary(found: Mapping[str, Any]) -> None:
-    what = f"report {found['report']} of {found['username']}, {found['start_date']} to {found['end_date']}"
-    if found["tasks"]:
-        print(f"{what}: {found['calls']} calls; the last can be made at {cell(found['finish_at'])}")
+def _print_summary(summary: Mapping[str, Any]) -> None:
+    what = f"report {summary['report']} of {summary['username']}, {summary['start_date']} to {summary['end_date']}"
+    if summary["tasks"]:
+        print(f"{what}: {summary['calls']} calls; the last can be made at {cell(summary['finish_at'])}")
     else:
         print(f"{what}: nothing to fetch")
-    skipped = [f"{count} {reason.replace('_', ' ')}" for reason, count in found["skipped"].items() if count]
+    skipped = [f"{count} {reason.replace('_', ' ')}" for reason, count in summary["skipped"].items() if count]
     if skipped:
-        print(f"days left out, of {found['apps']} apps together: {', '.join(skipped)}")
+        print(f"days left out, of {summary['apps']} apps together: {', '.join(skipped)}")
 
 
 def _task(task: Mapping[str, Any]) -> Sequence[Any]:

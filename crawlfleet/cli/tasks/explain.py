@@ -17,13 +17,13 @@ def run_explain(args: argparse.Namespace) -> int:
     from crawlfleet.insights.explain import explain
 
     with existing_database(args) as db:
-        found = explain(db, args.id, settings_from(args).offline_timeout, when=local_time)
-    if found is None:
+        explanation = explain(db, args.id, settings_from(args).offline_timeout, when=local_time)
+    if explanation is None:
         raise CrawlfleetError(f"there is no task {args.id}")
     if args.json:
-        print_json(asdict(found))
+        print_json(asdict(explanation))
     else:
-        print(cell(found.sentence))
+        print(cell(explanation.sentence))
     return 0
 
 

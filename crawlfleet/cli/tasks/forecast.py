@@ -13,7 +13,7 @@ from crawlfleet.cli.database import existing_database
 from crawlfleet.cli.output import local_time, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from crawlfleet.insights.forecast import Forecast
+    from crawlfleet.insights.forecast import AccountForecast, Forecast
 
 MOST_BUDGETS = 20
 BUDGET_COLUMNS = ("limit", "account", "app", "report", "tasks", "calls owed", "used", "a day", "added a day", "done")
@@ -24,32 +24,35 @@ def run_forecast(args: argparse.Namespace) -> int:
     from crawlfleet.insights.forecast import forecast
 
     with existing_database(args) as db:
-        found = forecast(db, args.username)
+        answer = forecast(db, args.username)
     if args.json:
-        print_json(asdict(found))
+        print_json(asdict(answer))
     else:
-        _print(found)
+        _print(answer)
     return 0
 
 
-def _print(found: Forecast) -> None:
-    rows = [
-        (each.source, each.username, each.open_tasks, each.not_due, each.done_at or "never", each.limit, each.why)
-        for each in found.accounts
-    ]
-    print_table(("source", "account", "open", "not due", "done", "limit", "why"), rows)
-    if found.budgets:
+def _print(forecast: Forecast) -> None:
+    columns = ("source", "account", "open", "not due", "done", "limit", "why")
+    print_table(columns, map(_account_line, forecast.accounts))
+    if forecast.budgets:
         print("\nbudgets that tasks wait for:")
-        print_table(BUDGET_COLUMNS, map(_budget_line, found.budgets[:MOST_BUDGETS]))
-        if (rest := len(found.budgets) - MOST_BUDGETS) > 0:
+        print_table(BUDGET_COLUMNS, map(_budget_line, forecast.budgets[:MOST_BUDGETS]))
+        if (rest := len(forecast.budgets) - MOST_BUDGETS) > 0:
             say(f"{rest} more budgets are done earlier; --json shows all")
-    if found.work:
+    if forecast.work:
         speeds = [
-            f"{each.tasks} {each.task_type} of {'unknown length' if each.seconds is None else f'{each.seconds:.3g} s'}"
-            for each in found.work
+            f"{kind.tasks} {kind.task_type} of {'unknown length' if kind.seconds is None else f'{kind.seconds:.3g} s'}"
+            for kind in forecast.work
         ]
-        print(f"\ndevices: {found.slots} slots for {', '.join(speeds)}")
-    print(f"\n{_verdict(found)}")
+        print(f"\ndevices: {forecast.slots} slots for {', '.join(speeds)}")
+    print(f"\n{_verdict(forecast)}")
+
+
+def _account_line(account: AccountForecast) -> tuple[Any, ...]:
+    done_at = account.done_at or "never"
+    tasks = (account.open_tasks, account.not_due)
+    return (account.source, account.username, *tasks, done_at, account.limit, account.why)
 
 
 def _budget_line(budget: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -58,14 +61,15 @@ def _budget_line(budget: Mapping[str, Any]) -> tuple[Any, ...]:
     return (*names, calls_text(budget), day, budget["added_per_day"], budget["done_at"])
 
 
-def _verdict(found: Forecast) -> str:
-    if not found.open_tasks:
+def _verdict(forecast: Forecast) -> str:
+    if not forecast.open_tasks:
         return "nothing is open"
-    if found.done_at is not None:
-        return f"{found.open_tasks} open tasks are done at about {local_time(found.done_at)}"
-    never = [each for each in found.accounts if each.done_at is None]
-    rest = [each.done_at for each in found.accounts if each.done_at is not None]
-    text = f"{sum(each.open_tasks for each in never)} of {found.open_tasks} open tasks are never done as things stand"
+    if forecast.done_at is not None:
+        return f"{forecast.open_tasks} open tasks are done at about {local_time(forecast.done_at)}"
+    never = [account for account in forecast.accounts if account.done_at is None]
+    rest = [account.done_at for account in forecast.accounts if account.done_at is not None]
+    never_done = sum(account.open_tasks for account in never)
+    text = f"{never_done} of {forecast.open_tasks} open tasks are never done as things stand"
     return text + (f"; the others at about {local_time(max(rest))}" if rest else "")
 
 

@@ -23,12 +23,12 @@ def parse_json(text: str) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in values:
             raise ValueError(f"key {key!r:.80} is given twice")
-        found[key] = value
-    return found
+        values[key] = value
+    return values
 
 
 def _refuse(constant: str) -> None:

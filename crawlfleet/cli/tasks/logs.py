@@ -38,15 +38,15 @@ def run_logs(args: argparse.Namespace) -> int:
                 for line in lines:
                     _print_line(line, f"task {line.task_id}")
             return 0
-        found = _of_task(db, args)
+        task_lines = _of_task(db, args)
         if args.follow:
-            for line in found:
+            for line in task_lines:
                 if args.json:
                     print(json.dumps(asdict(line), default=_as_text, ensure_ascii=False), flush=True)
                 else:
                     _print_line(line, line.device_id or "")
             return 0
-        kept = deque(found, args.limit)
+        kept = deque(task_lines, args.limit)
     if args.json:
         print_json(map(asdict, kept))
         return 0
@@ -85,23 +85,23 @@ def _search(db: Database, args: argparse.Namespace) -> list[LogLine]:
     from crawlfleet.insights.task_logs import search_logs
 
     wanted = args.limit or DEFAULT_FOUND
-    found: list[LogLine] = []
+    lines: list[LogLine] = []
     before = None
-    while len(found) < wanted:
-        page = search_logs(db, args.text, args.level, before, wanted - len(found))
-        found += page.lines
+    while len(lines) < wanted:
+        page = search_logs(db, args.text, args.level, before, wanted - len(lines))
+        lines += page.lines
         before = page.before
         if before is None:
-            return found
+            return lines
     say(f"these are the newest {wanted}; --limit shows more")
-    return found
+    return lines
 
 
 def _print_line(line: LogLine, origin: str) -> None:
-    first, *rest = line.message.splitlines() or [""]
+    first, *others = line.message.splitlines() or [""]
     print(f"{local_time(line.at)} {line.level.upper():<8} {origin}  {cell(first)}", flush=True)
-    for each in rest:
-        print(f"    {cell(each)}", flush=True)
+    for other in others:
+        print(f"    {cell(other)}", flush=True)
 
 
 def _as_text(value: Any) -> str:

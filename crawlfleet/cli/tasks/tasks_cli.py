@@ -28,13 +28,13 @@ def run_list(args: argparse.Namespace) -> int:
     from crawlfleet.insights.tasks import TaskFilter, newest_tasks
 
     with existing_database(args) as db:
-        found = list(newest_tasks(db, TaskFilter(args.status, args.type, args.username), args.limit))
+        tasks = list(newest_tasks(db, TaskFilter(args.status, args.type, args.username), args.limit))
     if args.json:
-        print_json(found)
+        print_json(tasks)
         return 0
     columns = ("id", "type", "status", "source", "username", "app", "days", "failures", "due", "ended", "error")
-    print_table(columns, map(_line, found))
-    if len(found) == args.limit:
+    print_table(columns, map(_line, tasks))
+    if len(tasks) == args.limit:
         say(f"these are the newest {args.limit}; --limit shows more")
     return 0
 
@@ -150,8 +150,8 @@ def add_parser(subparsers: Any) -> None:
     """Add `tasks` with its sub-commands."""
     parser = subparsers.add_parser("tasks", help="add, list, retry and cancel tasks")
     inner = parser.add_subparsers(title="sub-commands", dest="subcommand", metavar="COMMAND", required=True)
-    for each in (add, backfill, explain, forecast, logs):
-        each.add_parser(inner)
+    for module in (add, backfill, explain, forecast, logs):
+        module.add_parser(inner)
 
     listing = inner.add_parser("list", help="show the newest tasks")
     _add_filters(listing, list(TaskStatus))
