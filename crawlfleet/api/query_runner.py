@@ -1,4 +1,4 @@
-"""Where questions to the database wait for a thread, and where answers that cost much are kept for a while."""
+"""The API asks the database in threads, and keeps answers that took long for a while."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ T = TypeVar("T")
 Question = Callable[[Database], Any]
 
 QUESTIONS_AT_ONCE = 2  # threads at the database; more would only take the CPU from the node's own work
-SHARE = 0.05  # of the time, at most, in which one question is asked anew and anew
+SHARE = 0.05  # of the time, at most, that the database spends on one question which is asked again and again
 LONGEST_KEPT = 60.0  # seconds; an older answer is never given
-PATIENCE = 0.1  # seconds, after which the former answer is given while a new one is looked for
-KEPT_ANSWERS = 100
+PATIENCE = 0.1  # seconds, after which a caller gets the former answer while the database still looks
+KEPT_ANSWERS = 100  # the ones asked for last
 
 
 class QueryRunner:
-    """Asks the database in threads, a few at a time."""
+    """Asks the database in threads, at most `at_once` at a time; other questions wait."""
 
     def __init__(self, db: Database, at_once: int = QUESTIONS_AT_ONCE) -> None:
         self._db = db
         self._limiter = CapacityLimiter(at_once)
 
     async def ask(self, question: Callable[[Database], T]) -> T:
-        """The answer of `question(db)`, asked in a thread."""
+        """Run `question(db)` in a thread and return what it returns."""
         return await to_thread.run_sync(question, self._db, limiter=self._limiter)
 
     async def answer(self, question: Question, status: int = 200) -> Response:
-        """The same as a response; its JSON is made in the thread, too."""
+        """Run `question(db)` in a thread, which makes the JSON, too, and return the response."""
         body = await self.ask(lambda db: json_text(question(db)).encode())
         return Response(body, status, media_type="application/json")
 
 
 @dataclass(frozen=True)
 class Kept(Generic[T]):
-    """An answer, when it was asked for, and how long that took; on the monotonic clock."""
+    """An answer, the monotonic moment when it was asked for, and the seconds that it took."""
 
     value: T
     asked_at: float
@@ -57,16 +57,16 @@ class Kept(Generic[T]):
 
     @property
     def age_header(self) -> dict[str, str]:
-        """How old it is, in seconds, as HTTP tells it."""
+        """Return the HTTP header that says how many seconds old the answer is."""
         return {"Age": str(int(time.monotonic() - self.asked_at))}
 
 
 class AnswerCache:
-    """Answers to questions that may have to count a big table.
+    """Keeps answers to questions that may count a big table.
 
-    All who ask the same at once share one look, and each question costs the database at most SHARE of the time: what
-    took 5 ms is asked anew after 0.1 s, what took 1 s after 20 s. The header `Age` says how many seconds old an answer
-    is.
+    Callers who ask the same question at once share one look at the database. Each question costs the database at most
+    SHARE of the time: an answer that took 5 ms is kept for 0.1 s, one that took 1 s for 20 s. The header `Age` says how
+    many seconds old an answer is.
     """
 
     def __init__(self, queries: QueryRunner) -> None:
@@ -75,12 +75,12 @@ class AnswerCache:
         self._looks: dict[object, asyncio.Task[Kept[Any]]] = {}
 
     async def answer(self, key: object, question: Question) -> Response:
-        """The response to the question of this key."""
+        """Return the response to the question; questions with equal keys share their answer."""
         kept = await self.ask(key, lambda db: json_text(question(db)).encode())
         return Response(kept.value, media_type="application/json", headers=kept.age_header)
 
     async def ask(self, key: object, question: Callable[[Database], T]) -> Kept[T]:
-        """The answer to the question of this key."""
+        """Return the answer to the question, kept or new; questions with equal keys share it."""
         kept = self._kept.get(key)
         if kept is not None and time.monotonic() < kept.asked_at + min(kept.took / SHARE, LONGEST_KEPT):
             return kept
@@ -100,15 +100,15 @@ class AnswerCache:
     async def _look(self, key: object, question: Question) -> Kept[Any]:
         began = time.monotonic()
         value = await self._queries.ask(question)
-        found = self._kept[key] = Kept(value, began, time.monotonic() - began)
+        kept = self._kept[key] = Kept(value, began, time.monotonic() - began)
         self._kept.move_to_end(key)
         while len(self._kept) > KEPT_ANSWERS:
             self._kept.popitem(last=False)
-        return found
+        return kept
 
 
 class RouteContext:
-    """What the routes work with: the node's settings, a queries, and a fleet handle for changes."""
+    """What each route works with: the settings, the query runner, the cache of answers, and the fleet for changes."""
 
     def __init__(self, settings: Settings, db: Database) -> None:
         self.settings = settings
@@ -118,10 +118,10 @@ class RouteContext:
 
     @cached_property
     def fleet(self) -> Fleet:
-        """The fleet of the API's own pool of connections."""
+        """The fleet, for changes; it uses the API's own pool of connections."""
         return Fleet(self._db, task_defaults(self.settings))
 
     @cached_property
     def reports_of(self) -> ReportsOf:
-        """The reports of each source that this node knows."""
+        """The function that names the reports of a source, for the sources that this node knows."""
         return tariff_of(self.settings).reports_of
