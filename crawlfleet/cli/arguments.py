@@ -44,9 +44,9 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]  # the overloads of the stubs say no more than Any
         self, args: Any = None, namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """As argparse, but an option that this parser does not know is an error of this parser, with a suggestion.
+        """Parse as argparse does, but refuse an option that this parser does not know, with a suggestion.
 
-        So is an argument with bytes that are no UTF-8: no database stores it, no output shows it.
+        Refuse an argument that is no UTF-8, too: no database stores it, no output shows it.
         """
         for word in args or ():
             if any("\ud800" <= mark <= "\udfff" for mark in word):
@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
         return found, rest
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        """As argparse, but `--option=--` is a value that is missing: Python 3.11 would hand on an empty list."""
+        """Do as argparse does, but say that `--option=--` lacks a value: Python 3.11 would hand on an empty list."""
         if action.option_strings and arg_strings == ["--"]:
             raise argparse.ArgumentError(action, "expected one argument")
         return super()._get_values(action, arg_strings)
@@ -81,12 +81,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
-    """The option of every reading command."""
+    """Add `--json`, which every reading command has."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def whole_number(low: int, high: int) -> Callable[[str], int]:
-    """The `type` of an option that takes a whole number of this range."""
+    """Return the `type` of an option that takes a whole number of this range."""
 
     def parse(text: str) -> int:
         if not WHOLE_NUMBER.fullmatch(text) or not low <= int(text) <= high:
@@ -97,7 +97,7 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
 
 
 def calendar_day(text: str) -> date:
-    """The `type` of an option that takes a day."""
+    """Read the value of an option that takes a day."""
     try:
         if DAY.fullmatch(text):
             return date.fromisoformat(text)
@@ -107,7 +107,7 @@ def calendar_day(text: str) -> date:
 
 
 def settings_from(args: argparse.Namespace, **overrides: Any) -> Settings:
-    """The settings in effect for a command; `--database` and `--config` are taken from `args`, notices are logged."""
+    """Return the settings in effect, with `--database` and `--config` from `args`; log their notices."""
     settings = load_settings(args.config, {"database_url": args.database, **overrides})
     for notice in settings.notices:
         log.warning("%s", notice)
@@ -115,7 +115,7 @@ def settings_from(args: argparse.Namespace, **overrides: Any) -> Settings:
 
 
 def first_word(argv: Sequence[str]) -> str | None:
-    """The command among the arguments: the first that is neither an option nor the value of one."""
+    """Return the command among the arguments: the first that is neither an option nor an option's value."""
     words = iter(argv)
     for word in words:
         if word in {"--database", "--config", "-c"}:

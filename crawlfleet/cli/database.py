@@ -1,4 +1,4 @@
-"""The database of a command: opened as it is, or made ready first when the command adds to it."""
+"""The database of a command: opened as it is, or upgraded first when the command adds to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def open_existing(url: str) -> Database:
-    """The database behind this URL, whatever is in it; never makes a file. Raises DatabaseError."""
+    """Open the database behind this URL, whatever is in it. Makes no file; raises DatabaseError when there is none."""
     from crawlfleet.core.db import Database
 
     db = Database(url)
@@ -31,7 +31,7 @@ def open_existing(url: str) -> Database:
 
 @contextmanager
 def existing_database(args: argparse.Namespace) -> Iterator[Database]:
-    """The command's database with this program's tables; raises DatabaseError when they are not there."""
+    """Open the command's database; raises DatabaseError when this program's tables are not in it."""
     from crawlfleet.model import migrations
 
     db = open_existing(settings_from(args).database_url)
@@ -44,7 +44,7 @@ def existing_database(args: argparse.Namespace) -> Iterator[Database]:
 
 @contextmanager
 def existing_fleet(args: argparse.Namespace) -> Iterator[Fleet]:
-    """A handle on the fleet of `existing_database`."""
+    """Open the fleet of `existing_database`."""
     from crawlfleet.services.fleet import Fleet
 
     with existing_database(args) as db:
@@ -53,7 +53,7 @@ def existing_fleet(args: argparse.Namespace) -> Iterator[Fleet]:
 
 @contextmanager
 def ready_fleet(args: argparse.Namespace) -> Iterator[Fleet]:
-    """A handle on the command's fleet, whose tables are made or upgraded first."""
+    """Make or upgrade the tables of the command's database, then open its fleet."""
     from crawlfleet.planning.tariff import task_defaults
     from crawlfleet.services.fleet import connect
 
@@ -66,7 +66,7 @@ def ready_fleet(args: argparse.Namespace) -> Iterator[Fleet]:
 
 
 def actor() -> str:
-    """Who gives the command, for the history of a task: user@host."""
+    """Return who gives the command, as user@host; a task's history records it."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError, ImportError):  # a container without a user database

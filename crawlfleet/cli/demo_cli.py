@@ -34,7 +34,7 @@ SHOWN_STATES = (TaskStatus.COMPLETED, TaskStatus.FAILED)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DemoResult:
     """What the demo shows at its end."""
 
     apps: dict[str, int]
@@ -64,14 +64,14 @@ def run_demo(args: argparse.Namespace) -> int:
             _queue_work(fleet)
             with DemoNode(FOLDER, f"sqlite:///{file}", sandbox.base_url, tokens) as node:
                 code = _wait(node, fleet)
-            outcome = _outcome(fleet, sandbox, time.monotonic() - began)
+            result = _result(fleet, sandbox, time.monotonic() - began)
         except KeyboardInterrupt:
             say("演示中断 / the demo was interrupted; its node has stopped")
             raise
         finally:
             fleet.close()
-    good = code == 0 and outcome.tasks[TaskStatus.COMPLETED] == outcome.tasks["total"] and outcome.rows > 0
-    _print_summary(outcome, file, good)
+    good = code == 0 and result.tasks[TaskStatus.COMPLETED] == result.tasks["total"] and result.rows > 0
+    _print_summary(result, file, good)
     return 0 if good else 1
 
 
@@ -99,7 +99,7 @@ def _variable(username: str) -> str:
 
 
 def _wait(node: DemoNode, fleet: Fleet) -> int:
-    """Show how far the node is until it ends; its exit code."""
+    """Show how far the node is until it ends, and return its exit code."""
     deadline = time.monotonic() + LONGEST_SECONDS
     shown: tuple[int, int] | None = None
     while (code := node.wait(LOOK_SECONDS)) is None:
@@ -113,7 +113,7 @@ def _wait(node: DemoNode, fleet: Fleet) -> int:
     return code
 
 
-def _outcome(fleet: Fleet, sandbox: Sandbox, seconds: float) -> Outcome:
+def _result(fleet: Fleet, sandbox: Sandbox, seconds: float) -> DemoResult:
     from crawlfleet.insights.feeds import FeedFilter
     from crawlfleet.insights.stored_rows import apps, data_rows
 
@@ -122,25 +122,25 @@ def _outcome(fleet: Fleet, sandbox: Sandbox, seconds: float) -> Outcome:
     for row in data_rows(fleet.db, FeedFilter()):
         rows += 1
         days.add(row["date"])
-    return Outcome(seen, rows, days, fleet.tasks.stats(), sandbox.stats(), seconds)
+    return DemoResult(seen, rows, days, fleet.tasks.stats(), sandbox.stats(), seconds)
 
 
-def _print_summary(outcome: Outcome, file: Path, good: bool) -> None:
-    days = f"{len(outcome.days)}" + (f", {min(outcome.days)} to {max(outcome.days)}" if outcome.days else "")
+def _print_summary(result: DemoResult, file: Path, good: bool) -> None:
+    days = f"{len(result.days)}" + (f", {min(result.days)} to {max(result.days)}" if result.days else "")
     print()
     print("演示完成 / the demo is done" if good else "演示失败 / the demo failed: the log above says why")
     print_table(
         ("what", "value"),
         [
-            ("应用 / apps", ", ".join(f"{name} {count}" for name, count in outcome.apps.items())),
-            ("数据行 / rows of figures", str(outcome.rows)),
+            ("应用 / apps", ", ".join(f"{name} {count}" for name, count in result.apps.items())),
+            ("数据行 / rows of figures", str(result.rows)),
             ("天数 / days", days),
             (
                 "任务 / tasks",
-                ", ".join(f"{outcome.tasks[state]} {state}" for state in (*SHOWN_STATES, "total")),
+                ", ".join(f"{result.tasks[state]} {state}" for state in (*SHOWN_STATES, "total")),
             ),
-            ("接口调用 / vendor calls", f"{outcome.calls['calls']} made, {outcome.calls['refused']} refused"),
-            ("用时 / seconds", f"{outcome.seconds:.1f}"),
+            ("接口调用 / vendor calls", f"{result.calls['calls']} made, {result.calls['refused']} refused"),
+            ("用时 / seconds", f"{result.seconds:.1f}"),
             ("数据库 / database", str(file.absolute())),
         ],
     )
@@ -148,7 +148,7 @@ def _print_summary(outcome: Outcome, file: Path, good: bool) -> None:
     for command in (
         "distribute status",
         "tasks list",
-        f"tasks show {outcome.tasks['total']}",
+        f"tasks show {result.tasks['total']}",
         "data apps",
         "data rows --username demo_agency --limit 10",
         "data rows --json",
@@ -158,7 +158,7 @@ def _print_summary(outcome: Outcome, file: Path, good: bool) -> None:
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that the node and the sandbox are ended with it."""
+    """Let SIGTERM end the block as Ctrl-C does, so that the node and the sandbox end with it."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The demo's node: a real one, in a process of its own, told by a config file where the simulated vendor is."""
+"""The demo's node: a real one in its own process. A config file tells it where the simulated vendor is."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class DemoNode:
             print(line.decode("utf-8", "replace").rstrip(), file=sys.stderr, flush=True)
 
     def wait(self, seconds: float) -> int | None:
-        """The exit code, or None when it still runs after so many seconds."""
+        """Return the exit code, or None when the node still runs after so many seconds."""
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:

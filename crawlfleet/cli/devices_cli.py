@@ -1,4 +1,4 @@
-"""`devices`: which nodes there are, and asking one to claim nothing more."""
+"""`devices`: list the devices, let one claim nothing more, or forget one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def print_devices(devices: Iterable[Mapping[str, Any]]) -> None:
-    """A table of devices with their latest beat."""
+    """Print a table of devices with their latest beat."""
     print_table(COLUMNS, map(_line, devices))
 
 

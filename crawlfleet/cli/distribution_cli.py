@@ -44,7 +44,7 @@ class DistributionCLI:
     """The commands behind `distribute`; each takes the parsed arguments and returns an exit code."""
 
     def load_config(self, path: str | Path | None = None, **kwargs: Any) -> Settings:
-        """Settings from the file, the environment and `kwargs` (names of settings, old ones too; None: not given)."""
+        """Return the settings from the file, the environment and `kwargs` (names, old ones too; None: not given)."""
         return load_settings(path, kwargs)
 
     def run_standalone(self, args: argparse.Namespace) -> int:
@@ -125,7 +125,7 @@ class DistributionCLI:
 
 
 class StopSignals:
-    """What SIGINT and SIGTERM do: the first is the node's to handle, the second ends the process at once."""
+    """Handles SIGINT and SIGTERM: the first goes to the node, the second ends the process at once."""
 
     def __init__(self) -> None:
         self.handler: Callable[[int, FrameType | None], object] | None = None
@@ -140,7 +140,7 @@ class StopSignals:
 
 @contextmanager
 def stop_signals() -> Iterator[StopSignals]:
-    """Handle SIGINT and SIGTERM inside the block; only a main thread can, elsewhere this changes nothing."""
+    """Handle SIGINT and SIGTERM inside the block. Only a main thread can; in another thread nothing changes."""
     stop = StopSignals()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -154,7 +154,7 @@ def stop_signals() -> Iterator[StopSignals]:
 
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings among the arguments, by setting name; what was not given is None or missing."""
+    """Return the settings among the arguments, by their names; one that was not given is None or missing."""
     given = {
         key: value for key, value in vars(args).items() if key in RULES or key in OLD_NAMES or key in WITHOUT_EFFECT
     }
@@ -162,7 +162,7 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_config(path: Path, text: str, force: bool) -> None:
-    """Write for the owner only, since a config file may hold secrets; raises UsageError."""
+    """Write a file that only its owner can read, since it may hold secrets; raises UsageError when it cannot."""
     flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def write_config(path: Path, text: str, force: bool) -> None:
 
 
 def print_status(status: Mapping[str, Any]) -> None:
-    """The fleet's state for people, the verdict last, where the eye is."""
+    """Print the fleet's state for people; the verdict comes last, where the eye is."""
     from crawlfleet.cli.accounts.budget_table import print_budgets
     from crawlfleet.cli.devices_cli import print_devices
 
@@ -193,7 +193,7 @@ def print_status(status: Mapping[str, Any]) -> None:
 
 
 def older_spelling(arguments: list[str]) -> list[str]:
-    """`distribute --mode standalone ...` and `distribute --status` as today's sub-commands."""
+    """Turn `distribute --mode standalone ...` and `distribute --status` into today's sub-commands."""
     before = ""
     for word in arguments:
         if word in SUBCOMMANDS and (before == "--debug" or not before.startswith("-")):
@@ -242,7 +242,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _add_setting_options(parser: argparse.ArgumentParser) -> None:
-    """Options that are settings. Their values stay text: `load_settings` checks them and knows what is allowed."""
+    """Add the options that are settings. Their values stay text: `load_settings` checks them."""
     metavars = {"device_id": "ID", "device_name": "NAME", "concurrent_tasks": "N", "host": "HOST", "port": "PORT"}
     metavars["dask_scheduler"] = "ADDRESS"
     metavars |= {"engine": "|".join(ENGINES), "load_balance_strategy": "|".join(STRATEGIES)}

@@ -63,7 +63,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def build_parser(command: str | None) -> Parser:
-    """The parser with all commands by name, and the whole of `command`."""
+    """Return the parser: it knows all commands by name, and only `command` with its options."""
     parser = Parser(prog="crawlfleet", description=crawlfleet.__doc__)
     parser.add_argument("--version", action="version", version=f"crawlfleet {crawlfleet.__version__}")
     parser.set_defaults(**GLOBAL_DEFAULTS)
@@ -93,7 +93,7 @@ def _report(text: str, code: int, debug: bool) -> int:
 
 
 def _settle_stdout() -> None:
-    """Flush what can be; Python does it once more at its end, and failing there would change the exit code."""
+    """Flush what can be flushed. Python flushes again at its end, and a failure there would change the exit code."""
     try:
         sys.stdout.flush()
         return

@@ -10,5 +10,5 @@ MAIN = Path(crawlfleet.__file__).parent.parent / "main.py"
 
 
 def program_words() -> str:
-    """How a user starts this program: from a checkout, or installed."""
+    """Return how a user starts this program: from a checkout, or installed."""
     return "python main.py" if MAIN.is_file() else "crawlfleet"

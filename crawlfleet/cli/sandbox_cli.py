@@ -11,7 +11,7 @@ from crawlfleet.cli.arguments import whole_number
 
 
 def run_sandbox(args: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM."""
+    """Serve the simulated vendors until SIGINT or SIGTERM."""
     from crawlfleet.sandbox.server import serve
 
     serve(

@@ -1,4 +1,4 @@
-"""`accounts`: whose figures are fetched, where their tokens are, and by which proxy. A token is never an argument."""
+"""`accounts`: the accounts at vendors, where their tokens are, and their proxies. A token is never an argument."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LISTED = ("source", "username", "kind", "token", "proxy", "apps by hand", "healt
 
 
 class RefuseToken(argparse.Action):
-    """`--token`: what it is given would be in the shell's history and in the list of processes."""
+    """Refuses `--token`: its value would be in the shell's history and in the list of processes."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         parser.error(
@@ -149,7 +149,7 @@ def _line(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def run_test(args: argparse.Namespace) -> int:
-    """Ask the vendor for the account's apps, which shows that token and network are fine."""
+    """Ask the vendor for the account's apps, which shows that the token and the network work."""
     from crawlfleet.planning.tariff import tariff_of
     from crawlfleet.services.account_check import count_apps
     from crawlfleet.services.node import usable_account

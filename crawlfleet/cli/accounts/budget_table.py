@@ -13,13 +13,13 @@ COLUMNS = ("source", "limit", "account", "app", "report", "used", "opens", "wait
 
 
 def calls_text(budget: Mapping[str, Any]) -> str:
-    """`24 of 24`; `*` marks a number that a refusal taught."""
+    """Return `24 of 24`; `*` marks a number that a refusal taught."""
     allowed = "any" if budget["allowed"] is None else budget["allowed"]
     return f"{budget['used']} of {allowed}" + ("*" if budget["learned_calls"] is not None else "")
 
 
 def print_budgets(budgets: Sequence[Mapping[str, Any]]) -> None:
-    """A table of these budgets, in their order, at most 20, and how many there are beyond it."""
+    """Print a table of the first 20 budgets, and say how many more there are."""
     print_table(COLUMNS, map(_line, budgets[:MOST_ROWS]))
     if any(budget["learned_calls"] is not None for budget in budgets):
         say("* learned from a refusal, fewer than the vendor documents")

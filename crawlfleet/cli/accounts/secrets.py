@@ -20,7 +20,7 @@ MAX_TOKEN_CHARS = 16 * 1024
 
 
 def sealed_token(keys: Keyring) -> str:
-    """The token from standard input, sealed; asked for without echo on a terminal. Raises UsageError for a bad one."""
+    """Read the token from standard input, on a terminal without echo, and seal it. Raises UsageError for a bad one."""
     if sys.stdin is None:
         raise UsageError("--token-stdin: there is no standard input")
     if sys.stdin.isatty():

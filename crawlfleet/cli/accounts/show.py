@@ -1,4 +1,4 @@
-"""`accounts show`: how one account stands: its health, its budgets, and what its vendor does not let it have."""
+"""`accounts show`: the health of one account, its budgets, and what its vendor does not let it have."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def _state_names() -> list[str]:
 
 
 def _counted(calendars: Iterable[FeedCoverage], totals: Counter[str]) -> Iterator[FeedCoverage]:
-    """The same, with their days counted by state on the way."""
+    """Yield the calendars as they come, and count their days by state in `totals`."""
     for calendar in calendars:
         totals.update(covered.state.value for covered in calendar.days)
         yield calendar
@@ -64,7 +64,7 @@ def _as_objects(calendars: Iterable[FeedCoverage]) -> Iterator[dict[str, Any]]:
 
 
 def _print_lines(calendars: Iterable[FeedCoverage], asked: Question) -> None:
-    """One line for each feed, for files and other programs."""
+    """Print one line for each feed, for files and other programs."""
     from crawlfleet.cli.data.heatmap import LETTERS
 
     names = _state_names()

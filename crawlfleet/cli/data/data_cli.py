@@ -64,7 +64,7 @@ def run_rows(args: argparse.Namespace) -> int:
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
-    """A table without the columns that are empty; what a row without figures tells is in its `extra`."""
+    """Print a table without empty columns; a row without figures shows what its `extra` tells."""
     columns = [*KEY_COLUMNS, *(name for name in (*DIMENSIONS, *FIGURES) if any(row[name] is not None for row in rows))]
     table = [[row[name] for name in columns] for row in rows]
     extras = [None if any(row[name] is not None for name in FIGURES) else row["extra"] for row in rows]

@@ -24,7 +24,7 @@ COUNTED_AT_ONCE = 1000  # rows between two steps of the progress
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Write the stored figures that are meant to a file."""
+    """Write the stored figures that the options choose to a file."""
     from crawlfleet.insights.coverage import stored_rows
     from crawlfleet.insights.feeds import FeedFilter
     from crawlfleet.insights.stored_rows import data_rows
@@ -51,7 +51,7 @@ def _counted(rows: Iterable[Row], advance: Advance) -> Iterator[Row]:
 
 @contextmanager
 def _sink(args: argparse.Namespace) -> Iterator[BinaryIO]:
-    """Where the export goes. A file gets its name when it is complete; of one that breaks off nothing stays.
+    """Open what the export writes to. A complete file gets its name; an export that breaks off leaves nothing.
 
     Raises UsageError for a place that is taken or no file, CrawlfleetError for one that cannot be written.
     """

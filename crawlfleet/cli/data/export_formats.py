@@ -1,7 +1,7 @@
 """Files of figures: CSV, JSON lines and Parquet, written while the rows arrive.
 
-Each writer takes rows as `insights.data_rows` yields them and a binary file, and returns how many rows there were. At
-most PARQUET_ROWS of them are in memory.
+Each writer takes the rows of `insights.stored_rows.data_rows` and a binary file, and returns how many rows it wrote. It
+holds at most PARQUET_ROWS of them in memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def write_csv(rows: Iterable[Row], file: BinaryIO) -> int:
-    """UTF-8, a header, lines that end with a line feed. A missing value is empty, `extra` is JSON."""
+    """Write UTF-8 with a header and line feeds. A missing value is empty, `extra` is JSON."""
     writer = csv.writer(codecs.getwriter("utf-8")(file), lineterminator="\n")
     writer.writerow(COLUMNS)
     count = 0
@@ -47,7 +47,7 @@ def _csv_cells(row: Row) -> list[Any]:
 
 
 def write_jsonl(rows: Iterable[Row], file: BinaryIO) -> int:
-    """One object a line, as `data rows --json` has them: decimals are numbers with all their digits."""
+    """Write one object a line, as `data rows --json` has them: decimals are numbers with all their digits."""
     count = 0
     for row in rows:
         members = ", ".join(f'"{name}": {_json(row[name])}' for name in COLUMNS)
@@ -63,7 +63,7 @@ def _json(value: Any) -> str:
 
 
 def write_parquet(rows: Iterable[Row], file: BinaryIO) -> int:
-    """Texts, `date` as date32, counts as int64, amounts as decimal128(24, 6), `extra` as JSON text.
+    """Write texts, `date` as date32, counts as int64, amounts as decimal128(24, 6), `extra` as JSON text.
 
     Raises UsageError when pyarrow is not installed.
     """

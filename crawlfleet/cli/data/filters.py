@@ -1,4 +1,4 @@
-"""The options by which the `data` commands choose, and what they mean to the questions of `services`."""
+"""The options by which the `data` commands choose feeds and days, as `insights` takes them."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ if TYPE_CHECKING:
 
 
 def add_account_filters(parser: argparse.ArgumentParser) -> None:
-    """--source and --username."""
+    """Add --source and --username."""
     parser.add_argument("--source", metavar="S", help="of this vendor")
     parser.add_argument("--username", metavar="U", help="of this account")
 
 
 def add_app_filters(parser: argparse.ArgumentParser) -> None:
-    """--app-id and --report."""
+    """Add --app-id and --report."""
     parser.add_argument("--app-id", metavar="A", help="of this app")
     parser.add_argument("--report", metavar="R", help="of this report")
 
 
 def add_day_filters(parser: argparse.ArgumentParser, default: str = "") -> None:
-    """--start-date and --end-date; `default` says what is meant without them."""
+    """Add --start-date and --end-date; `default` says what is meant without them."""
     parser.add_argument("--start-date", metavar="D", type=calendar_day, help="first day, as in 2026-01-31")
     parser.add_argument("--end-date", metavar="D", type=calendar_day, help=f"last day, included{default}")
 
 
 def add_coverage_filters(parser: argparse.ArgumentParser) -> None:
-    """All of them, for commands that look at 30 days unless told otherwise."""
+    """Add all of them, for commands that look at 30 days unless told otherwise."""
     add_account_filters(parser)
     add_app_filters(parser)
     add_day_filters(parser, " (default: 30 days up to yesterday, UTC)")
 
 
 def check_days(args: argparse.Namespace) -> tuple[date | None, date | None]:
-    """First and last day, where they were given; raises UsageError when they are the wrong way round."""
+    """Return the first and the last day, None where not given; raises UsageError when the last is before the first."""
     start, end = args.start_date, args.end_date
     if start and end and start > end:
         raise UsageError(f"--start-date must not be after --end-date (got {start} and {end})")
@@ -64,7 +64,7 @@ class Question:
 
 @contextmanager
 def question(args: argparse.Namespace) -> Iterator[Question]:
-    """The question that these arguments ask the command's database; raises UsageError for impossible days."""
+    """Open the command's database for the question that these arguments ask; raises UsageError for impossible days."""
     from crawlfleet.executors.registry import executors
     from crawlfleet.insights.coverage import period
     from crawlfleet.insights.feeds import FeedFilter

@@ -18,7 +18,7 @@ COLUMNS = ("source", "username", "app_id", "report", "start_date", "end_date", "
 
 
 def run_gaps(args: argparse.Namespace) -> int:
-    """Print the gaps of each feed; 1 when there are any."""
+    """Print the gaps of each feed; exit code 1 when there are any."""
     from crawlfleet.insights.coverage import gaps
 
     with question(args) as asked:
@@ -42,7 +42,7 @@ def _as_object(gap: Gap) -> dict[str, Any]:
 
 
 def command_for(gap: Gap) -> str:
-    """What closes the gap, as a shell reads it."""
+    """Return the command that closes the gap, as a shell reads it."""
     name = gap.feed.name
     options = {
         "--username": name.username,

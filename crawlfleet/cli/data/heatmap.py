@@ -1,7 +1,6 @@
 """The calendar of `data coverage` on a terminal: a line for each feed, a cell for each day.
 
-Each state has a letter of its own beside its colour, so that a terminal, a print or an eye without colours tells them
-apart, too.
+Each state has a letter beside its colour, so that people tell states apart without colours, too.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ MONTH_CELLS = len("2026-01 ")
 
 
 def print_heatmap(calendars: Iterable[FeedCoverage], start: date, end: date) -> None:
-    """The feeds under a heading for each account and report, as many days side by side as the terminal is wide."""
+    """Print the feeds under a heading for each account and report, as many days in a line as the terminal holds."""
     console = Console(highlight=False)
     groups = itertools.groupby(
         calendars,
@@ -83,7 +82,7 @@ def _print(console: Console, line: Text) -> None:
 
 
 def _months(dates: Sequence[date]) -> str:
-    """`2026-01` above the first day of each month; `01`, or nothing, above a month of which few days are shown."""
+    """Return `2026-01` above each month's first day; `01`, or nothing, above a month with few days here."""
     text = ""
     for _, group in itertools.groupby(dates, key=lambda day: (day.year, day.month)):
         days = list(group)
@@ -94,7 +93,7 @@ def _months(dates: Sequence[date]) -> str:
 
 
 def _days_of_month(dates: Sequence[date]) -> str:
-    """1, 10 and 20 where these days are."""
+    """Return a line with 1, 10 and 20 above these days."""
     marks = [" "] * (len(dates) + 1)
     for index, day in enumerate(dates):
         if day.day in (1, 10, 20):
@@ -103,7 +102,7 @@ def _days_of_month(dates: Sequence[date]) -> str:
 
 
 def print_legend(totals: Mapping[str, int]) -> None:
-    """What each letter and colour means, and how many days are in that state."""
+    """Print what each letter and colour means, and how many days are in that state."""
     items = [
         Text.assemble((f" {LETTERS[state]} ", COLOURS[state]), f" {state.value} {totals.get(state.value, 0)}")
         for state in DayState

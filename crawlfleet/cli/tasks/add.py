@@ -58,7 +58,7 @@ def _add_lines(args: argparse.Namespace, given: dict[str, Any]) -> list[int]:
 
 
 def _name_the_line(fleet: Fleet, lines: list[tuple[str, TaskSpec]]) -> None:
-    """Raise the error of the first task that cannot be added, with its line; tasks alike are looked at once."""
+    """Raise the error of the first task that cannot be added, with its line. Checks tasks that are alike once."""
     alike = {(spec.task_type, spec.username, spec.source): (place, spec) for place, spec in reversed(lines)}
     for place, spec in reversed(alike.values()):
         try:

@@ -1,4 +1,4 @@
-"""`tasks backfill`: what is missing of an account's days, in as few calls and as early as the vendor's quotas allow."""
+"""`tasks backfill`: fetch an account's missing days in few calls, as early as the vendor's quotas allow."""
 
 from __future__ import annotations
 

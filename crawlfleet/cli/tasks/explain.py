@@ -13,7 +13,7 @@ from crawlfleet.core.errors import CrawlfleetError
 
 
 def run_explain(args: argparse.Namespace) -> int:
-    """Print one sentence, or the explanation with all that it is made of."""
+    """Print one sentence; with --json the explanation and what it is made of."""
     from crawlfleet.insights.explain import explain
 
     with existing_database(args) as db:

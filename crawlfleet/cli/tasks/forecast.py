@@ -1,4 +1,4 @@
-"""`tasks forecast`: when the backlog is done, and what limits it, with the figures that it is reckoned from."""
+"""`tasks forecast`: when the backlog is done, what limits it, and the numbers behind the answer."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ STANDARD_INPUT = "-"
 
 
 def parse_json(text: str) -> Any:
-    """The value; raises ValueError for what JSON does not allow, and for a key that is given twice."""
+    """Return the value; raises ValueError for what JSON does not allow, and for a key that is given twice."""
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
     except RecursionError:
@@ -36,7 +36,7 @@ def _refuse(constant: str) -> None:
 
 
 def read_task_lines(path: str) -> Iterator[tuple[str, TaskSpec]]:
-    """The task of each line that is not blank, with the place of that line for messages; `-` is standard input.
+    """Yield the task of each line that is not blank, after the line's place for messages; `-` is standard input.
 
     Raises UsageError that names the file, the line, and what is wrong with which value.
     """

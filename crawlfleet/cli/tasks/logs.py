@@ -56,7 +56,7 @@ def run_logs(args: argparse.Namespace) -> int:
 
 
 def _of_task(db: Database, args: argparse.Namespace) -> Iterator[LogLine]:
-    """The task's lines that are wanted; with --follow until it is over and says nothing more."""
+    """Yield the task's lines that match; with --follow wait for more until the task is over and silent."""
     from crawlfleet.insights.task_logs import LEVELS, task_log
 
     after, over_since = None, None

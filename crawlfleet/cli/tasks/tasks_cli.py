@@ -1,4 +1,4 @@
-"""`tasks`: the queue from outside. Adding is in `add.py`; here are looking, retrying, cancelling and pausing."""
+"""`tasks`: list, show, count, retry and cancel tasks, pause the queue. `add.py` and its neighbours have the rest."""
 
 from __future__ import annotations
 
