@@ -125,6 +125,7 @@ def _postgresql_command(datadir: Path, port: int) -> list[str]:
         "shared_buffers": "64MB",
         "fsync": "off",
         "full_page_writes": "off",
+        "dynamic_shared_memory_type": "mmap",  # in the data directory: what a killed server had goes with it
         "timezone": "Asia/Shanghai",  # not UTC, for the same reason
     }
     return [program("postgres"), "-D", str(datadir), *(f"--{name}={value}" for name, value in settings.items())]

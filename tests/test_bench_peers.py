@@ -118,6 +118,7 @@ def test_crawlfleet_runs_each_scenario_and_its_figures_are_printed_and_written(
     shared_postgresql: Callable[[], SharedServer],
 ) -> None:
     monkeypatch.setattr(program, "start_server", lambda *_: shared_postgresql())
+    monkeypatch.setattr(scenarios, "SETTLE_SECONDS", 0.0)  # nobody looks at the figures
     store = "postgresql" if SCENARIOS[name].needs_server else "sqlite"
     arguments = ["--scenario", name, "--size", "tiny", "--only", "crawlfleet", "--store", store]
     assert program.main(arguments, folder=tmp_path) == 0

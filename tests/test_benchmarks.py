@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from benchmarks import __main__ as program
+from benchmarks import fleet_idle, idle
 from benchmarks.backlog import multiply, seed
 from benchmarks.frame import SIZES, Benchmark, Measured, Size, measure
 from benchmarks.place import Place, fresh_place
@@ -39,6 +40,8 @@ def test_each_benchmark_runs_and_its_figures_are_printed_and_written(
     shared_postgresql: Callable[[], SharedServer],
 ) -> None:
     monkeypatch.setattr(program, "start_server", lambda *_: shared_postgresql())
+    for module in (idle, fleet_idle):
+        monkeypatch.setattr(module, "SETTLE_SECONDS", 0.0)  # nobody looks at the figures
     [benchmark] = [each for each in SUITE if each.name == name]
     database = "postgresql" if benchmark.needs_server else "sqlite"
     assert program.main(["--size", "tiny", "--only", name, "--database", database], folder=tmp_path) == 0
