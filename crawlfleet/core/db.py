@@ -86,7 +86,7 @@ class Database:
         self.plain = self._make_engine(quick=False, poolclass=sa.NullPool)
 
     def _make_engine(self, quick: bool, **options: Any) -> Engine:
-        """Quick: each statement by itself, and as few round trips as can be. Not quick: what Alembic expects."""
+        """An engine. A quick one commits each statement and makes few round trips; else it is what Alembic expects."""
         url = self.url
         if quick:
             options["isolation_level"] = "AUTOCOMMIT"
@@ -151,7 +151,7 @@ class Database:
         cursor.close()
 
     def _try_after_a_long_rest(self, connection: Any, record: Any, _proxy: object) -> None:
-        """The server may have been restarted meanwhile, and `read` cannot repeat what its caller does."""
+        """Ping a connection that rested long. The server may have restarted, and `read` cannot repeat its block."""
         used_at = record.info.get("used_at")
         if used_at is None or time.monotonic() - used_at < PING_AFTER_SECONDS:
             return
@@ -277,7 +277,7 @@ class Database:
             yield connection
 
     def _forget_others(self, error: DBAPIError) -> None:
-        """A server that was made read-only keeps its connections; the others must not all find out by themselves."""
+        """Drop all idle connections. A server that turned read-only keeps them open, and each would fail anew."""
         if not error.connection_invalidated:  # else SQLAlchemy has done it
             self.engine.dispose()
 

@@ -75,7 +75,7 @@ class DeviceRefused(CrawlfleetError):
 
 
 class LeaseLost(CrawlfleetError):
-    """(device_id, epoch) is no longer this process: another registration or the monitor ended it."""
+    """(device_id, epoch) is no longer this process: another registration or a caretaker ended it."""
 
     def __init__(self, device_id: str, epoch: int) -> None:
         super().__init__(f"device {device_id} is no longer this process (epoch {epoch})")

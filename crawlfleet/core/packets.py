@@ -10,9 +10,9 @@ from pymysql.constants import CLIENT
 
 
 class PacketConnection(pymysql.Connection):
-    """Its maker sends SET NAMES, with all else that a session needs; COMMIT and ROLLBACK go out only where they matter.
+    """Whoever makes it sends SET NAMES and all else that a session needs.
 
-    `in_transaction` is kept by whoever sends BEGIN and COMMIT.
+    COMMIT and ROLLBACK are sent only inside a transaction. Whoever sends BEGIN and COMMIT keeps `in_transaction`.
     """
 
     def __init__(self, *arguments: Any, client_flag: int = 0, **named: Any) -> None:

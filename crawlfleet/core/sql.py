@@ -1,4 +1,4 @@
-"""The few places where the three databases want another wording, side by side.
+"""SQL fragments that differ between the three databases, side by side.
 
 Statements are whole texts in `model/`; they borrow these fragments. Moments travel as UTC text
 ('2026-01-31 08:00:00.000000'), which every database here stores and compares as its own time type

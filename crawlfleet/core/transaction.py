@@ -43,7 +43,7 @@ U = TypeVar("U")
 
 
 class Answer(Generic[T]):
-    """Something that was asked for. `read` gives it; the first reading of any answer brings all that were asked."""
+    """A value that was asked of the database. `read` returns it, and sends what is queued where it must."""
 
     def __init__(self, read: Callable[[], T]) -> None:
         self._read: Callable[[], T] | None = read
@@ -51,23 +51,23 @@ class Answer(Generic[T]):
 
     @staticmethod
     def of(value: U) -> Answer[U]:
-        """An answer that is known without asking."""
+        """An answer whose value is known already; nothing is sent."""
         return Answer(lambda: value)
 
     def read(self) -> T:
-        """The answer; asked for once, however often it is read."""
+        """The value. It is fetched once, however often this is called."""
         if self._read is not None:
             self._value = self._read()
             self._read = None
         return self._value
 
     def map(self, make: Callable[[T], U]) -> Answer[U]:
-        """An answer made of this one, when it is read."""
+        """An answer whose value is `make` of this one's; made when it is read."""
         return Answer(lambda: make(self.read()))
 
 
 class Rows(Generic[T]):
-    """What an answer consists of; the same words as SQLAlchemy's results, which take longer to make than to read."""
+    """Rows with the methods of SQLAlchemy's results. Those take longer to make than to read, so we make our own."""
 
     def __init__(self, rows: Sequence[T]) -> None:
         self._rows = rows
@@ -87,9 +87,9 @@ class Rows(Generic[T]):
 
 
 class Result:
-    """What the database says to one statement; reading it sends what is queued.
+    """The database's reply to one statement; reading it sends what is queued.
 
-    `asked_at` and `answered_at` are moments of the monotonic clock, known once it has come.
+    `asked_at` and `answered_at` are moments of the monotonic clock, known once the reply has come.
     """
 
     def __init__(self, statement: sa.TextClause, parameters: Mapping[str, Any], send: Callable[[], None]) -> None:
@@ -105,7 +105,7 @@ class Result:
         self.asked_at = self.answered_at = 0.0
 
     def take(self, result: Any) -> None:
-        """Called when it has come, with a driver's cursor that stands at this statement's result."""
+        """Take the reply out of a driver's cursor that stands at this statement's result."""
         if result.description is not None:
             self._columns = [column[0] for column in result.description]
             self._rows = result.fetchall()
@@ -116,7 +116,7 @@ class Result:
             raise AssertionError(f"changed {self._rowcount} rows instead of {self._must_change}: {self.statement.text}")
 
     def map(self, make: Callable[[Result], U]) -> Answer[U]:
-        """An answer made of this result, when it is read."""
+        """An answer whose value is `make` of this result; made when it is read."""
         return Answer(lambda: make(self))
 
     def read_clock(self, now: Any) -> ClockReading:
@@ -176,8 +176,10 @@ class Result:
 
 
 class Statements:
-    """What is asked of a connection in autocommit mode: several together, and past SQLAlchemy, which for a short
-    question takes as much time as its driver."""
+    """Queues statements for a connection in autocommit mode and sends several together.
+
+    It goes past SQLAlchemy, which takes as much time for a short question as the driver itself.
+    """
 
     def __init__(
         self, connection: Connection, dialect: SqlDialect, clock: Clock = SYSTEM_CLOCK, now: datetime | None = None
@@ -192,13 +194,13 @@ class Statements:
 
     @property
     def reading(self) -> ClockReading:
-        """The database's clock as it was read first, here or with a statement that had to look at it anyway."""
+        """The first reading of the database's clock: asked for here, or brought by a statement that read it anyway."""
         if self._reading is None:
             self._reading = (self._asked_reading or self.ask_clock()).read()
         return self._reading
 
     def take_reading(self, reading: ClockReading) -> None:
-        """Use a reading that came with another question, unless there is one."""
+        """Use a reading that another statement brought, unless there is one already."""
         self._reading = self._reading or reading
 
     @property
@@ -207,7 +209,7 @@ class Statements:
         return self.reading.now
 
     def ask_reading(self) -> None:
-        """Ask for the reading now, so that it needs no round trip of its own."""
+        """Queue the question for the reading now, so that it needs no round trip of its own."""
         if self._reading is None and self._asked_reading is None:
             self._asked_reading = self.ask_clock()
 
@@ -240,7 +242,7 @@ class Statements:
             result.asked_at, result.answered_at = asked_at, answered_at
 
     def _guarded(self, queue: list[Result], send: Callable[[Any, list[Result]], None]) -> None:
-        """Errors of the driver become those that SQLAlchemy would raise."""
+        """Send; raise the driver's errors as SQLAlchemy would raise them."""
         raw = self._connection.connection.driver_connection
         dialect = self._connection.dialect
         driver_error = dialect.loaded_dbapi.Error
@@ -268,7 +270,7 @@ class Transaction(Statements):
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """What the block queues is sent with its end; an error of its values undoes the block and is raised."""
+        """Send what the block queues when the block ends. An error of its values undoes the block and is raised."""
         mark = self.execute(SAVEPOINT)
         try:
             yield
@@ -280,7 +282,7 @@ class Transaction(Statements):
             raise
 
     def commit(self, at_once: bool) -> None:
-        """Send what is queued, then COMMIT; `at_once` together."""
+        """Send what is queued, then COMMIT. With `at_once` they travel together."""
         if not at_once:
             self.send()
         self.committing = True

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 
 class Wakeup:
-    """A wait that `wake`, what can be read elsewhere and, in the main thread, every handled signal cut short."""
+    """A wait that ends early: by `wake`, by a readable descriptor or, in the main thread, by every handled signal."""
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
@@ -33,7 +33,7 @@ class Wakeup:
             pass
 
     def wait(self, timeout: float | None = None, descriptors: Sequence[int] = ()) -> None:
-        """Return after `wake`, after a signal's handler ran, when one can be read, or after so many seconds."""
+        """Return after `wake`, after a signal's handler, when a descriptor can be read, or after `timeout` seconds."""
         in_main_thread = threading.current_thread() is threading.main_thread()
         before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False) if in_main_thread else -1
         try:

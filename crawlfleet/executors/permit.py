@@ -1,7 +1,7 @@
-"""The calls that one run may send to its source, and when: where a budget of the database meets the wire.
+"""The permit of a run: which calls it may send to its source, and when.
 
 The transport asks at the very moment at which it would send a request. All moments here are seconds of the monotonic
-clock, into which the scheduler has turned the database's; no wall clock of a node is asked.
+clock; the scheduler has turned the database's moments into them. No wall clock of a node is asked.
 """
 
 from __future__ import annotations

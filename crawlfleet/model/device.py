@@ -1,7 +1,7 @@
 """cl_device: which devices there are, and the lease that each holds.
 
 A process proves who it is by (device_id, epoch). The lease is the device's: it lasts while that pair beats.
-Whatever changes a device takes the lock of its row first, so a claim, a registration and the monitor's verdict
+Whatever changes a device takes the lock of its row first. So a claim, a registration and the caretaker's verdict
 never overlap.
 """
 

@@ -109,8 +109,8 @@ class CallPlanner:
     def _long_until(self, stretches: Sequence[Stretch], moment: datetime) -> set[Stretch] | None:
         """Which stretches to fetch by a long call so that all is done at this moment; None when it cannot be.
 
-        Short calls take what they can until then, the stretches of fewest parts first; the rest must be long. What
-        long calls are left over go where they save most.
+        Until then short calls take what they can, the stretches of fewest parts first. Long calls must take the rest.
+        Long calls that are left over go where each saves most.
         """
         spent: Counter[Meter] = Counter()
 
@@ -147,7 +147,7 @@ class CallPlanner:
         return long
 
     def _saving(self, stretch: Stretch) -> int:
-        """Calls that a stretch costs less as a whole."""
+        """How many calls one long call saves for a stretch."""
         return stretch.parts * self._report.shapes[0].calls - self._shape(stretch.whole).calls
 
     def _calls_in_parts(self, stretch: Stretch) -> Counter[Meter]:
@@ -179,7 +179,7 @@ class CallPlanner:
         return calls
 
     def _in_turn(self, long: Collection[Stretch]) -> list[Stretch]:
-        """Long calls, the app with most of them first and by turns: its own budget must not make all others wait."""
+        """Long calls in turns, the app with most of them first: its own budget must not make all others wait."""
         ordered = sorted(long, key=lambda each: (*self._urgency(*each.whole), each.app_id))
         left = Counter(each.app_id for each in ordered)
         turns = []

@@ -1,7 +1,7 @@
 """When a vendor's quotas allow calls: the budgets of a plan, and the calls that it books against them.
 
-Pure arithmetic on what `model.outlook` read. A budget is a row of periods, each with room for so many calls: sliding
-windows of its length from now on, or UTC days.
+Pure arithmetic on what `model.planning_facts` read. A budget is a row of periods, each with room for so many calls.
+Periods are sliding windows of its length from now on, or UTC days.
 """
 
 from __future__ import annotations

@@ -226,7 +226,7 @@ class Session:
     def _response(
         self, url: str, headers: Mapping[str, str], proxy: OpenProxy | None, where: str
     ) -> Iterator[httpx2.Response]:
-        """The answer, its body still to come; what fails before the way to the vendor is open is the proxy's."""
+        """The answer; its body is still to come. What fails before the way to the vendor is open is the proxy's."""
         import httpx2
 
         way = _Way(self._context)
@@ -279,7 +279,7 @@ class Session:
 
 
 class _Way:
-    """How far a request has come: the way to the vendor is open once the library begins TLS with it or sends to it."""
+    """How far a request has come. The way is open once the library begins TLS with the vendor or sends to it."""
 
     def __init__(self, context: Cancellable) -> None:
         self.is_open = False
