@@ -45,10 +45,7 @@ class CrawlTaskDAO:
         batch = list(specs)
         defaults = defaults or TaskDefaults()
         if now is None and actor is None and len(batch) <= rows_at_once(self.db.dialect) and are_alike(batch):
-            ids = self.db.write(
-                lambda transaction: self._told(transaction, add_alike(transaction, batch, defaults)),
-                commit_at_once=True,
-            ).read()
+            ids = self.db.write(lambda transaction: add_alike(transaction, batch, defaults), commit_at_once=True).read()
             if ids:
                 return ids
 
@@ -60,7 +57,8 @@ class CrawlTaskDAO:
             if batch and actor is not None:
                 span = {"first_id": min(ids.read()), "last_id": max(ids.read())}
                 audit.record(transaction, actor, "tasks.add", tasks=len(batch), **span)
-            return self._told(transaction, ids)
+            signals.tasks_changed(transaction)
+            return ids
 
         for _ in range(3):
             try:
@@ -68,11 +66,6 @@ class CrawlTaskDAO:
             except sa.exc.IntegrityError as error:  # another writer opened one of the keys after we looked
                 raced = error
         raise raced
-
-    @staticmethod
-    def _told(transaction: Transaction, ids: Answer[list[int]]) -> Answer[list[int]]:
-        signals.tasks_changed(transaction)
-        return ids
 
     def get(self, task_id: int) -> dict[str, Any] | None:
         """One task as a dict of its columns, or None."""

@@ -12,7 +12,12 @@ from crawlfleet.core.transaction import Transaction
 CHANNEL = "crawlfleet_tasks"
 
 
-def tasks_changed(transaction: Transaction) -> None:
-    """Wake the schedulers when this transaction commits."""
-    if transaction.dialect.family == "postgresql":
-        transaction.execute(sql(f"SELECT pg_notify('{CHANNEL}', '')"))
+def tasks_changed(transaction: Transaction, lane_key: str | None = None) -> None:
+    """Wake the schedulers when this transaction commits; if a lane is named, only if it is there."""
+    if transaction.dialect.family != "postgresql":
+        return
+    notify = f"SELECT pg_notify('{CHANNEL}', '')"
+    if lane_key is None:
+        transaction.execute(sql(notify))
+    else:
+        transaction.execute(sql(f"{notify} FROM cl_lane WHERE lane_key = :lane_key"), {"lane_key": lane_key})

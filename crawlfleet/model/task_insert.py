@@ -9,7 +9,7 @@ from typing import Any
 
 from crawlfleet.core.sql import SqlDialect, bindable, json_rows, sql, stamp
 from crawlfleet.core.transaction import Answer, Result, Transaction
-from crawlfleet.model import lanes
+from crawlfleet.model import lanes, signals
 from crawlfleet.model.budget import CostOf, no_cost
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import TaskStatus
@@ -136,8 +136,8 @@ def _ask_open_keys(transaction: Transaction, keys: list[str]) -> Answer[dict[str
 
 
 def add_alike(transaction: Transaction, specs: Sequence[TaskSpec], defaults: TaskDefaults) -> Answer[list[int]]:
-    """Queue tasks that are alike in what decides their place, with one answer of the database, which finds lane and
-    time by itself. If their lane is new none is queued, and there are no ids."""
+    """Queue tasks that are alike in what decides their place, and wake the schedulers, with one answer of the database,
+    which finds lane and time by itself. If their lane is new none is queued, and there are no ids."""
     dialect = transaction.dialect
     moment = dialect.now_of_statement
     key = f"{dialect.milliseconds(moment)} - {dialect.integer('head_start')}"
@@ -148,13 +148,13 @@ def add_alike(transaction: Transaction, specs: Sequence[TaskSpec], defaults: Tas
         "wake_at": "NULL",
         **dict.fromkeys(("next_run_at", "created_at", "updated_at"), moment),
     }
-    parameters = {
-        "head_start": specs[0].priority * PRIORITY_STEP_MS,
-        "lane_key": lanes.lane_of(specs[0], defaults.cost_of).key,
-    }
+    lane_key = lanes.lane_of(specs[0], defaults.cost_of).key
+    parameters = {"head_start": specs[0].priority * PRIORITY_STEP_MS, "lane_key": lane_key}
     # in one statement: should the lane appear meanwhile, either all tasks find it or none
     lane = " JOIN cl_lane l ON l.lane_key = :lane_key"
-    return _insert(transaction, _said(specs, defaults), computed, parameters, lane)
+    ids = _insert(transaction, _said(specs, defaults), computed, parameters, lane)
+    signals.tasks_changed(transaction, lane_key)
+    return ids
 
 
 def _insert(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -49,14 +49,15 @@ def apps_of_accounts() -> list[tuple[str, str]]:
     return [(name, app.app_id) for name in ACCOUNTS for app in Sandbox(apps=APPS).apps_of(name)]
 
 
-def queue_days(fleet: Fleet) -> dict[str, str]:
+def queue_days(fleet: Fleet, due_in_seconds: float = 0) -> dict[str, str]:
     """One task for each account, app and day, of a range that costs the call of a window."""
+    due_at = datetime.now(UTC) + timedelta(seconds=due_in_seconds) if due_in_seconds else None
     environ = {}
     for name in ACCOUNTS:
         environ[f"TOKEN_{name}"] = f"sandbox-{name}"
         fleet.accounts.add(Account("appsflyer", name, "agency", token_env=f"TOKEN_{name}"))
     fleet.add_tasks(
-        TaskSpec("app_data", username=name, app_id=app, start_date=day, end_date=day)
+        TaskSpec("app_data", username=name, app_id=app, start_date=day, end_date=day, run_at=due_at)
         for name, app in apps_of_accounts()
         for day in (FIRST + timedelta(n) for n in range(DAYS))
     )
@@ -103,7 +104,8 @@ def test_no_call_is_one_too_many_when_the_clocks_of_nodes_differ_by_an_hour(
     fleet = connect(backend.url)
     with Sandbox(minute_seconds=WINDOW, apps=APPS) as sandbox:
         options = (*config(sandbox.base_url), "--until-idle")
-        environ = {**queue_days(fleet), "LD_PRELOAD": str(CLOCK_LIBRARY), "DONT_FAKE_MONOTONIC": "1"}
+        due = queue_days(fleet, due_in_seconds=4)  # both nodes have started by then, and share the work
+        environ = {**due, "LD_PRELOAD": str(CLOCK_LIBRARY), "DONT_FAKE_MONOTONIC": "1"}
         with (
             NodeProcess(tmp_path, backend.url, *options, device_id="ahead", FAKETIME="+1h", **environ) as ahead,
             NodeProcess(tmp_path, backend.url, *options, device_id="behind", FAKETIME="-1h", **environ) as behind,

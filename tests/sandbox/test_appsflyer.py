@@ -192,7 +192,8 @@ def test_a_report_beyond_the_row_cap_is_cut_silently_but_refused_by_the_master_a
 @pytest.mark.parametrize("report", sorted(REPORTS))
 def test_answers_that_are_cut_or_fall_silent_are_transient(clock, demo, context, options, message, report):
     with Sandbox(clock=clock, **options) as sandbox:
-        source = AppsFlyer(SourceSettings(base_url=sandbox.base_url, timeout_seconds=0.2))
+        patience = 0.2 if "stall_rate" in options else 10  # a busy machine takes its time for what is cut
+        source = AppsFlyer(SourceSettings(base_url=sandbox.base_url, timeout_seconds=patience))
         app_id = apps_of("demo_agency")[0].app_id
         with pytest.raises(TransientError, match=message):
             list(source.fetch_app_data(demo, app_id, report, FIRST, FIRST, context))
