@@ -70,7 +70,7 @@ class LineFormatter(logging.Formatter):
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic only in the stubs
-    """Writes to stderr; when its reader has gone, the program goes on in silence."""
+    """Writes to stderr. When nobody reads stderr any more, the program goes on in silence."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -81,7 +81,7 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generi
 
 
 def _point_to_nowhere(descriptor: int) -> None:
-    """A standard stream that is broken would turn the exit code into 120 when Python flushes it at the end."""
+    """Replace a broken standard stream: Python would flush it at the end and turn the exit code into 120."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, descriptor)

@@ -1,4 +1,4 @@
-"""What a device tells about its machine: capabilities once, use with every beat. Percentages are 0 to 100."""
+"""What a device tells of its machine: what it can do, once, and its load with every beat. Percentages are 0 to 100."""
 
 from __future__ import annotations
 

@@ -37,11 +37,11 @@ PAGE = "<!DOCTYPE html><html><head><title>{0}</title></head><body><h1>{0}</h1></
 
 
 class AppleStore:
-    """Both of Apple's hosts in one; all callers are one address to it: 20 calls a minute, then 403 without a body.
+    """Both of Apple's hosts in one. It takes all callers for one address: 20 calls a minute, then 403 without a body.
 
-    `quotas` counts its calls; a refusal names its time only where `minute_is_real` is false, since no client could know
-    another minute than the vendor's. `failure` may answer in its place, before the quota. `clock` gives seconds of the
-    Unix epoch: what Apple shows is of that moment.
+    `quotas` counts its calls. A refusal names its time only where `minute_is_real` is false: no client could know a
+    minute other than the vendor's. `failure` may answer in its place, before the quota. `clock` gives seconds of the
+    Unix epoch; what Apple shows is of that moment.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""From the bytes of a response body to whole lines of text, without ever passing a broken body off as a short one.
+"""From the bytes of a response body to whole lines of text. A broken body raises; it never looks like a short one.
 
 Each step is a generator over the one before, so a large report is never held in memory.
 `where` names the request in error messages.

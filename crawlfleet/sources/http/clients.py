@@ -20,7 +20,7 @@ CONNECT_SECONDS = 10.0
 
 
 class Clients:
-    """At most `MAX_CLIENTS` open clients: of those that nobody uses, the least recently used one is closed first.
+    """At most `MAX_CLIENTS` open clients. Of the idle ones, the least recently used is closed first.
 
     A client in use is never closed to make room, so there may be more while as many requests are under way.
     """
@@ -35,7 +35,7 @@ class Clients:
 
     @contextmanager
     def use(self, proxy: OpenProxy | None) -> Iterator[httpx2.Client]:
-        """The client for this proxy, made when it is not there, for as long as a request takes."""
+        """The client for this proxy, for as long as a request takes; made where there is none yet."""
         with self._lock:
             client = self._open.pop(proxy, None) or self._make(proxy)
             self._open[proxy] = client
