@@ -127,15 +127,26 @@ class Events(BaseModel):
     next: Next
 
 
+LOG_LINE = {
+    "task_id": 17,
+    "assignment_id": 8589934593,
+    "device_id": "fetcher-01",
+    "at": "2026-02-01T02:00:01Z",
+    "level": "info",
+    "message": "page 2 of 3",
+}
+LoggedLine = Annotated[LogLine, Field(json_schema_extra={"example": LOG_LINE})]
+
+
 class TaskLog(BaseModel):
-    lines: list[LogLine]
+    lines: list[LoggedLine]
     next: str = Field(description="give it as `after` for the lines that follow, now or later")
     more: bool = Field(description="there are some already")
     ended: bool = Field(description="the task is over; the last lines may still come for some seconds")
 
 
 class FoundLines(BaseModel):
-    lines: list[LogLine]
+    lines: list[LoggedLine]
     next: dt.datetime | None = Field(description="give it as `before` for older lines; null: all were looked at")
 
 

@@ -59,7 +59,7 @@ class AccountForecast:
     limit: Bottleneck
     done_at: datetime | None
     why: str
-    budget: Mapping[str, Any] | None = None
+    budget: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
