@@ -16,7 +16,7 @@ from crawlfleet.insights.stored_rows import FEED_NAMES, KEY_COLUMNS
 from crawlfleet.insights.task_logs import LogLine
 from crawlfleet.insights.tasks import LONG_TASK_COLUMNS
 from crawlfleet.model import schema
-from crawlfleet.model.lifecycle import AssignmentStatus, DeviceStatus, TaskStatus
+from crawlfleet.model.lifecycle import AssignmentStatus, DeviceStatus, TaskEvent, TaskStatus
 
 Next = Annotated[str | None, Field(description="where the next page begins; null on the last one")]
 
@@ -86,7 +86,7 @@ Task = row_model(
     "Task",
     "A task as a list shows it: without `task_data` and `task_ret`, its error cut after 300 characters.",
     _TASK_FIELDS,
-    {"id": 17, **TASK, "status": "completed"},
+    {"id": 17, **TASK, "status": TaskStatus.COMPLETED},
 )
 _TAKEN = Field(description="null: a master assigned it and its device has not seen it yet")
 _RUN_FIELDS = fields_of(
@@ -101,14 +101,14 @@ Event = row_model(
     "Event",
     "",
     fields_of(schema.task_event),
-    {"id": 3, "task_id": 17, "event": "cancelled", "actor": "token deploy", "detail": None},
+    {"id": 3, "task_id": 17, "event": TaskEvent.CANCELLED, "actor": "token deploy", "detail": None},
 )
 _HISTORY: dict[str, Any] = {"assignments": list[WholeRun], "events": list[Event]}  # type: ignore[valid-type]
 WholeTask = row_model(
     "WholeTask",
     "",
     {**_TASK_FIELDS, "task_data": Any, "task_ret": Any, **_HISTORY},
-    {"id": 17, **TASK, "status": "completed"},
+    {"id": 17, **TASK, "status": TaskStatus.COMPLETED},
 )
 
 
