@@ -8,6 +8,10 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
+DIMENSIONS = ("agency", "media_source", "campaign", "country")  # that have a column of their own
+COUNTS = ("impressions", "clicks", "installs", "sessions", "loyal_users")
+AMOUNTS = ("revenue", "cost")
+
 
 @dataclass(frozen=True, slots=True)
 class App:

@@ -15,10 +15,10 @@ from typing import Any
 
 from crawlfleet.core.sql import day, json_rows, json_value, sql, stamp, utc
 from crawlfleet.core.transaction import Answer, Statements, Transaction
-from crawlfleet.core.vendor_data import Figures
+from crawlfleet.core.vendor_data import AMOUNTS, COUNTS, Figures
 from crawlfleet.model.feed import FeedKey
 
-FIGURES = ("impressions", "clicks", "installs", "sessions", "loyal_users", "revenue", "cost")
+FIGURES = (*COUNTS, *AMOUNTS)
 _BITS = 2**128
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from crawlfleet.core.sql import json_rows, sql, stamp, utc
 from crawlfleet.core.transaction import Answer, Transaction
-from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange, Scope
+from crawlfleet.core.vendor_data import AMOUNTS, COUNTS, DIMENSIONS, App, AppList, Figures, ReportRange, Scope
 from crawlfleet.model import coverage, feed
 from crawlfleet.model.coverage import Covered
 from crawlfleet.model.feed import FeedKey, LockedFeed
@@ -29,17 +29,9 @@ APP_LIST = "user_apps"  # the report name of the feed that an app list locks
 _FIGURES = {
     "date": "day",
     "row_hash": "bytes",
-    "agency": "text",
-    "media_source": "text",
-    "campaign": "text",
-    "country": "text",
-    "impressions": "int",
-    "clicks": "int",
-    "installs": "int",
-    "sessions": "int",
-    "loyal_users": "int",
-    "revenue": "decimal",
-    "cost": "decimal",
+    **dict.fromkeys(DIMENSIONS, "text"),
+    **dict.fromkeys(COUNTS, "int"),
+    **dict.fromkeys(AMOUNTS, "decimal"),
     "extra": "json",
 }
 _APPS = {
@@ -207,13 +199,9 @@ def _figures_row(row: Figures, seen: Counter[bytes]) -> tuple[Any, ...]:
     return (
         row.day,
         digest,
-        row.agency,
-        row.media_source,
-        row.campaign,
-        row.country,
-        *(_whole(row, name) for name in ("impressions", "clicks", "installs", "sessions", "loyal_users")),
-        _amount(row, "revenue"),
-        _amount(row, "cost"),
+        *(getattr(row, name) for name in DIMENSIONS),
+        *(_whole(row, name) for name in COUNTS),
+        *(_amount(row, name) for name in AMOUNTS),
         _extra({**row.dimensions, **row.extra}),
     )
 

@@ -1,4 +1,4 @@
-"""The wording of what a node's services tell its log, in one place, so that it is tested like code.
+"""The wording of what the scheduler logs, and of a node's start, in one place, so that it is tested like code.
 
 Each line goes to the logger of the service that it is about; scripts know the lines of a start by logger, wording and
 order.

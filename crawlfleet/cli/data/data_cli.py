@@ -11,6 +11,7 @@ from crawlfleet.cli.data import coverage, export, gaps, restatements
 from crawlfleet.cli.data.filters import add_account_filters, add_app_filters, add_day_filters, check_days
 from crawlfleet.cli.database import existing_database
 from crawlfleet.cli.output import print_json, print_table, say
+from crawlfleet.core.vendor_data import AMOUNTS, COUNTS, DIMENSIONS
 
 TABLE_LIMIT = 50  # rows of figures on a screen; --json prints all
 APP_COLUMNS = (
@@ -25,8 +26,7 @@ APP_COLUMNS = (
     ("fetched", "fetched_at"),
 )
 KEY_COLUMNS = ("username", "app_id", "date")
-DIMENSIONS = ("agency", "media_source", "campaign", "country")
-FIGURES = ("impressions", "clicks", "installs", "sessions", "loyal_users", "revenue", "cost")
+FIGURES = (*COUNTS, *AMOUNTS)
 EXTRA_CHARS = 80  # of `extra` on a screen
 
 

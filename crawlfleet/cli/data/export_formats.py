@@ -16,13 +16,12 @@ from decimal import Decimal
 from typing import Any, BinaryIO
 
 from crawlfleet.core.errors import UsageError
+from crawlfleet.core.vendor_data import AMOUNTS, COUNTS, DIMENSIONS
 
 Row = Mapping[str, Any]
 Writer = Callable[[Iterable[Row], BinaryIO], int]
 
-TEXTS = ("source", "username", "app_id", "report", "date", "agency", "media_source", "campaign", "country")
-COUNTS = ("impressions", "clicks", "installs", "sessions", "loyal_users")
-AMOUNTS = ("revenue", "cost")
+TEXTS = ("source", "username", "app_id", "report", "date", *DIMENSIONS)
 COLUMNS = (*TEXTS, *COUNTS, *AMOUNTS, "extra")  # of v_app_data
 AMOUNT_DIGITS = (24, 6)  # as the tables have them
 PARQUET_ROWS = 20_000  # of a row group: each takes about 1 KB of memory until it is written
