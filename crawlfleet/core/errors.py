@@ -136,14 +136,16 @@ class QuotaError(TaskError):
 class CallRefused(TaskError):
     """Nothing was sent, since the run holds no (further) call of its budgets; costs no attempt.
 
-    `calls_wanted` is how many its task should hold next time; None: as many as before, but later.
+    `calls_wanted` is how many its task should hold next time; None: as many as before, and no earlier than after
+    `retry_after` seconds.
     """
 
     kind = EndingKind.UNPAID
 
-    def __init__(self, message: str, calls_wanted: int | None = None) -> None:
+    def __init__(self, message: str, calls_wanted: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.calls_wanted = calls_wanted
+        self.retry_after = retry_after
 
 
 class AuthError(TaskError):

@@ -53,7 +53,7 @@ class RunPermit:
         self._lock = threading.Lock()
         self._seen_by: list[float] = []  # for each call that was sent: when the vendor has seen it at the latest
         self._revoked = False
-        self.way_seconds = math.inf  # how long the call that `take` allowed last may be on its way
+        self.leave_until = math.inf  # until when the call that `take` allowed last may leave, where others send it
 
     def revoke(self) -> tuple[float, ...]:
         """Let nothing more be sent. Returns, for each call that was sent, by when the vendor has seen it."""
@@ -62,24 +62,16 @@ class RunPermit:
             return tuple(self._seen_by)
 
     def take(self, cancelled: threading.Event) -> bool:
-        with self._lock:
-            if self._windows is None:
-                return self._may_send(cancelled)
-            number = len(self._seen_by)
-            if number >= len(self._windows):
-                raise CallRefused(
-                    f"the run holds {len(self._windows)} calls and needs another", calls_wanted=max(1, 2 * number)
-                )
-            not_before, not_after, self.way_seconds = self._windows[number]
-            while (wait := not_before - self._clock.monotonic()) > 0:
-                if cancelled.wait(wait):
-                    return False
-            if self._clock.monotonic() > not_after:
-                raise CallRefused("the day of its budget was over before the call was sent")
-            if not self._may_send(cancelled):
+        while (wait := self._take(cancelled)) > 0:
+            if cancelled.wait(wait):  # without the lock: `revoke` waits for nobody
                 return False
-            self._seen_by.append(self._clock.monotonic() + self.way_seconds)
-            return True
+        return wait == 0
+
+    def give_back(self) -> None:
+        """The call that `take` allowed last was not sent, and will not be: it is as if nobody had asked."""
+        with self._lock:
+            if self._seen_by:
+                self._seen_by.pop()
 
     def answered(self) -> None:
         with self._lock:
@@ -88,6 +80,31 @@ class RunPermit:
             self._seen_by[-1] = min(self._seen_by[-1], self._clock.monotonic())
             seen_by = tuple(self._seen_by)
         self._on_answer(seen_by)
+
+    def _take(self, cancelled: threading.Event) -> float:
+        """Seconds until the next call may be sent; 0 when it is taken, below 0 when nothing may be sent any more."""
+        with self._lock:
+            here = self._clock.monotonic()
+            if self._windows is None:
+                self.leave_until = self._trusted_until()
+                return 0 if self._may_send(cancelled) else -1
+            number = len(self._seen_by)
+            if number >= len(self._windows):
+                raise CallRefused(
+                    f"the run holds {len(self._windows)} calls and needs another", calls_wanted=max(1, 2 * number)
+                )
+            not_before, not_after, way_seconds = self._windows[number]
+            if here < not_before:
+                return not_before - here
+            if here > not_after:
+                raise CallRefused("the day of its budget was over before the call was sent")
+            if not self._may_send(cancelled):
+                return -1
+            self._seen_by.append(here + way_seconds)
+            # A day's call may be on its way all day; of another, half of the way is left for what is beyond this node.
+            longest = way_seconds / 2 if way_seconds else math.inf
+            self.leave_until = min(not_after, self._trusted_until(), here + longest)
+            return 0
 
     def _may_send(self, cancelled: threading.Event) -> bool:
         return not self._revoked and not cancelled.is_set() and self._clock.monotonic() < self._trusted_until()

@@ -131,11 +131,19 @@ def with_child(task: Task, context: TaskContext) -> None:
 
 @task_executor("call")
 def call(task: Task, context: TaskContext) -> dict[str, Any]:
-    """So many calls to a source, as a transport makes them."""
+    """So many calls to a source, as a transport makes them; the vendor counts them in a file, a byte for each."""
     for _ in range(task.task_data["calls"]):
         context.before_call()
+        if "vendor" in task.task_data:
+            with open(task.task_data["vendor"], "ab") as vendor:
+                vendor.write(b".")
         context.after_answer()
     return {"calls": task.task_data["calls"]}
+
+
+@task_executor("async_call")
+async def async_call(task: Task, context: TaskContext) -> dict[str, Any]:
+    return call(task, context)
 
 
 @task_executor("bear")

@@ -23,7 +23,9 @@ from crawlfleet.engines.dask import messages
 from crawlfleet.engines.dask import worker as dask_worker
 from crawlfleet.engines.dask.engine import DaskEngine
 from crawlfleet.executors.contract import TaskContext
+from crawlfleet.executors.outcome import failed
 from crawlfleet.executors.permit import RunPermit
+from crawlfleet.model.task_spec import Task
 from tests.dask_cluster import DaskCluster, shared_dask
 from tests.engines.stage import ENGINES, MODULES, Stage
 from tests.ports import free_port
@@ -163,18 +165,48 @@ def test_a_call_waits_for_its_moment_and_is_not_sent_when_the_run_is_cancelled(m
     assert run.context.permit.revoke() == ()
 
 
-def test_leave_that_was_long_on_its_way_is_not_used() -> None:
+def body_with_leave(*seconds: float) -> tuple[dask_worker.RemoteBody, list[str]]:
+    """A body that gets leave for so long, one after the other, and what it tells its node."""
     body = dask_worker.RemoteBody.__new__(dask_worker.RemoteBody)
-    moments: list[float] = []
+    said: list[str] = []
+    leaves = iter(seconds)
 
-    def ask(message: messages.AskLeave) -> messages.Leave:
-        moments.append(message.asked_at)
-        return messages.Leave(True, message.asked_at + (60 if len(moments) == 1 else -1))
+    def ask(message: messages.FromWorker) -> messages.Leave | bool:
+        said.append(type(message).__name__)
+        return messages.Leave(True, message.asked_at + next(leaves)) if isinstance(message, messages.AskLeave) else True
 
-    body.ask = ask  # type: ignore[method-assign, assignment]
+    body.ask = ask  # type: ignore[method-assign]
+    return body, said
+
+
+def test_leave_that_was_long_on_its_way_is_given_back_and_asked_for_again() -> None:
+    """It was counted as a call that was sent, and the run ended, at once to be claimed again."""
+    body, said = body_with_leave(-1, 60)
     assert body.take(threading.Event())
-    with pytest.raises(CallRefused, match="took too long"):
+    assert said == ["AskLeave", "LeaveUnused", "AskLeave"]
+
+
+def test_a_node_too_far_away_for_leave_costs_no_call_and_its_task_pauses() -> None:
+    body, said = body_with_leave(*[-1] * dask_worker.LEAVE_TRIES)
+    with pytest.raises(CallRefused, match="took too long") as refused:
         body.take(threading.Event())
+    assert said == ["AskLeave", "LeaveUnused"] * dask_worker.LEAVE_TRIES
+    assert failed(refused.value, TaskContext(Task(1, "t"))).retry_after == dask_worker.LEAVE_PAUSE_SECONDS
+
+
+def test_leave_that_never_arrives_in_time_leaves_the_budget_as_it_was(
+    shared_stage: Callable[[str], Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every call of a day counted as used, and none had been sent."""
+    monkeypatch.setattr("crawlfleet.engines.dask.engine.LONGEST_LEAVE_SECONDS", -1.0)
+    stage = shared_stage("dask")
+    here = time.monotonic()
+    run = stage.run("call", calls=1)
+    run.context.permit = permit = RunPermit([(here, here + 60, 0.0)], lambda: here + 60, lambda seen: None)
+    stage.engine.submit([run])
+    outcome = stage.outcome(run)
+    assert (outcome.kind, outcome.retry_after) == ("unpaid", dask_worker.LEAVE_PAUSE_SECONDS)
+    assert permit.revoke() == ()
 
 
 def test_a_token_travels_without_being_shown(

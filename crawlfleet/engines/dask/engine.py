@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import pickle
 import tempfile
 import time
@@ -30,6 +31,7 @@ from crawlfleet.engines.dask.messages import (
     CallAnswered,
     Interrupt,
     Leave,
+    LeaveUnused,
     LogLine,
     Message,
     RowsReady,
@@ -56,7 +58,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5  # between two looks at runs that wait for a worker
 CANCEL_SECONDS = 10.0  # how long a worker may take to say that it has killed a body
 PIECE_BYTES = 1024 * 1024  # of rows in one message
-LONGEST_LEAVE_SECONDS = 3.0  # of a call without a budget
+LONGEST_LEAVE_SECONDS = 3.0  # on its way to a worker; it is asked again for leave that was longer on its way
 
 
 class RemoteRun:
@@ -246,6 +248,8 @@ class DaskEngine(LoopEngine):
                         return None
                 case AskLeave():
                     self._aside(self._give_leave(remote, message))
+                case LeaveUnused():
+                    self._take_back_leave(remote)
                 case CallAnswered():
                     run.context.after_answer()
                 case LogLine():
@@ -289,16 +293,23 @@ class DaskEngine(LoopEngine):
                 allowed: bool | CallRefused = context.permit is None or context.permit.take(context.cancelled)
             except CallRefused as error:
                 allowed = error
-            return allowed, time.monotonic()
+            until = context.permit.leave_until if isinstance(context.permit, RunPermit) else math.inf
+            return allowed, min(until, time.monotonic() + LONGEST_LEAVE_SECONDS)
 
         try:
-            allowed, taken_at = await self.loop.run_in_executor(self._permits, take)
+            allowed, until = await self.loop.run_in_executor(self._permits, take)
         except RuntimeError:  # stopped
             return
-        way = context.permit.way_seconds / 2 if isinstance(context.permit, RunPermit) else LONGEST_LEAVE_SECONDS
         # The worker's clock read `asked_at` before we heard it, so the leave ends there no later than meant here.
-        until = asked.asked_at + (taken_at - asked.heard_at) + min(way, LONGEST_LEAVE_SECONDS)
-        await self._send(remote, deliver, Leave(allowed, until))
+        await self._send(remote, deliver, Leave(allowed, asked.asked_at + (until - asked.heard_at)))
+
+    def _take_back_leave(self, remote: RemoteRun) -> None:
+        """The body's call was counted as sent, and was not."""
+        from crawlfleet.engines.dask.worker import deliver
+
+        if isinstance(remote.run.context.permit, RunPermit):
+            remote.run.context.permit.give_back()
+        self._aside(self._send(remote, deliver, True))
 
     async def _fetch_rows(self, remote: RemoteRun, ready: RowsReady) -> None:
         """Fetch the rows piece by piece into a file of this node."""

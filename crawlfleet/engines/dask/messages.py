@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 from crawlfleet.core.errors import CallRefused
 from crawlfleet.executors.contract import TaskContext
@@ -65,6 +65,11 @@ class AskLeave:
 
 
 @dataclass(frozen=True)
+class LeaveUnused:
+    """Leave came too late, and the call was not sent; the body waits until it is given back."""
+
+
+@dataclass(frozen=True)
 class CallAnswered:
     """The source has answered the body's last call."""
 
@@ -88,8 +93,8 @@ class RowsReady:
     size: int
 
 
-FromWorker = AskBegin | AskLeave | CallAnswered | LogLine | RowsReady
-_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (AskBegin, AskLeave, CallAnswered, LogLine, RowsReady)}
+FromWorker = AskBegin | AskLeave | LeaveUnused | CallAnswered | LogLine | RowsReady
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(FromWorker)}
 
 
 def as_event(message: FromWorker, key: str) -> dict[str, Any]:

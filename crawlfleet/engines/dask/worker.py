@@ -28,6 +28,7 @@ from crawlfleet.engines.dask.messages import (
     CallAnswered,
     FromWorker,
     Leave,
+    LeaveUnused,
     LogLine,
     RowsReady,
     RunRequest,
@@ -45,6 +46,8 @@ from crawlfleet.model.ending import Outcome
 VERSION: str = import_module("crawlfleet").__version__
 LOOK_SECONDS = 1.0  # between two looks whether the node still waits for a body
 IDLE_SECONDS = 60.0  # how long a process waits for the next body
+LEAVE_TRIES = 5  # for one call
+LEAVE_PAUSE_SECONDS = 30.0  # of a task whose calls got no leave in time
 
 _lock = threading.Lock()
 _bodies: dict[str, RemoteBody] = {}  # the bodies of this worker, by the key of their Dask task
@@ -128,16 +131,24 @@ class RemoteBody:
         """Ask the node for leave to call the source; see `executors.permit.Permit`.
 
         The node counts a call as sent when it gives leave, so leave that was long on its way is not used: it holds
-        until a moment of this worker's clock, which the node reckons from the moment that the question bears.
+        until a moment of this worker's clock, which the node reckons from the moment that the question bears. The call
+        is given back then, and leave is asked for again.
         """
-        leave: Leave | None = self.ask(AskLeave(time.monotonic()))
-        if leave is None:
-            return False
-        if isinstance(leave.allowed, CallRefused):
-            raise leave.allowed
-        if leave.allowed and time.monotonic() > leave.until:
-            raise CallRefused("the node's leave for a call took too long to reach the Dask worker")
-        return leave.allowed
+        for _ in range(LEAVE_TRIES):
+            leave: Leave | None = self.ask(AskLeave(time.monotonic()))
+            if leave is None:
+                return False
+            if isinstance(leave.allowed, CallRefused):
+                raise leave.allowed
+            if not leave.allowed or time.monotonic() <= leave.until:
+                return leave.allowed
+            if not self.ask(LeaveUnused()):
+                return False
+        raise CallRefused(
+            f"the node's leave for a call took too long to reach the Dask worker, {LEAVE_TRIES} times in a row:"
+            " nothing was sent",
+            retry_after=LEAVE_PAUSE_SECONDS,
+        )
 
     def answered(self) -> None:
         self.tell(CallAnswered())
