@@ -1,0 +1,133 @@
+"""The README works as a newcomer reads it: every command, in order, in one terminal, in a copy of the checkout."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from crawlfleet.settings.definitions import ENVIRONMENT_PREFIX
+from tests.ports import free_port
+
+ROOT = Path(__file__).parent.parent
+READMES = ("README.md", "README.zh-CN.md")
+BLOCK = re.compile(r"(?:^<!-- not run: (?P<why>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
+FILE = re.compile(r"# (?P<name>\w+\.py)\n")  # the first line of code that the reader is to save
+SANDBOX_PORT = "8900"  # as the pages have it
+LONGEST_SECONDS = 150.0
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of code of a page; `why_not` says why nobody can run it as it is."""
+
+    language: str
+    code: str
+    why_not: str | None
+
+
+def blocks(name: str) -> list[Block]:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return [Block(found["language"], found["code"], found["why"]) for found in BLOCK.finditer(text)]
+
+
+@pytest.fixture
+def fresh_copy(tmp_path: Path) -> Path:
+    """What a clone of this checkout would hold, and an environment of its own that shares the installed packages."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("only a checkout tells which files belong to it")
+    copy = tmp_path / "checkout"
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")[:-1]:
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)
+    environment = copy / ".venv"
+    environment.mkdir()
+    for each in Path(sys.prefix).iterdir():
+        (environment / each.name).symlink_to(each)
+    (environment / ".ready").unlink(missing_ok=True)
+    (environment / ".ready").touch()  # newer than all that `make` compares it with
+    return copy
+
+
+def one_terminal(folder: Path, script: str) -> str:
+    """What a shell prints that gets these lines; what it left in the background is ended afterwards.
+
+    The lines fail at the first one that fails, and as a whole when one does not give the terminal back.
+    """
+    aside = folder.parent / "bin"
+    aside.mkdir()
+    (aside / "python").symlink_to(sys._base_executable)  # type: ignore[attr-defined]
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(ENVIRONMENT_PREFIX)}
+    output = folder.parent / "output"
+    with output.open("wb") as stream:
+        shell = subprocess.Popen(
+            ["bash", "-euxo", "pipefail", "-c", script],
+            cwd=folder,
+            env={**inherited, "PATH": f"{aside}:{os.environ['PATH']}", "CRAWLFLEET_PORT": str(free_port())},
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    code: int | None = None
+    try:
+        code = shell.wait(LONGEST_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        os.killpg(shell.pid, signal.SIGTERM if code is not None else signal.SIGKILL)
+        shell.wait()
+    said = output.read_text(encoding="utf-8", errors="replace")
+    assert code == 0, f"exit code {code} after:\n{said[-6000:]}"
+    return said
+
+
+def saved_files(name: str) -> Iterator[tuple[str, str]]:
+    for block in blocks(name):
+        if block.language == "python" and block.why_not is None:
+            match = FILE.match(block.code)
+            assert match is not None, f"say in the first line where to save it:\n{block.code}"
+            yield match["name"], block.code
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_page_works_line_by_line_in_one_terminal(name: str, fresh_copy: Path) -> None:
+    """A node in the foreground kept the terminal from its reader, and took the tasks without the token set later."""
+    for file, code in saved_files(name):
+        (fresh_copy / file).write_text(code, encoding="utf-8")
+    port = str(free_port())
+    script = "\n".join(each.code for each in blocks(name) if each.language == "sh" and each.why_not is None)
+    assert SANDBOX_PORT in script
+    assert "python main.py sandbox" in script
+    script = script.replace(SANDBOX_PORT, port).replace("main.py sandbox", f"main.py sandbox --port {port}")
+
+    said = one_terminal(fresh_copy, script)
+
+    assert "account demo_agency at appsflyer added" in said
+    assert "is not set on this node" not in said
+    assert "Standalone node started" in said
+    assert re.search(r"^demo_agency +\S+ +2026-01-0\d ", said, flags=re.MULTILINE)  # data rows
+    with closing(sqlite3.connect(fresh_copy / "crawlfleet.db")) as file:
+        tasks = file.execute("SELECT task_type, status, COUNT(*) FROM cl_crawl_task GROUP BY 1, 2").fetchall()
+        assert {state for kind, state, _ in tasks if kind in ("user_apps", "app_data")} == {"completed"}
+        assert {state: count for kind, state, count in tasks if kind == "greet"} == {"completed": 1, "pending": 3}
+        for query in (each.code for each in blocks(name) if each.language == "sql" and each.why_not is None):
+            assert file.execute(query).fetchall()
+
+
+def test_both_pages_show_the_same_blocks_and_leave_out_the_same() -> None:
+    english, chinese = ([(each.language, each.why_not is None) for each in blocks(name)] for name in READMES)
+    assert english == chinese
+    assert all(each.why_not is None or each.language == "sh" for name in READMES for each in blocks(name))
