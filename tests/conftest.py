@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from crawlfleet.core.process import forget, own_identity
 from tests.server_park import ParkVisitor, ServerMissing, ServerPark, skip_or_fail
 from tests.servers import FLAVOURS, MARIADB, POSTGRESQL, Flavour, Server, SharedServer, memory_folder
 from tests.templates import create_database_with_tables, sqlite_url_with_tables
@@ -55,6 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    forget(own_identity().as_dict())  # its witness is no file of ours to leave behind
     if park := config.stash.get(park_key, None):
         park.close()
 

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from crawlfleet.core.clock import ClockReading
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DeviceRefused, LeaseLost
-from crawlfleet.core.process import ProcessIdentity, is_gone
+from crawlfleet.core.process import ProcessIdentity, forget, is_gone
 from crawlfleet.core.sql import json_value, sql, stamp, utc
 from crawlfleet.core.transaction import Answer, AnyRow, Result, Statements, Transaction
 from crawlfleet.model import audit, fleet_state, rescue, schema
@@ -87,7 +87,7 @@ class DeviceDAO:
         the holder itself: it lost its lease, or the reply to its registration.
         """
 
-        def work(transaction: Transaction) -> tuple[int, int]:
+        def work(transaction: Transaction) -> tuple[int, int, Mapping[str, Any]]:
             # The epoch's row is locked first, so two registrations of one new id wait for each other.
             next_epoch = fleet_state.next_epoch(transaction)
             transaction.ask_reading()
@@ -101,9 +101,12 @@ class DeviceDAO:
                 self._check_free(former, info.process, again, moment, offline_timeout)
             self._write(transaction, info, epoch, former is None)
             lease_ends_at = moment if former is None else _lease_end(former, info.process, moment, offline_timeout)
-            return epoch, rescue.expire_device(transaction, info.device_id, lease_ends_at)
+            rescued = rescue.expire_device(transaction, info.device_id, lease_ends_at)
+            return epoch, rescued, {} if former is None else json_value(former["process"])
 
-        epoch, rescued = self.db.write(work, now)
+        epoch, rescued, process = self.db.write(work, now)
+        if is_gone(process):
+            forget(process)
         log.info("Device registered: %s", info.device_id)
         if rescued:
             log.info("Released %d tasks of the former process of device %s", rescued, info.device_id)
@@ -117,7 +120,9 @@ class DeviceDAO:
         process = json_value(former["process"])
         if again and process == own.as_dict():
             return
-        gone = is_gone(process)
+        # One that registers again and meets another living process came first; older programs prove too little to
+        # throw that one out in turn.
+        gone = None if again and "witness" not in process else is_gone(process)
         silent = (now - utc(former["last_heartbeat"])).total_seconds()  # type: ignore[operator]
         if gone or (gone is None and silent >= offline_timeout):
             return

@@ -13,6 +13,7 @@ import time
 from crawlfleet.core.backoff import Backoff
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable, LeaseLost
+from crawlfleet.core.process import forget
 from crawlfleet.model.device import DeviceDAO, DeviceInfo
 from crawlfleet.model.device_heartbeat import Beat, DeviceHeartbeatDAO
 from crawlfleet.services.vital_signs import VitalSigns
@@ -118,5 +119,6 @@ class Lease:
         self.arrived_at = None
         try:
             self._devices.set_offline(self.device_id, self.epoch)
+            forget(self._info.process.as_dict())
         except DatabaseUnreachable as error:
             log.warning("device could not be marked offline, the others will notice: %s", error)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
 from datetime import timedelta
+from pathlib import Path
 
 import psutil
 import pytest
+import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DeviceRefused, LeaseLost
-from crawlfleet.core.process import is_gone, own_identity
+from crawlfleet.core.process import forget, is_gone, own_identity, start_ticks
 from crawlfleet.model import rescue
 from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.crawl_task import CrawlTaskDAO
@@ -35,9 +40,7 @@ def ended_process() -> dict[str, object]:
 
 def living_process() -> dict[str, object]:
     """The identity of another process of this host: the one that started the tests."""
-    parent = psutil.Process().parent()
-    assert parent is not None
-    return {"pid": parent.pid, "started": parent.create_time()}
+    return {"pid": os.getppid(), "ticks": start_ticks(os.getppid())}
 
 
 def test_a_process_that_lost_its_lease_registers_again(db: Database) -> None:
@@ -75,12 +78,89 @@ def test_another_host_gets_the_id_only_after_the_offline_timeout(db: Database) -
     Device(db).register(takeover=False, now=later)
 
 
-def test_a_reused_pid_is_not_the_former_process() -> None:
+def test_two_hosts_of_one_image_do_not_take_the_id_from_each_other(db: Database) -> None:
+    """Host name, machine id, boot id and namespace were copied, and the other host's pid is none of this one: the
+    second saw a process that had ended, took the id, and was thrown out in turn, 27 times in half a minute."""
+    elsewhere = {**ended_process(), "witness": "crawlfleet-" + "0" * 32}
+    first = Device(db, process=elsewhere)
+    first.register(takeover=False)
+    with pytest.raises(DeviceRefused, match="wait 300 s if it is dead"):
+        Device(db).register(takeover=False)
+    assert DeviceDAO(db).find()[0]["epoch"] == first.epoch
+
+
+def test_a_fight_for_an_id_ends_with_the_newer_one(db: Database) -> None:
+    """A program of 2026-11-30 takes the id from a node of this one that it cannot see: who comes back is refused."""
+    newer = Device(db)
+    newer.register()
+    older_program(db, **ended_process())  # a pid of another host that is none here
+    with pytest.raises(DeviceRefused, match="is alive"):
+        newer.register(takeover=False, again=True)
+
+
+@pytest.mark.parametrize("step", [2.0, -2.0, 7200.0])
+def test_a_wall_clock_that_is_set_takes_no_id_from_a_living_node(
+    db: Database, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    """The start of a process was told by the wall clock: after NTP had set it, the living node was thrown out."""
+    Device(db, process=living_process()).register(takeover=False)
+    told = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: told(self) + step)
+    monkeypatch.setattr(psutil, "boot_time", lambda: 0.0 + step)
+    with pytest.raises(DeviceRefused, match="is alive: last seen"):
+        Device(db).register(takeover=False)
+
+
+def older_program(db: Database, **process: object) -> None:
+    """Make the device d1 of the row one that a program of 2026-11-30 registered on this host."""
+    own = own_identity().as_dict()
+    older = {name: own[name] for name in ("hostname", "machine", "boot", "namespace")}
+    found = json.dumps({**older, "started": psutil.Process(own["pid"]).create_time(), **process})
+    with db.plain.begin() as connection:
+        connection.execute(sa.text("UPDATE cl_device SET process = :process, epoch = epoch + 1"), {"process": found})
+
+
+def test_rows_of_a_program_of_2026_11_30_are_understood(db: Database) -> None:
+    """They tell the start by the wall clock, which may have been set since, and have no witness."""
+    Device(db).register()
+    older_program(db, pid=os.getppid(), started=psutil.Process(os.getppid()).create_time())
+    with pytest.raises(DeviceRefused, match=r"with --takeover$"):
+        Device(db).register(takeover=False)
+    older_program(db, pid=os.getppid(), started=psutil.Process(os.getppid()).create_time() + 7200)
+    with pytest.raises(DeviceRefused, match="if it is dead"):
+        Device(db).register(takeover=False)
+    older_program(db, **ended_process())
+    Device(db).register(takeover=False)
+
+
+def test_what_proves_that_a_process_is_gone() -> None:
     own = own_identity().as_dict()
     assert is_gone(own) is False
-    assert is_gone({**own, "started": own["started"] - 60}) is True
-    assert is_gone({**own, "boot": "earlier"}) is True
-    assert is_gone({**own, "namespace": "container"}) is None
+    assert is_gone({**own, "ticks": own["ticks"] - 60}) is True  # its pid is another's by now
+    for strange in ({"boot": "earlier"}, {"namespace": "container"}, {"witness": "../../etc/passwd"}, {"witness": ""}):
+        assert is_gone({**own, "ticks": own["ticks"] - 60, **strange}) is None
+    forget(own)
+    assert is_gone({**own, "ticks": own["ticks"] - 60}) is None
+    assert own_identity().witness != own["witness"]
+    assert is_gone({}) is None
+
+
+def test_the_start_of_a_process_is_read_past_a_strange_name(tmp_path: Path) -> None:
+    """Field 22 of /proc/PID/stat stands behind a name that may look like fields itself."""
+    program = tmp_path / "a) Z (b"
+    shutil.copyfile("/bin/sleep", program)
+    program.chmod(0o700)
+    child = subprocess.Popen([str(program), "60"])
+    try:
+        began = start_ticks(child.pid)
+        assert began is not None
+        assert began >= (start_ticks(os.getpid()) or 0)
+    finally:
+        child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie
+    assert start_ticks(child.pid) is None
+    child.wait()
+    assert start_ticks(child.pid) is None
 
 
 def test_nodes_that_register_one_new_id_at_once_do_not_both_get_it(db: Database) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-import psutil
-
+from crawlfleet.core.process import start_ticks
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.settings.definitions import Settings
 from tests.conftest import Backend
@@ -24,9 +24,7 @@ def take_lease(pump: Pump, **process: object) -> Device:
 
 def parent() -> dict[str, object]:
     """The identity of another living process of this host."""
-    found = psutil.Process().parent()
-    assert found is not None
-    return {"pid": found.pid, "started": found.create_time()}
+    return {"pid": os.getppid(), "ticks": start_ticks(os.getppid())}
 
 
 def test_a_lost_lease_drops_everything_and_the_device_registers_again(
