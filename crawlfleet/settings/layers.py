@@ -5,6 +5,7 @@ Names of the earlier implementation are accepted with a notice.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,10 @@ from crawlfleet.settings.definitions import (
 )
 from crawlfleet.settings.older_names import OLD_NAMES, OLD_VARIABLES, WITHOUT_EFFECT
 from crawlfleet.settings.values import close_matches, parse_sources, parse_value
+
+MAX_DEVICE_ID = 64
+MAX_SUFFIX = 32
+NO_DEVICE_ID = re.compile("[^A-Za-z0-9_-]")
 
 
 def load_settings(
@@ -121,10 +126,8 @@ class _Draft:
 
     def derive_device_id(self, environ: Mapping[str, str]) -> None:
         """mode-host, mode-datacenter-host, and a suffix when DEVICE_SUFFIX is set."""
-        host = host_name().partition(".")[0]
-        parts = [self.values["mode"], environ.get("DATACENTER", ""), host, environ.get("DEVICE_SUFFIX", "")]
-        whole = "-".join(part for part in parts if part)
-        self.values["device_id"] = re.sub(r"[^A-Za-z0-9_-]", "-", whole)[:64]
+        parts = [self.values["mode"], environ.get("DATACENTER", ""), host_name()]
+        self.values["device_id"] = _derived_id("-".join(filter(None, parts)), environ.get("DEVICE_SUFFIX", ""))
         self.origins["device_id"] = "host name"
 
     def settings(self) -> Settings:
@@ -134,6 +137,24 @@ class _Draft:
                 hide(secret)
         origins = {name: self.origins.get(name, "default") for name in RULES}
         return Settings(**self.values, origins=origins, notices=tuple(self.notices))
+
+
+def _derived_id(name: str, suffix: str) -> str:
+    """The name and the suffix as a device id. One that has to be changed for it carries a mark of what it was, since
+    others may have names that are changed to the same."""
+    whole = f"{name}-{suffix}" if suffix else name
+    if len(whole) <= MAX_DEVICE_ID and not NO_DEVICE_ID.search(whole):
+        return whole
+    if len(suffix) > MAX_SUFFIX:
+        raise UsageError(
+            f"environment variable DEVICE_SUFFIX must have at most {MAX_SUFFIX} characters (got {suffix!r:.99})"
+        )
+    mark = hashlib.blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    end = NO_DEVICE_ID.sub("-", f"{mark}-{suffix}" if suffix else mark)
+    name, room = NO_DEVICE_ID.sub("-", name), MAX_DEVICE_ID - len(end) - 1
+    if len(name) > room:  # names of one place differ at their ends
+        name = f"{name[: room // 2]}-{name[room // 2 + 1 - room :]}"
+    return f"{name}-{end}"
 
 
 def _own_variables(environ: Mapping[str, str]) -> Iterable[tuple[str, object, str]]:

@@ -73,12 +73,51 @@ def test_a_missing_device_id_names_the_three_ways_to_give_one() -> None:
 
 
 def test_a_worker_without_an_id_is_named_after_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crawlfleet.settings.layers.host_name", lambda: "mac mini.local")
+    monkeypatch.setattr("crawlfleet.settings.layers.host_name", lambda: "mac-mini")
     settings = load(environ={"DATACENTER": "dc1", "DEVICE_SUFFIX": "001"}, mode="worker")
     assert settings.device_id == "worker-dc1-mac-mini-001"
     assert settings.origins["device_id"] == "host name"
     assert load(mode="master").device_id == "master-mac-mini"
     assert load(mode="master", device_id="m").device_id == "m"
+
+
+POD = "crawl-workers-of-the-marketing-department-production-eu-central-1-7d9f8b6c5"  # more than 64 characters
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (f"{POD}-x7k2p", f"{POD}-q9w4z"),
+        (f"a{POD}", f"b{POD}"),
+        (f"{POD}-a-{POD}", f"{POD}-b-{POD}"),
+        ("node1.site-a", "node1.site-b"),
+        ("node1.site-a", "node1-site.a"),
+        ("node1.site-a", "node1-site-a"),
+        ("工人1", "工人2"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", "001", "s" * 32, "a.b"])
+def test_hosts_with_different_names_get_different_ids_and_the_suffix_stays(
+    monkeypatch: pytest.MonkeyPatch, first: str, second: str, suffix: str
+) -> None:
+    """Names were cut at 64 characters and at their first dot: two pods had one device id, and lost their suffix."""
+    ids = []
+    for name in (first, second):
+        monkeypatch.setattr("crawlfleet.settings.layers.host_name", lambda name=name: name)
+        found = load(mode="worker", environ={"DEVICE_SUFFIX": suffix}).device_id
+        assert found is not None
+        assert found == require_device_id(load(mode="worker", device_id=found))  # one that is accepted
+        assert found.startswith("worker-")
+        assert found.endswith(suffix.replace(".", "-"))
+        ids.append(found)
+    assert ids[0] != ids[1]
+
+
+def test_a_suffix_that_leaves_no_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crawlfleet.settings.layers.host_name", lambda: POD)
+    assert "DEVICE_SUFFIX must have at most 32 characters" in refusal(
+        environ={"DEVICE_SUFFIX": "s" * 33}, mode="worker"
+    )
 
 
 def test_the_vendors_addresses_come_from_the_environment_into_their_tables(tmp_path: Path) -> None:
