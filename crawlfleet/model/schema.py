@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from crawlfleet.model.column_types import Amount, Day, Moment
 
-HEAD = "0001"  # the newest migration; lets a start skip loading Alembic when there is nothing to do
+HEAD = "0002"  # the newest migration; lets a start skip loading Alembic when there is nothing to do
 
 BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite counts up only in an INTEGER PRIMARY KEY
 HASH = sa.LargeBinary(16).with_variant(sa.BINARY(16), "mysql", "mariadb").with_variant(sa.Text(), "sqlite")
@@ -124,6 +124,7 @@ budget = _table(
     sa.Column("seconds", sa.Float, nullable=False),  # 86,400: the UTC day, else a sliding window
     sa.Column("learned_calls", sa.Integer),  # fewer than `calls`, taught by a refusal
     _moment("learned_until", nullable=True),
+    sa.Column("learned_seconds", sa.Float),  # longer than `seconds`, taught by a refusal at the declared pace
     sa.Column("refusals", sa.Integer, nullable=False),  # in a row
     _moment("closed_until", nullable=True),
     sa.Column("closed_reason", sa.Text),
@@ -253,6 +254,8 @@ feed = _table(
     sa.Column("denials", sa.Integer, nullable=False),
     _moment("denied_until", nullable=True),
     sa.Column("denied_reason", sa.Text),
+    # each fetch draws a number when it begins: which of two is the later one is no matter of clocks
+    sa.Column("fetch_count", sa.BigInteger, nullable=False, server_default="0"),
     _moment("created_at"),
     sa.UniqueConstraint("source", "username", "app_id", "report", name="uq_feed"),
 )
@@ -285,6 +288,9 @@ coverage = _table(
     sa.Column("totals", sa.JSON, nullable=False),  # sum of each figure
     sa.Column("settled_fetches", sa.Integer, nullable=False),  # that began when the vendor no longer changed the day
     _moment("fetched_at"),
+    sa.Column("fetch_number", sa.BigInteger, nullable=False, server_default="0"),  # of the feed's fetches
+    # answers without a row, one after another, for a day that had rows: its rows are kept
+    sa.Column("suspect_fetches", sa.Integer, nullable=False, server_default="0"),
 )
 
 restatement = _table(

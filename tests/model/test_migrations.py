@@ -185,7 +185,7 @@ def cut_off_at(db: Database, step: int, end: Callable[[], None]) -> Callable[...
 
     def look(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         nonlocal seen
-        if statement.lstrip().upper().startswith(("CREATE", "INSERT")):
+        if statement.lstrip().upper().startswith(("CREATE", "INSERT", "ALTER", "UPDATE")):
             seen += 1
             if seen == step:
                 end()
@@ -209,7 +209,7 @@ def test_an_upgrade_that_was_cut_off_anywhere_can_be_repeated(empty: Database) -
             event.remove(empty.plain, "before_cursor_execute", look)
         if migrations.current(empty) == schema.HEAD:
             break
-        assert migrations.current(empty) is None
+        assert migrations.current(empty) in {None, "0001"}  # MySQL commits each step by itself
     assert cuts > len(schema.metadata.tables)
     assert_complete(empty)
 

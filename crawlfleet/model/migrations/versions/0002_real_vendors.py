@@ -1,0 +1,28 @@
+"""What vendors and clocks taught: windows that widen, fetches counted by feed, answers that are doubted.
+
+Made to be repeated: MySQL and MariaDB commit each statement by itself, so an upgrade that was cut off leaves some
+behind.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def _add_column(table: str, name: str, kind: Any, default: str | None = None) -> None:
+    """Add a column unless it is there; with a default it is NOT NULL."""
+    if name not in {column["name"] for column in sa.inspect(op.get_bind()).get_columns(table)}:
+        op.add_column(table, sa.Column(name, kind, nullable=default is None, server_default=default))
+
+
+def upgrade() -> None:
+    _add_column("cl_budget", "learned_seconds", sa.Float())
+    _add_column("cl_feed", "fetch_count", sa.BigInteger(), "0")
+    _add_column("cl_coverage", "fetch_number", sa.BigInteger(), "0")
+    _add_column("cl_coverage", "suspect_fetches", sa.Integer(), "0")
