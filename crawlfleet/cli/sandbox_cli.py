@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from crawlfleet.cli.arguments import whole_number
+from crawlfleet.sandbox.exports import REDIRECTS
 
 
 def run_sandbox(args: argparse.Namespace) -> int:
@@ -21,6 +22,7 @@ def run_sandbox(args: argparse.Namespace) -> int:
         failure_rate=args.failure_rate,
         seed=args.seed,
         apps=args.apps,
+        redirects=args.redirects,
         say=lambda line: print(line, flush=True),  # its reader waits for the address
     )
     return 0
@@ -49,5 +51,12 @@ def add_parser(subparsers: Any) -> None:
     add("--minute-seconds", metavar="S", type=minute, default=60.0, help="length of the vendor's minute (default: 60)")
     add("--failure-rate", metavar="R", type=_number(0, 1), default=0.0, help="share of calls that fail (default: 0)")
     add("--seed", metavar="N", type=whole_number(0, 2**31), default=0, help="makes failures repeatable (default: 0)")
+    add(
+        "--redirects",
+        metavar="WHERE",
+        choices=REDIRECTS,
+        default=REDIRECTS[0],
+        help="where reports redirect to: another port, the same origin, both by turns (default), or off",
+    )
     add("--apps", metavar="N", type=whole_number(0, 100_000), help="apps of each AppsFlyer account (default: 3 to 8)")
     parser.set_defaults(run=run_sandbox)

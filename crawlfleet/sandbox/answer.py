@@ -19,3 +19,4 @@ class Answer:
     endpoint: str = ""
     account: str = ""
     fault: str | None = None
+    location: str | None = None  # where a redirect leads

@@ -25,8 +25,16 @@ from crawlfleet.core.vendor_data import App, Figures
 from crawlfleet.sandbox.answer import Answer
 from crawlfleet.sandbox.apple.endpoints import AppleStore
 from crawlfleet.sandbox.apple.invented_data import DEVELOPERS
-from crawlfleet.sandbox.appsflyer.endpoints import NOT_FOUND_PAGE, ROW_CAP, AppsFlyerVendor, Permits, permits_by_name
+from crawlfleet.sandbox.appsflyer.endpoints import (
+    EXPORTS,
+    NOT_FOUND_PAGE,
+    ROW_CAP,
+    AppsFlyerVendor,
+    Permits,
+    permits_by_name,
+)
 from crawlfleet.sandbox.appsflyer.invented_data import PARTNERS, apps_of, expected_rows
+from crawlfleet.sandbox.exports import EXPORT_PATH, Exports
 from crawlfleet.sandbox.quota import Quotas, Tally
 
 __all__ = ["Sandbox", "apps_of", "expected_rows", "serve"]
@@ -42,6 +50,8 @@ class Sandbox:
     the vendor's carries Retry-After, which the vendor does not send: a client could not know otherwise.
     `failure_rate` of the calls answer 500 or 503, before any quota; `seed` makes their order repeatable.
     `apps` is how many apps each AppsFlyer account has, else 3 to 8. `clock` gives seconds of the Unix epoch.
+    AppsFlyer's reports are answered with a redirect to their file: at another port ("port"), at the same address
+    ("origin"), at either by turns ("both"), or with the report itself ("off"), as `redirects` says.
 
     For tests: `cut_rate` and `stall_rate` of the good answers end, or fall silent, in the middle of their body.
     `row_cap` is what the Pull API cuts a report to and the Master API refuses to exceed. `permits(username, report)`
@@ -62,6 +72,7 @@ class Sandbox:
         stall_rate: float = 0.0,
         row_cap: int = ROW_CAP,
         permits: Permits = permits_by_name,
+        redirects: str = "both",
     ) -> None:
         for name, rate in (("failure_rate", failure_rate), ("cut_rate", cut_rate), ("stall_rate", stall_rate)):
             if not 0 <= rate <= 1:
@@ -76,11 +87,12 @@ class Sandbox:
         )
         self._apple = AppleStore(quotas, quota_is_real[0], self._failure, clock)
         self._tally = Tally()
+        self._exports = Exports(redirects, clock, lambda: (self.base_url, self._address(self._files)))
         self._failure_rate, self._cut_rate, self._stall_rate = failure_rate, cut_rate, stall_rate
         self._dice = random.Random(seed)
         self._dice_lock = threading.Lock()
-        self._server: ThreadingHTTPServer | None = None
-        self._thread: threading.Thread | None = None
+        self._server: _Server | None = None
+        self._files: _Server | None = None
 
     def __enter__(self) -> Sandbox:
         self.start()
@@ -92,36 +104,35 @@ class Sandbox:
     @property
     def base_url(self) -> str:
         """The address to set as base_url; known after `start`."""
-        if self._server is None:
+        return self._address(self._server)
+
+    def _address(self, server: _Server | None) -> str:
+        if server is None:
             raise UsageError("the sandbox is not started")
-        return f"http://{self._host}:{self._server.server_address[1]}"
+        return f"http://{self._host}:{server.server_address[1]}"
 
     def start(self) -> None:
         """Listen; raises UsageError when the port is taken. Starting twice is fine."""
         if self._server is not None:
             return
-        sandbox = self
+        self._server = self._listen(self._port, self.answer)
+        self._files = self._listen(0, lambda target, token: self._exports.fetch(urlsplit(target).path, bool(token)))
 
+    def _listen(self, port: int, respond: Callable[[str, str], Answer]) -> _Server:
         class Handler(_Handler):
-            owner = sandbox
+            answer = staticmethod(respond)
 
         try:
-            self._server = _Server((self._host, self._port), Handler)
+            return _Server((self._host, port), Handler)
         except OSError as error:
-            raise UsageError(
-                f"cannot listen on {self._host}:{self._port}: {error.strerror}; choose another port"
-            ) from None
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="sandbox", daemon=True)
-        self._thread.start()
+            raise UsageError(f"cannot listen on {self._host}:{port}: {error.strerror}; choose another port") from None
 
     def stop(self) -> None:
         """Close the port. Stopping twice is fine."""
-        if self._server is None or self._thread is None:
-            return
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-        self._server = self._thread = None
+        for server in (self._server, self._files):
+            if server is not None:
+                server.stop()
+        self._server = self._files = None
 
     def apps_of(self, username: str) -> list[App]:
         """The apps that this sandbox gives the account."""
@@ -137,18 +148,26 @@ class Sandbox:
         """What GET /__stats__ answers: calls and refused calls in all, by endpoint, by account."""
         return self._tally.stats()
 
+    @property
+    def token_leaks(self) -> int:
+        """How many calls brought their token to the address of a file."""
+        return self._exports.leaks
+
     def answer(self, target: str, authorization: str) -> Answer:
         """The answer to a GET of `target`, counted."""
         parts = urlsplit(target)
         if parts.path == STATS_PATH:
             return Answer(200, json.dumps(self.stats()))
+        if parts.path.startswith(EXPORT_PATH):
+            return self._exports.fetch(parts.path, has_token=False)
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         answer = self._appsflyer.answer(parts.path, query, authorization) or self._apple.answer(parts.path, query)
         if answer is None:
             return Answer(404, NOT_FOUND_PAGE, "text/html")
         answer = self._with_fault(answer)
         self._tally.count(answer.endpoint, answer.account, answer.status != 200 or answer.fault is not None)
-        return answer
+        is_export = answer.status == 200 and answer.endpoint in EXPORTS
+        return self._exports.offer(answer) if is_export else answer
 
     def _failure(self) -> Answer | None:
         with self._dice_lock:
@@ -175,6 +194,14 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self.connections: set[socket.socket] = set()
         super().__init__(address, handler)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name="sandbox", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Return when the port is free again."""
+        self.shutdown()
+        self.server_close()
+        self._thread.join()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self.connections.add(request)
@@ -200,14 +227,16 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # head and body leave in one packet, so keep-alive is not slowed by delayed acknowledgements
     timeout = 60  # an idle connection
-    owner: Sandbox
+    answer: Callable[[str, str], Answer]
 
     def do_GET(self) -> None:
-        answer = self.owner.answer(self.path, self.headers.get("Authorization", ""))
+        answer = self.answer(self.path, self.headers.get("Authorization", ""))
         body = answer.body.encode()
         self.send_response(answer.status)
         self.send_header("Content-Type", f"{answer.content_type}; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
+        if answer.location is not None:
+            self.send_header("Location", answer.location)
         if answer.retry_after is not None:
             self.send_header("Retry-After", f"{answer.retry_after + 0.001:.3f}")
         self.end_headers()
@@ -233,13 +262,14 @@ def serve(
     failure_rate: float = 0.0,
     seed: int = 0,
     apps: int | None = None,
+    redirects: str = "both",
     say: Callable[[str], None] = print,
 ) -> None:
     """Run a sandbox until SIGINT or SIGTERM, after saying how to use it. Must be called in the main thread."""
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    with Sandbox(host, port, minute_seconds, day_seconds, failure_rate, seed, apps) as sandbox:
+    with Sandbox(host, port, minute_seconds, day_seconds, failure_rate, seed, apps, redirects=redirects) as sandbox:
         say(f"sandbox listens on {sandbox.base_url}; Ctrl-C ends it. In another terminal:")
         say(f"  export CRAWLFLEET_APPSFLYER_BASE_URL={sandbox.base_url}")
         for username, kind in (("demo_agency", "agency"), ("demo_advertiser", "advertiser")):

@@ -441,3 +441,46 @@ def test_serve_says_how_to_use_it_and_ends_on_a_signal(number):
     assert "accounts add --source appsflyer --username demo_advertiser" in text
     assert "export CRAWLFLEET_APPLE_BASE_URL=http://127.0.0.1:" in text
     assert "accounts add --source apple --username 9990002\n" in text
+
+
+# Reports as files
+
+
+@pytest.mark.parametrize("redirects", ["both", "port", "origin", "off"])
+@pytest.mark.parametrize("report", sorted(REPORTS))
+def test_reports_are_redirected_to_files_wherever_they_are(clock, demo, context, redirects, report):
+    with Sandbox(clock=clock, redirects=redirects) as sandbox:
+        source = AppsFlyer(SourceSettings(base_url=sandbox.base_url))
+        for app in sandbox.apps_of("demo_agency")[:2]:
+            rows = list(source.fetch_app_data(demo, app.app_id, report, FIRST, FIRST, context))
+            assert rows == sandbox.expected_rows("demo_agency", app.app_id, FIRST, FIRST, report)
+        source.close()
+        assert sandbox.token_leaks == 0
+        assert sandbox.stats()["endpoints"][report] == {"calls": 2, "refused": 0}
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_args):
+        return None
+
+
+def test_a_file_can_be_had_once_within_a_minute_and_never_with_a_token(clock):
+    def address_of_file():
+        request = urllib.request.Request(report, headers={"Authorization": "Bearer sandbox-u"})
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.build_opener(_NoRedirects).open(request)
+        with caught.value as answer:
+            assert answer.code == 302
+            return answer.headers["Location"]
+
+    with Sandbox(clock=clock, redirects="port") as sandbox:
+        report = f"{sandbox.base_url}{MASTER_CALL}&from=2026-03-01&to=2026-03-01"
+        first = address_of_file()
+        assert not first.startswith(sandbox.base_url)
+        assert get(first, "sandbox-u")[0] == 400
+        assert sandbox.token_leaks == 1
+        assert get(first)[0] == 200
+        assert "Request has expired" in get(first)[1]
+        second = address_of_file()
+        clock.now += 60
+        assert get(second)[0] == 403

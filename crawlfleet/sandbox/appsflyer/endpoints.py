@@ -26,6 +26,7 @@ PULL_PATH = re.compile(rf"/api/agg-data/export/app/([^/]+)/({PARTNERS}|{DAILY}|{
 MASTER_PATH = re.compile(r"/api/master-agg-data/v4/app/([^/]+)")
 TOKEN = re.compile(r"Bearer sandbox-(\S{1,190})")
 NAMES_IN_QUOTA_ERRORS = {PARTNERS: "partners-daily-report", DAILY: "daily-report", GEO: "geo-daily-report"}
+EXPORTS = {*NAMES_IN_QUOTA_ERRORS, MASTER}  # endpoints that answer with a file
 GROUPINGS = {"app_id", "install_time", "pid", "c", "af_adset_id", "af_adset", "af_ad", "af_ad_id"}
 KPIS = {"clicks", "installs"}
 MAX_APPS_PER_PAGE = 1000

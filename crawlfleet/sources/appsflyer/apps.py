@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from crawlfleet.core.errors import PermanentError, TransientError
 from crawlfleet.core.vendor_data import App
@@ -31,16 +32,16 @@ def read_app_list(session: Session) -> list[App]:
             app = _app(record, session)
             apps.setdefault(app.app_id, app)
         seen_records += len(records)
-        link = _next_link(page, session)
-        if link is None:
+        query = _next_page(page, session)
+        if query is None:
             break
-        if link in visited or len(visited) >= MAX_PAGES - 1 or len(apps) == before:
+        if query in visited or len(visited) >= MAX_PAGES - 1 or len(apps) == before:
             raise PermanentError(
                 f"GET {APPS_PATH}: the list has no end (page {len(visited) + 1} with {len(records)} apps,"
-                f" {len(apps)} in all, leads to {session.quote(link)})"
+                f" {len(apps)} in all, leads to ?{session.quote(query)})"
             )
-        visited.add(link)
-        page = session.get_json(link)
+        visited.add(query)
+        page = session.get_json(f"{APPS_PATH}?{query}")
     announced = _total_items(page)
     if announced is not None and seen_records < announced:
         raise TransientError(f"GET {APPS_PATH}: {seen_records} apps came, {announced} were announced")
@@ -75,14 +76,25 @@ def _app(record: Any, session: Session) -> App:
     return App(app_id, text("name"), text("platform"), text("currency"), text("time_zone"), extra)
 
 
-def _next_link(page: Any, session: Session) -> str | None:
+def _next_page(page: Any, session: Session) -> str | None:
+    """The query of the link to the next page, None on the last.
+
+    The rest of the link is not used: a vendor behind a gateway writes its own address, which may not be reached or must
+    not have the token.
+    """
     links = page.get("links")
     link = links.get("next") if isinstance(links, dict) else None
     if link is None or link == "":
         return None
-    if not isinstance(link, str):
-        raise PermanentError(f"GET {APPS_PATH}: links.next must be an address (got {session.quote(str(link))})")
-    return link
+    try:
+        parts = urlsplit(link) if isinstance(link, str) else None
+    except ValueError:
+        parts = None
+    if parts is None or not parts.query or not parts.path.endswith(APPS_PATH):
+        raise PermanentError(
+            f"GET {APPS_PATH}: links.next must be an address of the list's next page (got {session.quote(str(link))})"
+        )
+    return parts.query
 
 
 def _total_items(page: Any) -> int | None:

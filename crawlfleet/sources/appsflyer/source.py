@@ -12,7 +12,7 @@ from datetime import date
 from urllib.parse import quote
 
 from crawlfleet.core.account import Account
-from crawlfleet.core.errors import PermanentError, TaskError
+from crawlfleet.core.errors import PermanentError, TaskError, UsageError
 from crawlfleet.core.vendor_data import App, Figures
 from crawlfleet.sources.appsflyer.apps import read_app_list
 from crawlfleet.sources.appsflyer.errors import app_list_error, master_error, pull_error, without_refusal
@@ -23,6 +23,7 @@ from crawlfleet.sources.http.refusals import Refusal
 from crawlfleet.sources.http.transport import Transport
 
 BASE_URL = "https://hq1.appsflyer.com"
+REDIRECT_HOSTS = ("*.appsflyer.com",)  # exports are answered with the address of a file at rawdata.appsflyer.com
 APP_ID_PATTERN = re.compile(r"[a-zA-Z0-9._-]{1,190}")
 SHORT_RANGE_DAYS = 2  # up to here a call counts against the minute, beyond it against the day
 ROW_CAP = 200_000  # the Pull API drops further rows silently, the Master API refuses
@@ -64,8 +65,13 @@ class AppsFlyer:
     app_list = APP_LIST
 
     def __init__(self, settings: SourceSettings) -> None:
-        settings.only_options()
-        self._transport = Transport(settings.base_url or BASE_URL, settings.proxy, settings.timeout_seconds)
+        settings.only_options("redirect_hosts")
+        more = settings.options.get("redirect_hosts", [])
+        if not isinstance(more, list):
+            raise UsageError(f"redirect_hosts must be a list of hosts (got {more!r:.200})")
+        self._transport = Transport(
+            settings.base_url or BASE_URL, settings.proxy, settings.timeout_seconds, (*REDIRECT_HOSTS, *more)
+        )
 
     def close(self) -> None:
         """Close idle connections."""

@@ -1,4 +1,5 @@
-"""The HTTP clients of one source: one for each proxy that its accounts go through, and one for no proxy."""
+"""The HTTP clients of one source: for each proxy that its accounts go through, and for none, one for https and one for
+plain http where both are used."""
 
 from __future__ import annotations
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 MAX_CLIENTS = 16  # a client holds up to 20 idle connections; with more proxies than this the least recent reconnects
 CONNECT_SECONDS = 10.0
 
+_Key = tuple[OpenProxy | None, bool]  # the proxy, and whether requests are https
+
 
 class Clients:
     """At most `MAX_CLIENTS` open clients. Of the idle ones, the least recently used is closed first.
@@ -25,28 +28,28 @@ class Clients:
     A client in use is never closed to make room, so there may be more while as many requests are under way.
     """
 
-    def __init__(self, is_https: bool, timeout_seconds: float) -> None:
-        self._is_https = is_https
+    def __init__(self, timeout_seconds: float) -> None:
         self._timeout_seconds = timeout_seconds
-        self._open: dict[OpenProxy | None, httpx2.Client] = {}  # the least recently used first
-        self._users: dict[OpenProxy | None, int] = {}
+        self._open: dict[_Key, httpx2.Client] = {}  # the least recently used first
+        self._users: dict[_Key, int] = {}
         self._trust: ssl.SSLContext | None = None
         self._lock = threading.Lock()
 
     @contextmanager
-    def use(self, proxy: OpenProxy | None) -> Iterator[httpx2.Client]:
+    def use(self, proxy: OpenProxy | None, is_https: bool) -> Iterator[httpx2.Client]:
         """The client for this proxy, for as long as a request takes; made where there is none yet."""
+        wanted = (proxy, is_https)
         with self._lock:
-            client = self._open.pop(proxy, None) or self._make(proxy)
-            self._open[proxy] = client
-            self._users[proxy] = self._users.get(proxy, 0) + 1
+            client = self._open.pop(wanted, None) or self._make(proxy, is_https)
+            self._open[wanted] = client
+            self._users[wanted] = self._users.get(wanted, 0) + 1
         try:
             yield client
         finally:
             with self._lock:
-                self._users[proxy] -= 1
-                if not self._users[proxy]:
-                    del self._users[proxy]
+                self._users[wanted] -= 1
+                if not self._users[wanted]:
+                    del self._users[wanted]
                 idle = [key for key in self._open if key not in self._users]
                 surplus = [self._open.pop(key) for key in idle[: max(0, len(self._open) - MAX_CLIENTS)]]
             for each in surplus:
@@ -59,7 +62,7 @@ class Clients:
         for client in clients:
             client.close()
 
-    def _make(self, proxy: OpenProxy | None) -> httpx2.Client:
+    def _make(self, proxy: OpenProxy | None, is_https: bool) -> httpx2.Client:
         from http.cookiejar import CookieJar, DefaultCookiePolicy
 
         import httpx2  # 60 ms and 10 MB that a node without fetches never pays
@@ -67,7 +70,7 @@ class Clients:
         for library in ("httpx2", "httpcore2"):  # below WARNING they log addresses and headers that a server may echo
             logging.getLogger(library).setLevel(logging.WARNING)
         # Plain http needs no certificates, and loading them takes 70 ms; this context would trust nobody.
-        verify = self._trusted() if self._is_https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        verify = self._trusted() if is_https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
         try:
             return httpx2.Client(

@@ -1,25 +1,27 @@
 """The HTTP transport of all sources: one session per call of a source, connections shared by all of them.
 
 No source imports an HTTP library. What the transport promises: the token goes to the base address and nowhere
-else, and it appears in no message; a body that breaks off raises; every failure is a typed error of `core.errors`.
+else; neither it nor the address of a redirect appears in a message; a body that breaks off raises; every failure is a
+typed error of `core.errors`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from crawlfleet.core.account import Account
-from crawlfleet.core.errors import PermanentError, ProxyError, TaskError, TransientError, UsageError
+from crawlfleet.core.errors import AuthError, PermanentError, ProxyError, TaskError, TransientError, UsageError
 from crawlfleet.sources.contract import Cancellable
 from crawlfleet.sources.http.addresses import is_loopback, origin_of, split_address
 from crawlfleet.sources.http.body import decode, inflate, split_lines
 from crawlfleet.sources.http.clients import Clients
 from crawlfleet.sources.http.proxies import OpenProxy, Proxy
+from crawlfleet.sources.http.redirects import MAX_REDIRECTS, REDIRECT_STATUSES, Redirects, secret_parts
 from crawlfleet.sources.http.refusals import Classify, Refusal, general_error, retry_after_seconds, shorten
 
 if TYPE_CHECKING:
@@ -33,11 +35,18 @@ class Transport:
     """Connections to one base address; safe to share between threads, opened at the first request.
 
     `timeout_seconds` bounds the wait for the next bytes, not the whole response. `proxy` is for sessions that name
-    none; no other is ever used, whatever the environment says.
+    none; no other is ever used, whatever the environment says. Answers may redirect to `redirect_hosts` too, see
+    `Redirects`.
     Raises UsageError for an address to which a token must not go: only https, or http on loopback.
     """
 
-    def __init__(self, base_url: str, proxy: str | None = None, timeout_seconds: float = 300.0) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        proxy: str | None = None,
+        timeout_seconds: float = 300.0,
+        redirect_hosts: Sequence[str] = (),
+    ) -> None:
         parts = split_address(base_url, "base_url")
         if parts.query or parts.fragment:
             raise UsageError(f"base_url must end with its path (got {base_url!r})")
@@ -47,7 +56,8 @@ class Transport:
         self._base_path = parts.path.rstrip("/")
         self._is_plain = parts.scheme == "http"
         self._proxy = self._checked(proxy)
-        self._clients = Clients(not self._is_plain, timeout_seconds)
+        self.redirects = Redirects(parts, redirect_hosts)
+        self._clients = Clients(timeout_seconds)
 
     def _checked(self, address: str | None) -> Proxy | None:
         proxy = None if address is None else Proxy(address)
@@ -78,13 +88,9 @@ class Transport:
         """Close idle connections; the next request opens new ones."""
         self._clients.close()
 
-    def client(self, proxy: OpenProxy | None) -> AbstractContextManager[httpx2.Client]:
-        """The client for requests through this proxy, or through none."""
-        return self._clients.use(proxy)
-
-    def is_forwarded(self, proxy: OpenProxy) -> bool:
-        """Whether this proxy reads the requests and may answer them itself, as with plain http."""
-        return self._is_plain and proxy.address.startswith("http")
+    def client(self, proxy: OpenProxy | None, url: str) -> AbstractContextManager[httpx2.Client]:
+        """The client for a request of this address through this proxy, or through none."""
+        return self._clients.use(proxy, url.startswith("https:"))
 
     def url(self, path_or_url: str) -> str:
         """The address of a path below the base address, or of a link when it stays at the same scheme, host and port.
@@ -181,12 +187,11 @@ class Session:
     def _answer(
         self, path_or_url: str, params: Mapping[str, str] | None, accept: str
     ) -> Iterator[tuple[httpx2.Response, str]]:
-        """One GET with status 200; everything else raises. Library errors are replaced, never chained:
-        they carry the request and with it the token.
+        """One GET with status 200, over at most `MAX_REDIRECTS` redirects; everything else raises. Library errors are
+        replaced, never chained: they carry the request and with it the token.
         """
         import httpx2
 
-        self._context.check()
         try:
             url = self._transport.url(path_or_url)
         except PermanentError as error:
@@ -197,19 +202,48 @@ class Session:
         proxy = None if self._proxy is None else self._proxy.open()
         for secret in proxy.secrets if proxy else ():
             self._hide(secret)
-        where = self._clean(f"GET {urlsplit(url).path}")
-        via = f"{where} through proxy {proxy.address}" if proxy else where
+        where = asked = self._clean(f"GET {urlsplit(url).path}")
+        known = self._known_texts(url)
+        way = _Way(self._context)
         try:
-            with self._response(url, headers, proxy, where) as response:
-                if response.status_code != 200:
-                    raise self._refused(response, where, proxy)
-                yield response, where
+            for hop in range(MAX_REDIRECTS + 1):
+                self._context.check()
+                with self._response(url, headers, proxy, where, way) as response:
+                    if response.status_code == 200:
+                        yield response, where
+                        return
+                    if response.status_code not in REDIRECT_STATUSES:
+                        raise self._refused(response, where, proxy, url, is_redirected=hop > 0)
+                    url = self._redirected(response, url, where, known)
+                if not self._transport.redirects.keeps_token(url):
+                    headers.pop("Authorization", None)  # and it does not come back, wherever else the way leads
+                where = f"{asked}, redirected to {origin_of(urlsplit(url))},"
+            raise TransientError(f"{asked} redirects more than {MAX_REDIRECTS} times: not followed further")
         except httpx2.TimeoutException as error:
+            via = f"{where} through proxy {proxy.address}" if proxy else where
             raise TransientError(f"{via}: no answer in time ({type(error).__name__})") from None
         except httpx2.InvalidURL as error:
             raise PermanentError(f"{where}: {self.quote(str(error))}") from None
         except httpx2.HTTPError as error:
+            via = f"{where} through proxy {proxy.address}" if proxy else where
             raise TransientError(f"{via}: {self._reason(error)}") from None
+
+    def _redirected(self, response: httpx2.Response, url: str, where: str, known: Collection[str]) -> str:
+        """The address that the answer leads to, which from now on is a secret."""
+        location = response.headers.get("location")
+        try:
+            target = self._transport.redirects.follow(url, response.status_code, location)
+        except TransientError as error:
+            raise TransientError(f"{where} {self._clean(str(error))}") from None
+        for secret in secret_parts(target, known):
+            self._hide(secret)
+        return target
+
+    def _known_texts(self, url: str) -> set[str]:
+        """What of our own request an address of the vendor may repeat: it stays readable in messages."""
+        parts = urlsplit(url)
+        values = [value for _, value in parse_qsl(parts.query)]
+        return {parts.path, *map(unquote, parts.path.split("/")), *values}
 
     def _authorization(self) -> dict[str, str]:
         if self._token is None:
@@ -224,13 +258,13 @@ class Session:
 
     @contextmanager
     def _response(
-        self, url: str, headers: Mapping[str, str], proxy: OpenProxy | None, where: str
+        self, url: str, headers: Mapping[str, str], proxy: OpenProxy | None, where: str, way: _Way
     ) -> Iterator[httpx2.Response]:
         """The answer; its body is still to come. What fails before the way to the vendor is open is the proxy's."""
         import httpx2
 
-        way = _Way(self._context)
-        with self._transport.client(proxy) as client:
+        way.is_open = False
+        with self._transport.client(proxy, url) as client:
             request = client.build_request("GET", url, headers=headers, extensions={"trace": way.follow})
             try:
                 response = client.send(request, stream=True)
@@ -246,19 +280,19 @@ class Session:
     def _reason(self, error: Exception) -> str:
         return f"{type(error).__name__}: {self.quote(str(error)) or 'connection lost'}"
 
-    def _refused(self, response: httpx2.Response, where: str, proxy: OpenProxy | None) -> TaskError:
+    def _refused(
+        self, response: httpx2.Response, where: str, proxy: OpenProxy | None, url: str, is_redirected: bool
+    ) -> TaskError:
         status = response.status_code
-        if 300 <= status < 400:
-            target = self.quote(response.headers.get("location", "nowhere").partition("?")[0])
-            return PermanentError(
-                f"{where} redirects ({status}) to {target}: redirects are not followed, since the token must not"
-                " travel; if that is the right address, set it as base_url"
-            )
         retry_after = retry_after_seconds(response.headers.get("retry-after"))
         refusal = Refusal(where, status, self._error_body(response, where), retry_after)
-        if status == 407 and proxy is not None and self._transport.is_forwarded(proxy):
+        # A proxy reads plain http, and may answer in the vendor's place.
+        if status == 407 and proxy is not None and url.startswith("http:") and proxy.address.startswith("http"):
             return ProxyError(f"{where}: proxy {proxy.address} refused: {refusal}")
         error = self._classify(refusal) if self._classify else None
+        if is_redirected and (error is None or isinstance(error, AuthError)):
+            # The vendor took the token before it sent us here: only this address may have expired.
+            return TransientError(f"{refusal} (the address of a redirect may have expired)", retry_after)
         return error or general_error(refusal)
 
     def _error_body(self, response: httpx2.Response, where: str) -> str:
@@ -279,11 +313,16 @@ class Session:
 
 
 class _Way:
-    """How far a request has come. The way is open once the library begins TLS with the vendor or sends to it."""
+    """How far a call has come. The way is open once the library begins TLS with the vendor or sends to it.
+
+    The requests of a call that is redirected are one call for the vendor: the first one begins it, and the first answer
+    that is no redirect answers it.
+    """
 
     def __init__(self, context: Cancellable) -> None:
         self.is_open = False
         self._is_sent = False  # the request, not only that for a proxy's connection
+        self._is_answered = False
         self._context = context
 
     def follow(self, event: str, details: Mapping[str, Any]) -> None:
@@ -295,10 +334,14 @@ class _Way:
         if event in ("proxy.start_tls.started", "socks.start_tls.started"):
             self.is_open = True
         elif event == "http11.send_request_headers.started" and details["request"].method != b"CONNECT":
-            self.is_open = self._is_sent = True
-            self._context.before_call()
-        elif event == "http11.receive_response_headers.complete" and self._is_sent:
-            self._context.after_answer()
+            self.is_open = True
+            if not self._is_sent:
+                self._is_sent = True
+                self._context.before_call()
+        elif event == "http11.receive_response_headers.complete" and self._is_sent and not self._is_answered:
+            self._is_answered = details["return_value"][1] not in REDIRECT_STATUSES
+            if self._is_answered:
+                self._context.after_answer()
 
 
 def _any_spelling(secret: str) -> str:

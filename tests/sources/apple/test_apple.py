@@ -504,7 +504,7 @@ def test_a_hostile_answer_is_a_typed_error(raw_server, make_reply, context, repo
 def test_a_redirect_is_not_followed(raw_server, make_reply, context):
     other = raw_server(make_reply(b'{"results": []}'))
     server = raw_server(make_reply(b"", "302 Found", f"Location: {other.address}/lookup\r\n"))
-    with pytest.raises(PermanentError, match="redirects"):
+    with pytest.raises(TransientError, match="redirects"):
         Apple(SourceSettings(base_url=server.address)).list_apps(DEVELOPER, context)
     assert other.requests == []
 

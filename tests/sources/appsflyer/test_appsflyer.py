@@ -21,6 +21,7 @@ from crawlfleet.core.errors import (
     RangeTooLarge,
     TokenUnavailable,
     TransientError,
+    UsageError,
 )
 from crawlfleet.core.vendor_data import App, Figures
 from crawlfleet.sources.appsflyer.report import GEO_CAPTIONS, MASTER_CAPTIONS
@@ -182,16 +183,38 @@ def test_pages_that_always_bring_new_apps_end_at_the_daily_quota(httpserver, sou
     assert len(httpserver.log) == 100
 
 
-def test_a_next_page_elsewhere_is_refused_and_sees_no_request(
-    httpserver, source, account, context, raw_server, make_reply
+@pytest.mark.parametrize("base", ["", "/gateway"])
+def test_of_a_link_to_the_next_page_only_the_query_counts(
+    httpserver, account, context, raw_server, make_reply, base, token
 ):
-    other = raw_server(make_reply(b"{}"))
-    httpserver.expect_request("/api/mng/apps").respond_with_json(
-        {"data": [{"id": "a"}], "links": {"next": f"{other.address}/api/mng/apps?offset=1"}}
-    )
-    with pytest.raises(PermanentError, match="not followed"):
+    """Behind a gateway the vendor's links name the vendor itself: its second page could not be had."""
+    vendor = raw_server(make_reply(b"{}"))
+    pages = [page_of(httpserver, "a"), page_of(httpserver, "b")]
+    pages[0]["links"] = {"next": f"{vendor.address}/api/mng/apps?offset=1&limit=1"}
+    for query, page in zip(({"limit": "1000"}, {"offset": "1", "limit": "1"}), pages, strict=True):
+        httpserver.expect_request(f"{base}/api/mng/apps", query_string=query).respond_with_json(page)
+    source = AppsFlyer(SourceSettings(base_url=httpserver.url_for(base or "/")))
+    assert [app.app_id for app in source.list_apps(account, context)] == ["a", "b"]
+    source.close()
+    assert vendor.requests == []
+
+
+@pytest.mark.parametrize("link", ["/api/mng/apps", "?", "https://[::1", "{vendor}/login?offset=1", "{vendor}"])
+def test_a_link_that_is_no_next_page_is_refused(httpserver, source, account, context, raw_server, make_reply, link):
+    vendor = raw_server(make_reply(b"{}"))
+    link = link.format(vendor=vendor.address)
+    httpserver.expect_request("/api/mng/apps").respond_with_json({"data": [{"id": "a"}], "links": {"next": link}})
+    with pytest.raises(PermanentError, match=r"links\.next must be"):
         source.list_apps(account, context)
-    assert other.requests == []
+    assert len(httpserver.log) == 1
+    assert vendor.requests == []
+
+
+def test_redirect_hosts_are_a_list_of_hosts():
+    for value in ("files.example.com", ["https://files.example.com"]):
+        with pytest.raises(UsageError, match="redirect_hosts must be"):
+            AppsFlyer(SourceSettings(options={"redirect_hosts": value}))
+    AppsFlyer(SourceSettings(options={"redirect_hosts": ["files.example.com"]})).close()
 
 
 def test_fewer_apps_than_announced_are_not_taken_for_the_whole_list(httpserver, source, account, context):
@@ -385,7 +408,7 @@ def test_hostile_bytes_raise_and_never_look_like_a_short_report(
 ):
     header, row = SAMPLES[report]
     text = f"{header}\n{row}\n".encode()
-    elsewhere = raw_server(make_reply(text))
+    elsewhere = "https://elsewhere.invalid"
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/csv\r\n"
     cut = head + b"Content-Length: 9999\r\n\r\n" + text
     bodies = {
@@ -393,7 +416,7 @@ def test_hostile_bytes_raise_and_never_look_like_a_short_report(
         "chunks": head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(text), text),
         "stall": cut,
         "encoding": make_reply(text + row.replace("c1", "ü").encode("latin-1") + b"\n"),
-        "redirect": make_reply(b"", "302 Found", f"Location: {elsewhere.address}/\r\n"),
+        "redirect": make_reply(b"", "302 Found", f"Location: {elsewhere}/\r\n"),
         "unavailable": make_reply(b"oops", "503 Service Unavailable", "Retry-After: 7\r\n"),
     }
 
@@ -405,10 +428,9 @@ def test_hostile_bytes_raise_and_never_look_like_a_short_report(
     rows = iter(source.fetch_app_data(account, APP, report, DAY, DAY, context))
     if broken in ("length", "chunks", "stall"):
         assert next(rows).installs == 1
-    with pytest.raises(PermanentError if broken in ("encoding", "redirect") else TransientError) as caught:
+    with pytest.raises(PermanentError if broken == "encoding" else TransientError) as caught:
         list(rows)
     source.close()
-    assert elsewhere.requests == []
     if broken == "unavailable":
         assert caught.value.retry_after == 7
 

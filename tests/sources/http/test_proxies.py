@@ -238,22 +238,22 @@ def test_an_address_that_no_proxy_has_is_wrong_usage(address):
 
 def test_few_clients_are_kept_and_none_in_use_is_closed(raw_server, make_reply, monkeypatch, context, token):
     monkeypatch.setattr(clients, "MAX_CLIENTS", 2)
-    pool = clients.Clients(is_https=False, timeout_seconds=10)
+    pool = clients.Clients(timeout_seconds=10)
     proxies = [OpenProxy(f"http://127.0.0.1:{port}") for port in range(1, 6)]
-    with pool.use(proxies[0]) as busy:
+    with pool.use(proxies[0], False) as busy:
         for proxy in proxies[1:]:
-            with pool.use(proxy) as client:
+            with pool.use(proxy, False) as client:
                 assert not client.is_closed
         assert not busy.is_closed
-        with pool.use(proxies[4]) as again:
+        with pool.use(proxies[4], False) as again:
             assert again is client, "the most recent one was kept"
-        with pool.use(proxies[1]) as renewed:
+        with pool.use(proxies[1], False) as renewed:
             assert client.is_closed is False
             assert not renewed.is_closed
         assert client.is_closed, "the least recent one of those that nobody uses"
     pool.close()
     assert busy.is_closed
-    with pool.use(None) as direct:
+    with pool.use(None, False) as direct:
         assert not direct.is_closed
     pool.close()
 

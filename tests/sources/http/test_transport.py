@@ -190,13 +190,139 @@ def test_a_server_that_stalls_is_a_transient_error(raw_server, context, token, s
         read_lines(raw_server(start, stall=True).address, context, token, timeout_seconds=0.2)
 
 
-def test_a_redirect_is_an_error_and_the_other_server_sees_nothing(raw_server, make_reply, context, token):
-    other = raw_server(make_reply(b"stolen\n"))
-    server = raw_server(make_reply(b"", "302 Found", f"Location: {other.address}/login?x={token}\r\n"))
-    with pytest.raises(PermanentError, match=f"redirects .302. to {other.address}/login") as caught:
-        read_lines(server.address, context, token)
-    assert other.requests == []
-    assert token not in str(caught.value)
+def redirect(location, status="302 Found"):
+    return f"HTTP/1.1 {status}\r\nLocation: {location}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+
+
+def bearer(request):
+    return "authorization: bearer" in request.lower()
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 Other", "307 Temporary", "308 Permanent"])
+def test_an_export_that_is_redirected_is_read_as_one_call_and_the_token_stays_behind(
+    raw_server, make_reply, context, token, status
+):
+    """A vendor that answers exports with the signed address of a file could not be fetched at all."""
+    files = raw_server(make_reply(b"a,b\n"))
+    server = raw_server(redirect(f"{files.address}/export/token/abc?sig=1", status))
+    assert read_lines(server.address, context, token, redirect_hosts=["*.example.com"]) == ["a,b\n"]
+    assert bearer(server.requests[0])
+    assert files.requests[0].startswith("GET /export/token/abc?sig=1 ")
+    assert token not in files.requests[0]
+    assert not bearer(files.requests[0])
+    assert (context.calls, context.answers) == (1, 1)
+
+
+@pytest.mark.parametrize("location", ["/file?x=%2F%20é", "//{host}/file?x=%2F%20é", "{address}/file?x=%2F%20é"])
+def test_a_redirect_within_the_origin_keeps_the_token(raw_server, make_reply, context, token, location):
+    def answer(request):
+        if "GET /x " not in request:
+            return make_reply(b"a\n")
+        return redirect(location.format(host=server.address[7:], address=server.address))
+
+    server = raw_server(answer)
+    assert read_lines(server.address, context, token, redirect_hosts=["*.example.com"]) == ["a\n"]
+    assert server.requests[1].startswith("GET /file?x=%2F%20")
+    assert [bearer(request) for request in server.requests] == [True, True]
+
+
+def test_a_token_that_was_left_behind_does_not_come_back(raw_server, make_reply, context, token):
+    home = raw_server(lambda request: make_reply(b"a\n") if "GET /back" in request else redirect(away.address))
+    away = raw_server(lambda _: redirect(f"{home.address}/back"))
+    assert read_lines(home.address, context, token, redirect_hosts=["*.example.com"]) == ["a\n"]
+    assert [bearer(request) for request in home.requests] == [True, False]
+
+
+def test_three_redirects_are_followed_and_a_circle_is_transient(raw_server, make_reply, context, token):
+    server = raw_server(lambda request: redirect("/x" + request.split()[1]) if last not in request else make_reply(b""))
+    last = "GET /x/x/x/x "
+    assert read_lines(server.address, context, token, redirect_hosts=["*.example.com"]) == []
+    last = "never"
+    with pytest.raises(TransientError, match="more than 3 times"):
+        read_lines(server.address, context, token, redirect_hosts=["*.example.com"])
+    assert len(server.requests) == 4 + 4
+    assert context.calls == 2
+
+
+@pytest.mark.parametrize(
+    ("base", "location"),
+    [
+        ("https://hq1.example.com", "https://raw.example.com/t?s=1"),
+        ("https://hq1.example.com", "HTTPS://RAW.EXAMPLE.COM:443/t?s=1"),
+        ("https://hq1.example.com", "https://more.example.net/t?s=1"),
+        ("https://gateway.invalid/vendor", "https://raw.example.com/t?s=1"),
+        ("https://gateway.invalid/vendor", "/t?s=1"),
+        ("http://127.0.0.1:8000", "http://localhost:9/t?s=1"),
+        ("http://[::1]:8000", "https://raw.example.com/t?s=1"),
+    ],
+)
+def test_a_redirect_to_the_vendor_is_followed(base, location):
+    redirects = Transport(base, redirect_hosts=["*.example.com", "more.example.net"]).redirects
+    assert redirects.follow(f"{base}/x", 302, location).endswith("/t?s=1")
+
+
+@pytest.mark.parametrize(
+    ("base", "location"),
+    [
+        ("https://hq1.example.com", "http://raw.example.com/t"),
+        ("https://hq1.example.com", "http://127.0.0.1/t"),
+        ("https://hq1.example.com", "https://example.com.invalid/t"),
+        ("https://hq1.example.com", "https://badexample.com/t"),
+        ("https://hq1.example.com", "https://example.com/t"),
+        ("https://hq1.example.com", "https://raw.example.com.:443/t"),
+        ("https://hq1.example.com", "https://u:p@raw.example.com/t"),
+        ("https://hq1.example.com", "https://evil.invalid\\@raw.example.com/t"),
+        ("https://hq1.example.com", "https://evil.invalid/.example.com"),
+        ("https://hq1.example.com", "//evil.invalid/t"),
+        ("https://hq1.example.com", "ftp://raw.example.com/t"),
+        ("https://hq1.example.com", "javascript:alert(1)"),
+        ("https://hq1.example.com", "https://raw.example.com:99999/t"),
+        ("https://hq1.example.com", "https://[::1/t"),
+        ("https://hq1.example.com", "https://raw.example.com/" + "x" * 5000),
+        ("https://hq1.example.com", ""),
+        ("https://hq1.example.com", None),
+        ("http://127.0.0.1:8000", "http://10.0.0.1/t"),
+        ("http://127.0.0.1:8000", "http://raw.example.com/t"),
+    ],
+)
+def test_a_redirect_to_anywhere_else_is_not_followed(base, location):
+    redirects = Transport(base, redirect_hosts=["*.example.com"]).redirects
+    with pytest.raises(TransientError, match=r"^redirects .302. to"):
+        redirects.follow(f"{base}/x", 302, location)
+
+
+@pytest.mark.parametrize("host", ["*", "*.com.", "https://a.example", "a.example/x", "a b.c", "localhost", 7, "*.*.a"])
+def test_a_redirect_host_that_is_none_is_wrong_usage(host):
+    with pytest.raises(UsageError, match="redirect_hosts must be hosts"):
+        Transport("https://example.invalid", redirect_hosts=[host])
+
+
+SIGNED = "/export/token/eyJ-signed-0123456789?Signature=abc%2Bdef%3Dghi&Expires=1790000000"
+
+
+@pytest.mark.parametrize("status", ["400 Bad", "401 No", "403 No", "404 No", "410 Gone", "503 Busy", "200 OK"])
+def test_a_signed_address_is_in_no_message_and_an_expired_one_is_transient(
+    raw_server, make_reply, context, token, caplog, status
+):
+    """An expired signed address says nothing about the account: it is neither parked nor denied anything."""
+    caplog.set_level(logging.DEBUG)
+    echo = f"<Error>Request has expired: {SIGNED} abc+def=ghi</Error>".encode()
+    files = raw_server(make_reply(echo, status))
+    server = raw_server(redirect(files.address + SIGNED))
+    with pytest.raises(PermanentError if status == "200 OK" else TransientError) as caught:
+        read_json(server.address, context, token, redirect_hosts=["*.example.com"])
+    assert f"redirected to {files.address}" in str(caught.value)
+    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value) + caplog.text
+    for secret in ("eyJ-signed", "abc%2Bdef", "abc+def", "1790000000"):
+        assert secret not in shown
+
+
+def test_a_redirect_that_is_not_followed_shows_no_more_than_its_host(raw_server, context, token):
+    server = raw_server(redirect("https://elsewhere.invalid" + SIGNED))
+    for hosts in ((), ["*.example.com"]):
+        with pytest.raises(TransientError, match=r"redirects .302. to https://elsewhere.invalid:443") as caught:
+            read_lines(server.address, context, token, redirect_hosts=hosts)
+        assert "signed" not in str(caught.value)
 
 
 def test_a_server_that_is_not_there_is_a_transient_error(context, token):
