@@ -130,9 +130,11 @@ class StopSignals:
     def __init__(self) -> None:
         self.handler: Callable[[int, FrameType | None], object] | None = None
         self._seen = False
+        self._process = os.getpid()
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        if self._seen or self.handler is None:  # without a node there is nothing to end in order
+        # Without a node, and in a process that a body forked, there is nothing to end in order.
+        if self._seen or self.handler is None or os.getpid() != self._process:
             os._exit(128 + signum)
         self._seen = True
         self.handler(signum, frame)

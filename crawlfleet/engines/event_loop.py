@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
+from weakref import WeakSet
 
 from crawlfleet.engines.contract import Reports, Run, Slots
 
 log = logging.getLogger(__name__)
+
+_loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()  # of this process
+
+
+def _end_in_a_child() -> None:
+    """In a process that a body forked: end once the body gives way to others.
+
+    They are its parent's, and so is what the loop waits with.
+    """
+    for loop in (each for each in _loops if not each.is_closed()):
+        getattr(loop, "_ready", deque()).clear()  # what asyncio would call before
+        loop.call_soon(os._exit, 0)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_end_in_a_child)
 
 
 class LoopEngine(ABC):
@@ -50,6 +68,7 @@ class LoopEngine(ABC):
 
     def start(self) -> None:
         self.loop = asyncio.new_event_loop()
+        _loops.add(self.loop)
         self._closed = False
         threading.Thread(target=self._serve, name="asyncio-bodies", daemon=True).start()
 

@@ -19,10 +19,11 @@ from types import FrameType
 
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CallRefused, UsageError
-from crawlfleet.engines.process_messages import BodyRequest, Notice, SpooledOutcome, WorkerSetup
+from crawlfleet.engines.process_messages import BodyRequest, Notice, Said, SpooledOutcome, WorkerSetup
 from crawlfleet.executors.body import run_body, run_body_async
 from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.executors.outcome import failed
+from crawlfleet.executors.permit import FORKED
 from crawlfleet.executors.registry import executors
 from crawlfleet.executors.run_log import is_note
 from crawlfleet.executors.spool import Spool
@@ -33,11 +34,65 @@ PARENT_CHECK_SECONDS = 1.0
 
 
 class NodeConnection:
-    """Sends what the node should know. It has a lock, since threads of a body may log while the body ends."""
+    """The worker's end of its connection.
+
+    It has a lock, since threads of a body may log while the body ends. A process that a body forks has a copy, and says
+    nothing: what it wrote would mix with the words of this one.
+    """
 
     def __init__(self, connection: Connection) -> None:
+        self.number = 0  # of the run that is asked for
         self._connection = connection
         self._lock = threading.Lock()
+        self._process = os.getpid()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is the process that the node talks to."""
+        return os.getpid() == self._process
+
+    def receive(self) -> BodyRequest:
+        """The next body to run."""
+        request: BodyRequest = self._connection.recv()
+        with self._lock:
+            self.number = request.number
+        return request
+
+    def send(self, content: Outcome | Notice | logging.LogRecord, number: int | None = None) -> None:
+        """Say it in the run of this number, or in the one of now; nothing when that is over."""
+        if self.is_ours:
+            with self._lock:
+                if number in (None, self.number):
+                    self._connection.send(Said(self._process, self.number, content))
+
+    def send_rows(self, outcome: Outcome, rows: Spool) -> None:
+        """Say how a run ended whose rows are in a file; hand that over."""
+        with self._lock:
+            self._connection.send(Said(self._process, self.number, SpooledOutcome(outcome, len(rows))))
+            send_handle(self._connection, rows.fileno(), os.getppid())
+
+    def may_call(self, number: int) -> bool | CallRefused:
+        """The node's answer to a call of the run of this number; False when that is over."""
+        if not self.is_ours:
+            return CallRefused(FORKED)
+        with self._lock:
+            if number != self.number:
+                return False
+            self._connection.send(Said(self._process, number, Notice.CALL_WANTED))
+            answer: bool | CallRefused = self._connection.recv()
+            return answer
+
+    def put_nowait(self, record: logging.LogRecord) -> None:
+        """As a queue: QueueHandler puts every log line here."""
+        self.send(record)
+
+
+class RunConnection:
+    """What one run says to the node; also the permit of its calls. Threads that its body left behind may hold it."""
+
+    def __init__(self, node: NodeConnection, number: int) -> None:
+        self._node = node
+        self._number = number
 
     def began(self) -> None:
         self._send(Notice.BODY_BEGAN)
@@ -46,9 +101,7 @@ class NodeConnection:
         rows = outcome.rows
         if isinstance(rows, Spool):
             outcome.rows = ()
-            with self._lock:
-                self._connection.send(SpooledOutcome(outcome, len(rows)))
-                send_handle(self._connection, rows.fileno(), os.getppid())
+            self._node.send_rows(outcome, rows)
             rows.close()
             return
         try:
@@ -61,12 +114,10 @@ class NodeConnection:
 
     def take(self, _cancelled: threading.Event) -> bool:
         """As `Permit.take`: the node decides about each call."""
-        with self._lock:
-            self._connection.send(Notice.CALL_WANTED)
-            answer = self._connection.recv()
+        answer = self._node.may_call(self._number)
         if isinstance(answer, CallRefused):
             raise answer
-        return bool(answer)
+        return answer
 
     def answered(self) -> None:
         """As `Permit.answered`."""
@@ -77,13 +128,8 @@ class NodeConnection:
         if is_note(record):
             self._send(record)
 
-    def put_nowait(self, record: logging.LogRecord) -> None:
-        """As a queue: QueueHandler puts every log line here."""
-        self._send(record)
-
-    def _send(self, message: Notice | Outcome | logging.LogRecord) -> None:
-        with self._lock:
-            self._connection.send(message)
+    def _send(self, content: Notice | Outcome | logging.LogRecord) -> None:
+        self._node.send(content, self._number)
 
 
 def main(descriptor: int, node_pid: int) -> None:
@@ -91,6 +137,7 @@ def main(descriptor: int, node_pid: int) -> None:
     _end_with(node_pid)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave_it_to_the_node)
+    os.register_at_fork(after_in_child=_take_signals)
     connection = Connection(descriptor)
     node = NodeConnection(connection)
     try:
@@ -98,20 +145,25 @@ def main(descriptor: int, node_pid: int) -> None:
         _log_to(node, setup.log_levels)
         by_type, problem = _load(setup.modules)
         while True:
-            request: BodyRequest = connection.recv()
-            context = request.context
-            node.began()
-            context.permit = node
-            context.open_task_log = lambda: node.write_note
-            executor = by_type.get(request.executor)
-            if executor is None:
-                node.ended(Outcome(EndingKind.PERMANENT, problem or _unknown(request.executor)), context)
-            elif executor.asynchronous:
-                node.ended(asyncio.run(run_body_async(executor, context.task, context)), context)
-            else:
-                node.ended(run_body(executor, context.task, context), context)
+            _run(node, by_type, problem)
     except (EOFError, OSError):  # the node is gone
         os._exit(0)
+
+
+def _run(node: NodeConnection, by_type: Mapping[str, Executor], problem: str | None) -> None:
+    """Run the next body that the node asks for."""
+    request = node.receive()
+    context, run = request.context, RunConnection(node, request.number)
+    run.began()
+    context.permit = run
+    context.open_task_log = lambda: run.write_note
+    executor = by_type.get(request.executor)
+    if executor is None:
+        run.ended(Outcome(EndingKind.PERMANENT, problem or _unknown(request.executor)), context)
+    elif executor.asynchronous:
+        run.ended(asyncio.run(run_body_async(executor, context.task, context)), context)
+    else:
+        run.ended(run_body(executor, context.task, context), context)
 
 
 def _load(modules: Sequence[str]) -> tuple[dict[str, Executor], str | None]:
@@ -138,6 +190,12 @@ def _leave_it_to_the_node(_number: int, _frame: FrameType | None) -> None:
 
     A function and not SIG_IGN, which the programs that a body starts would inherit.
     """
+
+
+def _take_signals() -> None:
+    """In a process that a body forks: SIGTERM ends it, as the body may expect."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _end_with(node_pid: int) -> None:

@@ -20,12 +20,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.reduction import recv_handle
-from typing import cast
 
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CallRefused, UsageError
 from crawlfleet.engines.contract import Reports, Run, Slots
-from crawlfleet.engines.process_messages import BodyRequest, Notice, SpooledOutcome, WorkerSetup
+from crawlfleet.engines.process_messages import BodyRequest, Notice, Said, SpooledOutcome, WorkerSetup
 from crawlfleet.engines.thread_pool import ThreadPool
 from crawlfleet.executors.contract import TaskContext
 from crawlfleet.executors.outcome import failed
@@ -50,6 +49,7 @@ class Worker:
     def __init__(self, modules: Sequence[str], levels: Mapping[str, int] | None = None) -> None:
         """`levels` of loggers; those of this process unless given."""
         self.usable = True
+        self._number = 0  # of the run
         self._connection, theirs = Pipe()
         try:
             self._process = subprocess.Popen(
@@ -75,7 +75,8 @@ class Worker:
         logged: Callable[[logging.LogRecord], None],
     ) -> Outcome:
         """Run the body of executor `name`, and allow or refuse its calls to its source; raises WorkerDied."""
-        self._send(BodyRequest(name, context))
+        self._number += 1
+        self._send(BodyRequest(self._number, name, context))
         while True:
             match self._receive():
                 case Outcome() as outcome:
@@ -96,16 +97,19 @@ class Worker:
             raise WorkerDied from error
 
     def _receive(self) -> Outcome | Notice | logging.LogRecord:
-        """The worker's next message; raises WorkerDied."""
+        """The worker's next message about this run; raises WorkerDied."""
         try:
-            while not self._connection.poll(ALIVE_CHECK_SECONDS):
-                if self._process.poll() is not None and not self._connection.poll():
-                    raise WorkerDied
-            message = self._connection.recv()
-            if isinstance(message, SpooledOutcome):
-                message.outcome.rows = Spool.adopt(recv_handle(self._connection), message.row_count)
-                return message.outcome
-            return cast("Outcome | Notice | logging.LogRecord", message)
+            while True:
+                while not self._connection.poll(ALIVE_CHECK_SECONDS):
+                    if self._process.poll() is not None and not self._connection.poll():
+                        raise WorkerDied
+                said: Said = self._connection.recv()
+                content = said.content
+                if isinstance(content, SpooledOutcome):
+                    content.outcome.rows = Spool.adopt(recv_handle(self._connection), content.row_count)
+                    content = content.outcome
+                if (said.process, said.number) == (self._process.pid, self._number):
+                    return content
         except WorkerDied:
             raise
         except Exception as error:  # the connection broke, or what came is no pickle

@@ -7,6 +7,7 @@ clock; the scheduler has turned the database's moments into them. No wall clock 
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -14,6 +15,7 @@ from typing import Protocol
 from crawlfleet.core.clock import SYSTEM_CLOCK, Clock
 from crawlfleet.core.errors import CallRefused
 
+FORKED = "a child process that a body forked may not call its source: only the body itself may"
 SendWindow = tuple[float, float, float]  # not before, not after, and how many seconds the call may be on its way
 
 
@@ -53,6 +55,7 @@ class RunPermit:
         self._lock = threading.Lock()
         self._seen_by: list[float] = []  # for each call that was sent: when the vendor has seen it at the latest
         self._revoked = False
+        self._process = os.getpid()
         self.leave_until = math.inf  # until when the call that `take` allowed last may leave, where others send it
 
     def revoke(self) -> tuple[float, ...]:
@@ -62,6 +65,8 @@ class RunPermit:
             return tuple(self._seen_by)
 
     def take(self, cancelled: threading.Event) -> bool:
+        if os.getpid() != self._process:  # it would count in a copy, and send on a connection of its parent
+            raise CallRefused(FORKED)
         while (wait := self._take(cancelled)) > 0:
             if cancelled.wait(wait):  # without the lock: `revoke` waits for nobody
                 return False

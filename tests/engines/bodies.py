@@ -7,6 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+import warnings
 from datetime import date
 from hashlib import sha256
 from typing import Any
@@ -155,3 +158,77 @@ def bear(task: Task, context: TaskContext) -> dict[str, Any]:
         "digest": sha256(token.encode()).hexdigest(),
         "proxy": sha256(str(context.account.proxy).encode()).hexdigest(),
     }
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this process has threads is what is tried out
+        return os.fork()
+
+
+def _of_the_child(child: int) -> dict[str, Any]:
+    return {"child": child, "status": os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}
+
+
+@task_executor("fork")
+def fork(task: Task, context: TaskContext) -> dict[str, Any]:
+    """Return in a child process as well as in our own, which waits for it, and asks it to end if it waits, too."""
+    child = _fork()
+    if child:
+        for _ in range(1000 if task.task_data.get("child") == "waits" else 0):
+            os.kill(child, signal.SIGTERM)  # more than once: the first may come before the child has begun
+            if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                break
+            time.sleep(POLL_SECONDS)
+        return _of_the_child(child)
+    match task.task_data.get("child"):
+        case "exits":
+            sys.exit(7)
+        case "raises":
+            raise ZeroDivisionError
+        case "calls":
+            context.log.warning("said by a child")
+            context.before_call()
+        case "waits":
+            signal.pause()
+    return {"child": "returned"}
+
+
+@task_executor("async_fork")
+async def async_fork(task: Task, context: TaskContext) -> dict[str, Any]:
+    child = _fork()
+    if child:
+        return _of_the_child(child)
+    if task.task_data.get("child") == "awaits":
+        await asyncio.sleep(3600)
+    return {"child": "returned"}
+
+
+@task_executor("mark")
+def mark(task: Task, context: TaskContext) -> None:
+    with open(task.task_data["marks"], "a", encoding="ascii") as stream:
+        stream.write(f"{task.id}\n")
+
+
+@task_executor("async_mark")
+async def async_mark(task: Task, context: TaskContext) -> None:
+    mark(task, context)
+
+
+@task_executor("leave_thread")
+def leave_thread(task: Task, context: TaskContext) -> None:
+    """Leave a thread behind that calls the source once the file appears, and tells in another what came of it."""
+
+    def call_later() -> None:
+        while not os.path.exists(task.task_data["gate"]):
+            time.sleep(POLL_SECONDS)
+        try:
+            context.before_call()
+            word = "sent"
+        except Cancelled:
+            word = "cancelled"
+        with open(task.task_data["word"] + ".new", "w", encoding="ascii") as stream:
+            stream.write(word)
+        os.rename(task.task_data["word"] + ".new", task.task_data["word"])
+
+    threading.Thread(target=call_later, daemon=True).start()
