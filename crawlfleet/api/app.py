@@ -94,7 +94,7 @@ class Readiness:
             return str(error)
         except SQLAlchemyError as error:  # it answers, but not as ours would: a table is missing, say
             return f"the database refused the question: {type(error).__name__}"
-        return None
+        return self._node.scheduler.obstacle
 
 
 def _add_probes(app: FastAPI, readiness: Readiness, metrics: NodeMetrics) -> None:
@@ -110,7 +110,7 @@ def _add_probes(app: FastAPI, readiness: Readiness, metrics: NodeMetrics) -> Non
         response_model=dict[str, str],
     )
     async def readyz() -> JSONResponse:
-        """The database answers and the device holds its lease."""
+        """The database answers and takes this node's work, and the device holds its lease."""
         obstacle = await readiness.obstacle()
         if obstacle is not None:
             return JSONResponse({"status": "not ready", "detail": obstacle}, 503)

@@ -24,6 +24,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from crawlfleet.core.clock import SYSTEM_CLOCK, Clock
+from crawlfleet.core.database_errors import AGAIN, NO_PRIVILEGE, NO_SPACE, OUT_OF_TIME, Trouble, code_of, trouble_of
 from crawlfleet.core.database_url import CONNECT_SECONDS, read_url
 from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable, UsageError
 from crawlfleet.core.sql import SqlDialect
@@ -43,18 +44,8 @@ GIVE_UP_SECONDS = 60  # ... but no further attempt after so long
 LOCK_WAIT_SECONDS = 20
 IDLE_TRANSACTION_SECONDS = 30  # a stopped node must not hold its locks longer than this
 PING_AFTER_SECONDS = 10  # a connection that lay so long in the pool is tried before it is used
-AGAIN: dict[str, set[object]] = {  # somebody else was in the way: rolled back, the same work may be tried at once
-    "sqlite": {5, 6, 15},  # busy, locked, the race of two first openers
-    "postgresql": {"40001", "40P01", "55P03"},
-    "mysql": {1020, 1205, 1213},
-}
-AWAY: dict[str, set[object]] = {
-    "sqlite": {3, 8, 10, 11, 13, 14, 26},  # permission, read-only, I/O, malformed, full, cannot open, no database
-    # shutting down, starting up, read-only during a failover, too many connections
-    "postgresql": {"57P01", "57P02", "57P03", "57P05", "25P03", "25006", "53300"},
-    # the same, refused at the door, and PyMySQL's 0: its connection was closed before
-    "mysql": {0, 1040, 1044, 1045, 1049, 1053, 1129, 1130, 1203, 1226, 1290, 1698, 1836, 1927, 4031},
-}
+LOST = {Trouble.AWAY, Trouble.BROKEN}  # the connection is of no use any more
+PASSING = {*LOST, Trouble.AGAIN, Trouble.SERVER}  # says nothing about the work, which may be done later
 MALFORMED, NOT_A_DATABASE = 11, 26  # SQLite's codes
 UNKNOWN_DATABASE = 1049  # MySQL's
 
@@ -192,8 +183,11 @@ class Database:
         if self.family == "sqlite":
             reader.exec_driver_sql("SELECT COUNT(*) FROM sqlite_master")  # reads the file at last
             text = reader.exec_driver_sql("SELECT sqlite_version()").scalar_one()
-        else:
+        elif self.family == "postgresql":
             text = reader.exec_driver_sql("SELECT version()").scalar_one()
+        else:
+            text, packet = reader.exec_driver_sql("SELECT version(), @@max_allowed_packet").one()
+            self.dialect.statement_bytes = int(packet)
         if self.family == "mysql":
             self.dialect.product = "MariaDB" if "mariadb" in text.lower() else "MySQL"
         elif self.family == "postgresql":
@@ -226,10 +220,12 @@ class Database:
                 yield reader
                 reader.send()
         except DBAPIError as error:
-            if self.is_away(error) or self._is_worth_a_retry(error):
+            trouble = trouble_of(self.family, error)
+            if trouble not in PASSING:
+                raise
+            if trouble in LOST:
                 self._forget_others(error)
-                raise self.unreachable(error) from None
-            raise
+            raise self.unreachable(error, trouble=trouble) from None
 
     def write(self, work: Callable[[Transaction], T], now: datetime | None = None, commit_at_once: bool = False) -> T:
         """The result of `work(transaction)` after it was committed.
@@ -252,16 +248,17 @@ class Database:
                     return result
             except DBAPIError as error:
                 committing = transaction is not None and transaction.committing
-                if self.is_away(error):
+                trouble = trouble_of(self.family, error)
+                if trouble in LOST:
                     self._forget_others(error)
                     # A connection from the pool may have died long ago: one more try with a new one.
                     if committing or reconnected:
-                        raise self.unreachable(error, maybe_committed=committing) from None
+                        raise self.unreachable(error, committing, trouble) from None
                     reconnected = True
-                elif not self._is_worth_a_retry(error):
+                elif trouble not in PASSING:
                     raise
-                elif attempt == ATTEMPTS or time.monotonic() > give_up_at:
-                    raise self.unreachable(error) from None
+                elif trouble is Trouble.SERVER or attempt == ATTEMPTS or time.monotonic() > give_up_at:
+                    raise self.unreachable(error, committing, trouble) from None
                 else:
                     time.sleep(random.uniform(0, 0.02 * 2**attempt))
         raise AssertionError("unreachable")
@@ -283,26 +280,22 @@ class Database:
 
     def is_away(self, error: DBAPIError) -> bool:
         """True when the server, not the statement, is the trouble."""
-        code = _code(error)
-        if error.connection_invalidated or code in AWAY[self.family]:
-            return True
-        if self.family == "mysql":
-            return isinstance(code, int) and 2000 <= code < 2100  # the client library's own connection errors
-        # libpq's own: no connection, so no SQLSTATE
-        return self.family == "postgresql" and isinstance(error, sa.exc.OperationalError) and not code
+        return trouble_of(self.family, error) in LOST
 
     def is_missing_table(self, error: DBAPIError) -> bool:
         """True when a statement named a table that is not there."""
         if self.family == "sqlite":
             return "no such table" in str(error.orig)
-        return _code(error) == {"postgresql": "42P01", "mysql": 1146}[self.family]
+        return code_of(error) == {"postgresql": "42P01", "mysql": 1146}[self.family]
 
-    def _is_worth_a_retry(self, error: DBAPIError) -> bool:
-        return _code(error) in AGAIN[self.family]
+    def unreachable(
+        self, error: Exception, maybe_committed: bool = False, trouble: Trouble | None = None
+    ) -> DatabaseUnreachable:
+        """The error for people: which database, the cause, what to check; the password hidden.
 
-    def unreachable(self, error: Exception, maybe_committed: bool = False) -> DatabaseUnreachable:
-        """The error for people: which database, the cause, what to check; the password hidden."""
-        code = _code(error)
+        `trouble` is what a connection met that was there.
+        """
+        code = code_of(error)
         cause = str(getattr(error, "orig", None) or error)
         if isinstance(error, PoolTimeout):
             cause = "all connections of this process are busy"
@@ -317,14 +310,24 @@ class Database:
                 advice = "name another file, or remove this one when it is not needed"
             elif code in AGAIN["sqlite"]:
                 advice = "look for another program that keeps the file locked"
+        elif code in NO_SPACE[self.family]:
+            advice = "make room on the database's disk"
+        elif code in OUT_OF_TIME[self.family]:
+            advice = "raise the server's time limit for statements, or look why it is slow"
+        elif code in NO_PRIVILEGE[self.family]:
+            advice = "grant the user of the URL what is missing"
         elif code in AGAIN[self.family]:
             advice = "look for a transaction that holds its locks for long"
         elif code == UNKNOWN_DATABASE or re.search('database ".*" does not exist', cause):
             advice = f"create it first: CREATE DATABASE {self.url.database}"
+        elif trouble is Trouble.SERVER:
+            advice = "look at the server's log"
+        elif trouble is Trouble.BROKEN:
+            advice = "the connection ended in the middle: look at network, the server's log and its limits"
         else:
             advice = "check address, user, password and network"
         found = DatabaseUnreachable(f"cannot use the database {self.name}: {cause[:300]}: {advice}")
-        found.maybe_committed = maybe_committed
+        found.maybe_committed, found.trouble = maybe_committed, trouble
         return found
 
 
@@ -340,7 +343,7 @@ def _write_ahead(cursor: Any) -> None:
             cursor.execute("PRAGMA journal_mode = WAL")
             return
         except Exception as error:
-            if _code(error) not in AGAIN["sqlite"] or time.monotonic() > deadline:
+            if code_of(error) not in AGAIN["sqlite"] or time.monotonic() > deadline:
                 raise
         time.sleep(random.uniform(0, 0.02))
 
@@ -359,13 +362,3 @@ def _connect_for_packets(_dialect: object, _record: object, arguments: Any, name
 
 def _note_use(_connection: object, record: Any) -> None:
     record.info["used_at"] = time.monotonic()
-
-
-def _code(error: Exception) -> object:
-    """The database's own number or SQLSTATE, also of an error that SQLAlchemy wrapped; None when there is none."""
-    origin = getattr(error, "orig", None) or error
-    if origin.args and isinstance(origin.args[0], int):
-        return origin.args[0]  # PyMySQL's; it has a coarser SQLSTATE, too
-    if (extended := getattr(origin, "sqlite_errorcode", None)) is not None:
-        return extended & 0xFF
-    return getattr(origin, "sqlstate", None)

@@ -6,6 +6,7 @@
     +-- DatabaseError               the database cannot be used
     |   +-- DatabaseUnreachable     no connection                                    -> exit 3
     |   +-- DatabaseRefused         too old, too new, or it lacks what we need       -> exit 3
+    |   +-- StatementTooLarge       a ValueError, too: what is to be stored does not fit into one statement
     +-- ClusterUnreachable          the scheduler of engine dask does not answer       -> exit 3
     +-- DeviceRefused               the device id is alive elsewhere                 -> exit 1
     +-- LeaseLost                   this process no longer is its device; the node registers again
@@ -26,7 +27,12 @@ Anything else that a body raises counts as transient: an unknown failure may pas
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from crawlfleet.core.endings import EndingKind
+
+if TYPE_CHECKING:
+    from crawlfleet.core.database_errors import Trouble
 
 
 class CrawlfleetError(Exception):
@@ -54,14 +60,26 @@ class DatabaseError(CrawlfleetError):
 class DatabaseUnreachable(DatabaseError):
     """No connection; carries the cause, never the password.
 
-    `maybe_committed`: the connection broke while COMMIT was on its way, so the work may have been done.
+    `maybe_committed`: the connection broke while COMMIT was on its way, so the work may have been done. `trouble` is
+    what the work met on a connection that was there, None without one.
     """
 
     maybe_committed = False
+    trouble: Trouble | None = None
 
 
 class DatabaseRefused(DatabaseError):
     """Connected, but it is newer than the program, too old, or lacks what crawlfleet needs."""
+
+
+class StatementTooLarge(DatabaseError, ValueError):
+    """What is to be stored cannot be sent to the database."""
+
+    def __init__(self, size: int, limit: int, limit_name: str) -> None:
+        super().__init__(
+            f"it takes {size} bytes at once and the database takes {limit} ({limit_name}):"
+            " raise that limit at the server, or store less at a time"
+        )
 
 
 class ClusterUnreachable(CrawlfleetError):

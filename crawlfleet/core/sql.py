@@ -8,7 +8,7 @@ Statements are whole texts in `model/`; they borrow these fragments. Moments tra
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -44,6 +44,12 @@ _MYSQL_TYPES = {
 }
 
 
+BATCH_BYTES = 1024 * 1024  # of the rows of one statement; where statements must be smaller a quarter of those
+_LIMITS = {  # bytes of a statement, and what limits it: constants of their source, or at MySQL what the server says
+    "sqlite": (1_000_000_000, "SQLITE_MAX_LENGTH"),
+    "postgresql": (2**28 - 1, "the size of a jsonb"),
+    "mysql": (16 * 1024 * 1024, "max_allowed_packet"),
+}
 _NOW = {
     "sqlite": "strftime('%Y-%m-%d %H:%M:%f000', 'now')",
     "postgresql": "clock_timestamp()",
@@ -64,12 +70,18 @@ class SqlDialect:
         self.family = family
         self.product = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB"}[family]
         self._clock = clock
+        self.statement_bytes, self.limit_name = _LIMITS[family]
         # SQLite's BEGIN IMMEDIATE already locks everything; it would silently ignore FOR UPDATE.
         self.for_update = "" if family == "sqlite" else " FOR UPDATE"
         # The same for the table `t` of a join with `rows`: PostgreSQL can only lock what is a table.
         self.for_update_of_t = " FOR UPDATE OF t" if family == "postgresql" else self.for_update
         self.skip_locked = "" if family == "sqlite" else " SKIP LOCKED"  # after either of them
         self.greatest = "MAX" if family == "sqlite" else "GREATEST"  # of several values of one row
+
+    @property
+    def batch_bytes(self) -> int:
+        """How many bytes of rows one statement should have: those of JSON may double on their way to MySQL."""
+        return min(BATCH_BYTES, self.statement_bytes // 4)
 
     @property
     def now(self) -> str:
@@ -211,6 +223,23 @@ class SqlDialect:
 def json_rows(rows: Iterable[Sequence[Any]]) -> str:
     """The value for `:rows`; moments, dates, decimals and bytes become text."""
     return json.dumps([*rows], default=_as_text, ensure_ascii=False, separators=(",", ":"))
+
+
+def json_batches(rows: Sequence[Sequence[Any]], most_bytes: int) -> Iterator[str]:
+    """Values for `:rows` that hold these rows in their order, each of at most so many bytes, or of a single row."""
+    return (text for text, _ in counted_batches(rows, most_bytes))
+
+
+def counted_batches(rows: Sequence[Sequence[Any]], most_bytes: int) -> Iterator[tuple[str, int]]:
+    """The same, each with the number of its rows."""
+    text = json_rows(rows)
+    size = len(text) if text.isascii() else len(text.encode())
+    if size <= most_bytes or len(rows) < 2:
+        yield text, len(rows)
+        return
+    middle = len(rows) // 2
+    yield from counted_batches(rows[:middle], most_bytes)
+    yield from counted_batches(rows[middle:], most_bytes)
 
 
 def bindable(value: Any) -> str | int | float | None:

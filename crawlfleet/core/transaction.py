@@ -24,9 +24,13 @@ from sqlalchemy.engine import Connection, CursorResult, RowMapping
 from sqlalchemy.exc import DBAPIError
 
 from crawlfleet.core.clock import SYSTEM_CLOCK, Clock, ClockReading
+from crawlfleet.core.database_errors import condemns
+from crawlfleet.core.errors import StatementTooLarge
 from crawlfleet.core.sql import SqlDialect, sql, utc
 
-MAX_PACKET_BYTES = 1024 * 1024  # of queued parameters; servers refuse packets that are too large
+MAX_PACKET_BYTES = 1024 * 1024  # of queued statements; of one alone as much as the database takes
+LARGE_CHARACTERS = 10_000  # of a parameter, from which on its size is counted and not guessed
+ESCAPED = ("'", '"', "\\", "\n", "\r", "\0", "\x1a")  # characters that become two on their way to MySQL
 BEGIN = {
     "sqlite": sa.text("BEGIN IMMEDIATE"),  # a reader that starts to write later could deadlock with another
     "mysql": sa.text("BEGIN"),
@@ -220,10 +224,13 @@ class Statements:
         )
 
     def execute(self, statement: sa.TextClause, parameters: Mapping[str, Any] | None = None) -> Result:
-        """Queue a statement; parameters are text, numbers or None."""
+        """Queue a statement; parameters are text, numbers or None. Raises StatementTooLarge."""
         parameters = parameters or {}
-        size = len(statement.text) + sum(len(each) for each in parameters.values() if isinstance(each, str))
-        if self._queued_bytes + size > MAX_PACKET_BYTES:
+        texts = [each for each in parameters.values() if isinstance(each, str)]
+        size = len(statement.text) + sum(_size(self.dialect.family, each) for each in texts)
+        if size > self.dialect.statement_bytes:
+            raise StatementTooLarge(size, self.dialect.statement_bytes, self.dialect.limit_name)
+        if self._queued_bytes + size > min(MAX_PACKET_BYTES, self.dialect.statement_bytes // 4):
             self.send()
         self._queued_bytes += size
         result = Result(statement, parameters, self.send)
@@ -276,7 +283,9 @@ class Transaction(Statements):
             yield
             self.execute(RELEASE)
             self.send()
-        except (sa.exc.DataError, sa.exc.IntegrityError, ValueError):
+        except (DBAPIError, ValueError) as error:
+            if not condemns(self.dialect.family, error):
+                raise
             del self._queue[self._queue.index(mark) + 1 if mark in self._queue else 0 :]
             self.execute(ROLLBACK_TO)
             raise
@@ -350,6 +359,14 @@ def _send_pipeline(raw: Any, queue: list[Result]) -> None:
 
 
 _SEND = {"sqlite": _send_singly, "mysql": _send_packet, "postgresql": _send_pipeline}
+
+
+def _size(family: str, text: str) -> int:
+    """Bytes that a parameter takes on its way; of a small one up to four times as many."""
+    if len(text) < LARGE_CHARACTERS:
+        return len(text)
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    return size + sum(map(text.count, ESCAPED)) if family == "mysql" else size
 
 
 @lru_cache(maxsize=512)

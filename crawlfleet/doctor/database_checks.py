@@ -21,6 +21,7 @@ from crawlfleet.settings.definitions import Settings
 
 SKEW_WARN_SECONDS, SKEW_FAIL_SECONDS = 2.0, 300.0  # from the second on TLS certificates begin to fail
 ROUND_TRIPS = 7
+PACKET_WARN_BYTES = 16 * 2**20
 NETWORK_DISKS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p"})
 UPGRADE = "run `db upgrade`; a node does it, too, when it starts"
 
@@ -127,6 +128,17 @@ def isolation(db: Database) -> Iterator[Finding]:
     if state.get("synchronous_commit") == "off":
         text = "synchronous_commit is off: a power cut may take back the last commits"
         yield warn("durability", text, "set synchronous_commit = on")
+
+
+def packets(db: Database) -> Iterator[Finding]:
+    """Whether the server takes large statements. Small ones are made smaller, but a single row may not fit."""
+    if db.family != "mysql":
+        return
+    text = f"max_allowed_packet is {db.dialect.statement_bytes / 2**20:g} MB"
+    if db.dialect.statement_bytes < PACKET_WARN_BYTES:
+        yield warn("packets", f"{text}: reports are written in many small pieces", "set it to 16M or more")
+    else:
+        yield ok("packets", text)
 
 
 def migration(db: Database) -> Iterator[Finding]:

@@ -47,6 +47,7 @@ def _of_database(db: Database) -> Iterator[Finding]:
     checks = [
         Check("clock", lambda: database_checks.clock(db)),
         Check("isolation", lambda: database_checks.isolation(db)),
+        Check("packets", lambda: database_checks.packets(db)),
         Check("migrations", lambda: database_checks.migration(db)),
         Check("claims", lambda: database_checks.claims(db)),
     ]

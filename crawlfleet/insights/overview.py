@@ -100,7 +100,7 @@ def overview(db: Database) -> dict[str, Any]:
     """The fleet in numbers, and one sentence on how it stands; for the devices one by one see `devices`."""
     tasks = task_stats(db)
     open_work = backlog(db)
-    found = DeviceDAO(db).find()
+    found = devices(db)
     online = len(online_of(found))
     return {
         "task_stats": tasks,
@@ -120,6 +120,9 @@ def _verdict(devices: Sequence[Mapping[str, Any]], open_work: Backlog, tasks: Ma
         said.append(
             f"nothing begins: {open_work.open_tasks} tasks are open, and the devices online drain or are masters"
         )
+    for each in online:
+        if obstacle := ((each.get("heartbeat") or {}).get("status_info") or {}).get("obstacle"):
+            said.append(f"device {each['device_id']} is stuck: {obstacle}")
     if open_work.blocked:
         said.append(f"waits for a person: {'; '.join(open_work.blocked)}")
     versions = sorted({each["version"] for each in online}, key=lambda text: version_of({"version": text}))

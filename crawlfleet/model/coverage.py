@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
-from crawlfleet.core.sql import day, json_rows, json_value, sql, stamp, utc
+from crawlfleet.core.sql import day, json_batches, json_rows, json_value, sql, stamp, utc
 from crawlfleet.core.transaction import Answer, Statements, Transaction
 from crawlfleet.core.vendor_data import AMOUNTS, COUNTS, Figures
 from crawlfleet.model.feed import FeedKey
@@ -148,7 +148,8 @@ def write(
         ["row_count", "checksum", "totals", "settled_fetches", "fetched_at"],
     )
     parameters = {"feed": feed_id, "at": stamp(fetched_at)}
-    transaction.execute(sql(statement), {**parameters, "rows": json_rows(rows)})
+    for texts in json_batches(rows, transaction.dialect.batch_bytes):
+        transaction.execute(sql(statement), {**parameters, "rows": texts})
     if changes:
         columns = {
             "day": "day",
@@ -163,4 +164,5 @@ def write(
             f"INSERT INTO cl_restatement (feed_id, {names}, fetched_at) SELECT {feed}, {names}, {at}"
             f" FROM {transaction.dialect.rows(**columns)}"
         )
-        transaction.execute(sql(statement), {**parameters, "rows": json_rows(changes)})
+        for texts in json_batches(changes, transaction.dialect.batch_bytes):
+            transaction.execute(sql(statement), {**parameters, "rows": texts})

@@ -15,7 +15,7 @@ from crawlfleet.core.transaction import Answer, Transaction
 from crawlfleet.model import audit, schema, signals
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import TaskStatus
-from crawlfleet.model.task_insert import TaskDefaults, add_alike, add_tasks, are_alike, rows_at_once
+from crawlfleet.model.task_insert import TaskDefaults, add_alike, add_tasks, are_alike
 from crawlfleet.model.task_spec import TaskSpec
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class CrawlTaskDAO:
         """
         batch = list(specs)
         defaults = defaults or TaskDefaults()
-        if now is None and actor is None and len(batch) <= rows_at_once(self.db.dialect) and are_alike(batch):
+        if now is None and actor is None and are_alike(batch, self.db.dialect):
             ids = self.db.write(lambda transaction: add_alike(transaction, batch, defaults), commit_at_once=True).read()
             if ids:
                 return ids

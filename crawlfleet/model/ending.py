@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from crawlfleet.core.endings import EndingKind
+from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.core.vendor_data import Scope
 from crawlfleet.model.task_spec import TaskSpec
 
@@ -86,4 +87,6 @@ def cause_of(error: Exception) -> str:
 
 def result_refused(error: Exception) -> str:
     """The message of a run whose result the database does not take."""
+    if isinstance(error, DatabaseUnreachable):
+        return f"the result breaks each connection on which it is written, while others live: {cause_of(error)}"
     return f"the database refused the result: {cause_of(error)}"

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import SqlDialect, json_rows, sql, stamp, utc
+from crawlfleet.core.sql import SqlDialect, json_batches, json_rows, sql, stamp, utc
 from crawlfleet.core.transaction import Answer, Transaction
 
 FIRST_PAUSE = timedelta(days=1)  # after the first denial; it doubles with each one that follows
@@ -109,8 +109,12 @@ def denied_among(transaction: Transaction, keys: Collection[FeedKey]) -> set[Fee
         f"SELECT {columns} FROM {_keys(transaction.dialect)} JOIN cl_feed t ON {_MATCH}"
         f" WHERE t.denied_until > {transaction.dialect.moment('now')}"
     )
-    found = transaction.execute(statement, {"rows": json_rows(sorted(set(keys))), "now": stamp(transaction.now)})
-    return {FeedKey(*row) for row in found}
+    now = stamp(transaction.now)
+    asked = [
+        transaction.execute(statement, {"rows": rows, "now": now})
+        for rows in json_batches(sorted(set(keys)), transaction.dialect.batch_bytes)
+    ]
+    return {FeedKey(*row) for found in asked for row in found}
 
 
 def denied_feeds(db: Database, source: str, username: str) -> list[dict[str, Any]]:

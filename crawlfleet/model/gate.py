@@ -15,7 +15,7 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from crawlfleet.core.endings import EndingKind
-from crawlfleet.core.sql import SqlDialect, day, json_rows, json_value, sql, stamp
+from crawlfleet.core.sql import SqlDialect, counted_batches, day, json_batches, json_rows, json_value, sql, stamp
 from crawlfleet.core.transaction import Answer, AnyRow, Transaction
 from crawlfleet.model import range_store
 from crawlfleet.model.account import park
@@ -247,9 +247,11 @@ def _write(transaction: Transaction, moves: Sequence[NextMove]) -> None:
                 ending.lane_id,
             )
         )
-    transaction.execute(_runs_statement(transaction.dialect), {"rows": json_rows(runs), "now": stamp(now)})
-    written = transaction.execute(_tasks_statement(transaction.dialect), {"rows": json_rows(tasks), "now": stamp(now)})
-    written.must_change(len(moves))
+    dialect, at = transaction.dialect, stamp(now)
+    for texts in json_batches(runs, dialect.batch_bytes):
+        transaction.execute(_runs_statement(dialect), {"rows": texts, "now": at})
+    for texts, count in counted_batches(tasks, dialect.batch_bytes):
+        transaction.execute(_tasks_statement(dialect), {"rows": texts, "now": at}).must_change(count)
 
 
 def _runs_statement(dialect: SqlDialect) -> sa.TextClause:

@@ -11,12 +11,12 @@ queue, the account and the budgets whenever one of them changed; it is the last 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple
 
-from crawlfleet.core.sql import MANY_ROWS, json_rows, sql, stamp
+from crawlfleet.core.sql import MANY_ROWS, json_batches, json_rows, sql, stamp
 from crawlfleet.core.transaction import Answer, Statements, Transaction
 from crawlfleet.model.budget import NEVER, Charge, Cost, CostOf, digest
 from crawlfleet.model.lifecycle import AccountStatus
@@ -130,7 +130,7 @@ def _insert(
     table: str,
     columns: Mapping[str, str],
     key: str,
-    rows: Iterable[tuple[object, ...]],
+    rows: Sequence[tuple[object, ...]],
     dated: bool = True,
 ) -> None:
     """Insert what is not there yet; `dated` tables have a column for when."""
@@ -138,14 +138,18 @@ def _insert(
     dialect = transaction.dialect
     created = (", created_at", f", {dialect.moment('now')}") if dated else ("", "")
     statement = f"INSERT INTO {table} ({names}{created[0]}) SELECT {names}{created[1]} FROM {dialect.rows(**columns)}"
-    parameters = {"rows": json_rows(rows)} | ({"now": stamp(transaction.now)} if dated else {})
-    transaction.execute(sql(dialect.insert_ignore(statement, key)), parameters)
+    moment = {"now": stamp(transaction.now)} if dated else {}
+    for texts in json_batches(rows, dialect.batch_bytes):
+        transaction.execute(sql(dialect.insert_ignore(statement, key)), {"rows": texts, **moment})
 
 
 def _ask_keys(transaction: Transaction, table: str, column: str, keys: Iterable[str]) -> Answer[dict[str, int]]:
     statement = f"SELECT t.{column}, t.id FROM {table} t JOIN {transaction.dialect.rows(k='text')} ON t.{column} = v.k"
-    found = transaction.execute(sql(statement), {"rows": json_rows([key] for key in keys)})
-    return found.map(lambda rows: dict(rows.all()))
+    asked = [
+        transaction.execute(sql(statement), {"rows": rows})
+        for rows in json_batches([(key,) for key in keys], transaction.dialect.batch_bytes)
+    ]
+    return Answer(lambda: dict(row for found in asked for row in found))
 
 
 def of_account(reader: Statements, source: str, username: str) -> list[int]:

@@ -15,14 +15,14 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from crawlfleet.core.sql import json_rows, sql, stamp, utc
+from crawlfleet.core.sql import json_batches, sql, stamp, utc
 from crawlfleet.core.transaction import Answer, Transaction
 from crawlfleet.core.vendor_data import AMOUNTS, COUNTS, DIMENSIONS, App, AppList, Figures, ReportRange, Scope
 from crawlfleet.model import coverage, feed
 from crawlfleet.model.coverage import Covered
 from crawlfleet.model.feed import FeedKey, LockedFeed
 
-STORE_BATCH = 1000  # rows of one INSERT
+STORE_BATCH = 1000  # rows of one INSERT, or fewer that are wide
 AMOUNT_LIMIT = Decimal(10) ** 18  # revenue and cost are stored with 18 digits before the point and 6 after
 APP_LIST = "user_apps"  # the report name of the feed that an app list locks
 
@@ -129,7 +129,8 @@ def _replace_apps(transaction: Transaction, scope: AppList, apps: list[App], fet
         values = [
             (app.app_id, app.name, app.platform, app.time_zone, app.currency, _extra(dict(app.extra))) for app in batch
         ]
-        transaction.execute(sql(statement), {**owner, "rows": json_rows(values)})
+        for rows in json_batches(values, transaction.dialect.batch_bytes):
+            transaction.execute(sql(statement), {**owner, "rows": rows})
 
 
 def _replace_figures(
@@ -160,7 +161,8 @@ def _replace_figures(
         values = [_figures_row(row, seen) for row in batch]
         for row, stored in zip(batch, values, strict=True):
             found[row.day].add(row, stored)
-        transaction.execute(insert, {"feed": feed_id, "rows": json_rows(values)})
+        for texts in json_batches(values, transaction.dialect.batch_bytes):
+            transaction.execute(insert, {"feed": feed_id, "rows": texts})
     coverage.write(transaction, feed_id, found, former, fetched_at, scope.settle_days)
 
 

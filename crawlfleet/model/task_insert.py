@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from crawlfleet.core.sql import SqlDialect, bindable, json_rows, sql, stamp
+from crawlfleet.core.sql import SqlDialect, bindable, json_batches, sql, stamp
 from crawlfleet.core.transaction import Answer, Result, Transaction
 from crawlfleet.model import lanes, signals
 from crawlfleet.model.budget import CostOf, no_cost
@@ -131,8 +131,11 @@ def _ask_open_keys(transaction: Transaction, keys: list[str]) -> Answer[dict[str
         return Answer.of({})
     rows = transaction.dialect.rows(k="text")
     statement = sql(f"SELECT t.open_key, t.id FROM cl_crawl_task t JOIN {rows} ON t.open_key = v.k")
-    found = transaction.execute(statement, {"rows": json_rows([key] for key in keys)})
-    return found.map(lambda result: dict(result.all()))
+    asked = [
+        transaction.execute(statement, {"rows": texts})
+        for texts in json_batches([(key,) for key in keys], transaction.dialect.batch_bytes)
+    ]
+    return Answer(lambda: dict(row for found in asked for row in found))
 
 
 def add_alike(transaction: Transaction, specs: Sequence[TaskSpec], defaults: TaskDefaults) -> Answer[list[int]]:
@@ -185,18 +188,26 @@ def _insert(
         f"INSERT INTO cl_crawl_task ({', '.join(picks)}) SELECT {', '.join(picks.values())}"
         f" FROM {dialect.rows(**{name: _COLUMNS[name] for name in own})}{join}{returning}"
     )
-    rows = json_rows(zip(*own.values(), strict=True))
-    result = transaction.execute(statement, {**common, **parameters, "rows": rows})
-    return result.map(lambda rows: sorted(rows.scalars()) if returning else _last_ids(rows))
+    rows = list(zip(*own.values(), strict=True))
+    results = [
+        transaction.execute(statement, {**common, **parameters, "rows": texts})
+        for texts in json_batches(rows, dialect.batch_bytes)
+    ]
+    ids_of = (lambda result: sorted(result.scalars())) if returning else _last_ids
+    return Answer(lambda: [task_id for result in results for task_id in ids_of(result)])
 
 
 def _last_ids(result: Result) -> list[int]:
     return list(range(result.lastrowid - result.rowcount + 1, result.lastrowid + 1))
 
 
-def are_alike(specs: Sequence[TaskSpec]) -> bool:
-    """Whether `add_alike` can queue the tasks: due now, of one kind and priority, without a source and a key."""
-    return bool(specs) and all(
+def are_alike(specs: Sequence[TaskSpec], dialect: SqlDialect) -> bool:
+    """Whether `add_alike` can queue the tasks: due now, of one kind and priority, without a source and a key, and all
+    with one statement."""
+    if not 0 < len(specs) <= rows_at_once(dialect):
+        return False
+    texts = (text for spec in specs for text in (spec.task_data_text, spec.username, spec.app_id) if text)
+    return 4 * sum(map(len, texts)) < dialect.batch_bytes // 2 and all(
         spec.source is None
         and spec.unique_key is None
         and spec.run_at is None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import json_rows, sql
+from crawlfleet.core.sql import json_batches, sql
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model.device_heartbeat import sweep
 
@@ -53,7 +53,8 @@ class TaskLogDAO:
         rows = [
             (each.task_id, each.assignment_id, each.number, each.logged_at, each.level, each.message) for each in lines
         ]
-        transaction.execute(statement, {"rows": json_rows(rows)})
+        for texts in json_batches(rows, transaction.dialect.batch_bytes):
+            transaction.execute(statement, {"rows": texts})
 
     def sweep(self, older_than_days: float, now: datetime | None = None) -> int:
         """Delete lines older than so many days, in short transactions; how many."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from crawlfleet.core.clock import Clock
 from crawlfleet.model.device import DeviceState
 from crawlfleet.services.run_table import RESERVE_PATIENCE_SECONDS, RunTable
@@ -11,11 +13,19 @@ TIMEOUT_CHECK_SECONDS = 0.25  # between two looks for bodies that have run too l
 AWAY_SECONDS = 1.0  # between two tries while the database is away, or refuses a turn
 
 
+class Away(NamedTuple):
+    """The database is away since then (monotonic); why the last turn did not reach it."""
+
+    since: float
+    cause: str
+
+
 class Alarm:
     """Seconds until the next pass, and what else of a scheduler depends on the time. Moments are monotonic.
 
     `seconds` holds from the pass that set it. `look_first` says that the last turn claimed nothing: before the next one
-    a look without a transaction is worth it. `lingering_since` is since when a turn waits for more bodies to end.
+    a look without a transaction is worth it. `lingering_since` is since when a turn waits for more bodies to end;
+    `away` is set while turns do not reach the database.
     """
 
     def __init__(self, clock: Clock, schedule_interval: float, dispatch_interval: float) -> None:
@@ -27,7 +37,7 @@ class Alarm:
         self._dispatch_interval = dispatch_interval
         self._promote_at: float | None = None  # when tasks come due or lanes open, as far as is known
         self._timeouts_checked_at = 0.0
-        self._away_since: float | None = None
+        self.away: Away | None = None
 
     def set(self, seconds: float) -> None:
         """Look after exactly so long."""
@@ -105,17 +115,14 @@ class Alarm:
 
     # -- outages
 
-    def database_away(self, since: float) -> bool:
+    def database_away(self, since: float, cause: str) -> bool:
         """A turn that began then did not reach the database; True when it is the first one."""
         self.within(AWAY_SECONDS)
-        if self._away_since is not None:
-            return False
-        self._away_since = since
-        return True
+        is_first = self.away is None
+        self.away = Away(since if self.away is None else self.away.since, cause)
+        return is_first
 
     def database_back(self) -> float | None:
         """A pass went well; how long the database was away, None when it was not."""
-        if self._away_since is None:
-            return None
-        seconds, self._away_since = self._clock.monotonic() - self._away_since, None
-        return seconds
+        away, self.away = self.away, None
+        return None if away is None else self._clock.monotonic() - away.since

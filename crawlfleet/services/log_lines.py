@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.engines.contract import Run
+from crawlfleet.model.ending import cause_of
 from crawlfleet.model.gate import Ended
 
 QUIET_LINES = 20  # more tasks or endings than this in one turn are told in one line, or in none
@@ -64,6 +65,16 @@ def database_back(seconds: float) -> None:
 def turn_refused(cause: str) -> None:
     """The database refused a transaction with several endings."""
     _scheduler.error("turn refused by the database, ending runs one by one: %s", cause)
+
+
+def result_waits(run: Run, error: Exception) -> None:
+    """The database has trouble with one result."""
+    _scheduler.warning(
+        "a result waits, the database does not take it now: task=%d assignment=%d: %s",
+        run.task.id,
+        run.assignment_id,
+        cause_of(error),
+    )
 
 
 def executing(runs: Sequence[Run]) -> None:

@@ -169,7 +169,7 @@ class Node:
             for engine in set(self._engines):
                 engine.stop()
             raise
-        self._signs.work = self.scheduler.runs.report
+        self._signs.work = self.scheduler.report
         self.manager.start()
         log_lines.device_manager_started()
         self.logs.start()

@@ -112,6 +112,13 @@ class RunKeeper:
         sourced = frozenset(run.task.id for run in runs if run.task.source is not None)
         return Writes(endings, self.table.unrecorded(), calls, sourced)
 
+    def set_aside(self) -> bool:
+        """Let the ResultWriter write what a turn most likely failed for; False when there is no such ending."""
+        heavy = self.outbox.take_heavy()
+        for ending in heavy:
+            self.writer.put(ending)
+        return bool(heavy)
+
     # -- runs that the node ends
 
     def end_overdue(self) -> bool:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from crawlfleet.core.database_errors import condemns
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, DatabaseUnreachable, LeaseLost
 from crawlfleet.core.service import Service
@@ -29,9 +31,11 @@ from crawlfleet.services.run_keeper import RunKeeper, Stage
 from crawlfleet.services.run_starter import EngineOf, MakeContext, RunStarter
 from crawlfleet.services.scheduler_options import SchedulerOptions
 from crawlfleet.services.turn import Guesses, TurnInput, TurnMaker, TurnResult
+from crawlfleet.services.vital_signs import WorkReport
 from crawlfleet.services.work_stats import WorkStats
 
 LOOK_AGAIN_SECONDS = 0.01  # after a turn that claimed less than there was room for
+OBSTACLE_SECONDS = 30.0  # until trouble with the database is told beyond the log: short ones pass
 FLUSH_SECONDS = 5.0  # how long a stopping node tries to write what is left
 
 
@@ -88,6 +92,20 @@ class TaskScheduler(Service):
     def _now(self) -> float:
         return self._turns.db.clock.monotonic()
 
+    @property
+    def obstacle(self) -> str | None:
+        """Why this node's work does not reach the database, once that has lasted; None while it does."""
+        here, away, since = self._now(), self.alarm.away, self.runs.writer.failing_since
+        if away is not None and here - away.since >= OBSTACLE_SECONDS:
+            return f"no turn has reached the database for {here - away.since:.0f} s: {away.cause}"
+        if since is not None and here - since >= OBSTACLE_SECONDS:
+            return f"a result waits for the database since {here - since:.0f} s: the node's log tells why"
+        return None
+
+    def report(self) -> WorkReport:
+        """What a beat tells of the work."""
+        return replace(self.runs.report(), obstacle=self.obstacle)
+
     # -- life
 
     def start(self) -> None:
@@ -138,7 +156,9 @@ class TaskScheduler(Service):
             result = self._turn()
         except DatabaseUnreachable as error:
             self._inbox.reconcile = True
-            if self.alarm.database_away(began):
+            if error.trouble is not None and self.runs.set_aside():
+                self.alarm.set(0.0)  # without them it may go well
+            elif self.alarm.database_away(began, str(error)):
                 log_lines.database_away(error)
         except LeaseLost as error:
             self._lose_lease(error.epoch)
@@ -170,7 +190,9 @@ class TaskScheduler(Service):
             result = self._turns.take(given)
         except (SQLAlchemyError, ValueError) as error:  # ValueError: text that is no UTF-8
             self.alarm.set(AWAY_SECONDS)
-            if self.runs.outbox.find_culprit(given.writes, error):
+            family = self._turns.db.family
+            stays = condemns(family, error) or not self.runs.set_aside()
+            if stays and self.runs.outbox.find_culprit(given.writes, error, family):
                 log_lines.turn_refused(cause_of(error))
             self.alarm.set(0.0)
             return None

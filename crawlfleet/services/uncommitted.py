@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from crawlfleet.core.clock import ClockReading
+from crawlfleet.core.database_errors import condemns
 from crawlfleet.core.endings import EndingKind
+from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.engines.contract import Run
 from crawlfleet.executors.permit import RunPermit
 from crawlfleet.model.ending import Ending, Outcome, result_refused
@@ -21,6 +23,7 @@ class UncommittedEnding:
     outcome: Outcome
     ended_at: float
     calls: tuple[float, ...]
+    condemned: bool = False  # the database did not take its result
 
     @property
     def seconds(self) -> float:
@@ -38,9 +41,14 @@ class UncommittedEnding:
         ending.completed_at = reading.earliest_date(self.ended_at)
         ending.calls = [reading.latest_date(seen_at) for seen_at in self.calls]
 
-    def refused(self, error: Exception) -> UncommittedEnding:
-        """The same run as a failure: the database does not take its result."""
-        return replace(self, outcome=Outcome(EndingKind.PERMANENT, result_refused(error)))
+    def refused(self, error: Exception, family: str) -> UncommittedEnding:
+        """The same run as a failure: the database does not take its result.
+
+        It may later, when the database refused it for a reason that nobody knows.
+        """
+        is_known = isinstance(error, DatabaseUnreachable) or condemns(family, error)
+        kind = EndingKind.PERMANENT if is_known else EndingKind.TRANSIENT
+        return replace(self, outcome=Outcome(kind, result_refused(error)), condemned=True)
 
 
 @dataclass(slots=True)
@@ -98,19 +106,25 @@ class Outbox:
         del self.calls[: len(writes.calls)]
         self.one_by_one = self.one_by_one and bool(self.endings)
 
-    def find_culprit(self, writes: Writes, error: Exception) -> bool:
+    def take_heavy(self) -> list[UncommittedEnding]:
+        """Take out the endings that bring figures or tasks: they are most likely what a turn failed for."""
+        heavy = [each for each in self.endings if each.undated().writes_data]
+        self.endings = [each for each in self.endings if not each.undated().writes_data]
+        return heavy
+
+    def find_culprit(self, writes: Writes, error: Exception, family: str) -> bool:
         """The database refused a turn, not because it is away: one ending may be what it cannot take.
 
         Of several each is tried alone, one alone becomes a failure. True when others are to be tried; raises the error
         when no ending is to blame.
         """
         batch = writes.endings
-        if not batch or (self.one_by_one and batch[0].outcome.kind == EndingKind.PERMANENT):
+        if not batch or (self.one_by_one and batch[0].condemned):
             raise error
         are_many = not self.one_by_one
         if not are_many:
             batch[0].outcome.close()
-            self.endings[0] = batch[0].refused(error)
+            self.endings[0] = batch[0].refused(error, family)
         self.one_by_one = True
         return are_many
 

@@ -12,11 +12,15 @@ from crawlfleet.model.device_heartbeat import Beat
 
 @dataclass(frozen=True)
 class WorkReport:
-    """What the scheduler tells for a beat: bodies that run, counters since the node started, and how the work goes."""
+    """What the scheduler tells for a beat: bodies that run, counters since the node started, and how the work goes.
+
+    `obstacle` is why it does not reach the database, although beats may.
+    """
 
     running_tasks: int
     counters: Mapping[str, int]
     performance: Mapping[str, Any] = field(default_factory=dict)
+    obstacle: str | None = None
 
 
 class VitalSigns:
@@ -37,6 +41,8 @@ class VitalSigns:
         status: dict[str, Any] = {"round_trip_seconds": round(round_trip_seconds, 4), **work.counters}
         if self._with_performance:
             status |= {**self._use.process(), **work.performance}
+        if work.obstacle is not None:
+            status["obstacle"] = work.obstacle
         return Beat(
             cpu_usage=use["cpu_usage"],
             memory_usage=use["memory_usage"],

@@ -16,6 +16,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable, LeaseLost
 from crawlfleet.insights import devices, overview, tasks
 from crawlfleet.model.device import DeviceDAO
+from crawlfleet.services.alarm import Away
 from tests import fleets
 from tests.api.conftest import Serve, Served
 from tests.servers import Server
@@ -139,6 +140,15 @@ def test_readyz_tells_the_reason_of_a_lost_lease(serve: Serve, monkeypatch: pyte
     answer = served.client.get("/readyz")
     assert answer.status_code == 503
     assert "device api-01 is no longer this process" in answer.json()["detail"]
+
+
+def test_readyz_tells_that_the_work_does_not_reach_the_database(serve: Serve) -> None:
+    """Beats and questions went well, and nothing that the node did was ever stored: /readyz said 200."""
+    served = serve()
+    alarm, clock = served.node.scheduler.alarm, served.node.db.clock
+    alarm.away = Away(clock.monotonic() - 40, "Lost connection")
+    assert "no turn has reached the database for 40 s: Lost connection" in str(served.node.scheduler.obstacle)
+    assert "no turn has reached" in served.client.get("/readyz").json()["detail"]
 
 
 @pytest.mark.slow

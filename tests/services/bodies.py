@@ -124,10 +124,12 @@ def fetch_paid(task: Task, context: TaskContext) -> TaskResult:
 
 @task_executor("fetch")
 def fetch(task: Task, context: TaskContext) -> TaskResult:
-    """`rows` rows of `app`; with `poison` the last one's campaign is called so."""
+    """`rows` rows of `app`, each 2 x `wide` characters wider; with `poison` the last one's campaign is called so."""
     count = task.task_data["rows"]
     poisoned = task.task_data.get("poison")
+    extra = {"events": 'x"' * task.task_data.get("wide", 0)}
     figures = (
-        Figures(DAY, campaign="poison" if poisoned and n == count - 1 else f"c{n}", clicks=n) for n in range(count)
+        Figures(DAY, campaign="poison" if poisoned and n == count - 1 else f"c{n}", clicks=n, extra=extra)
+        for n in range(count)
     )
     return TaskResult(rows=figures, replaces=ReportRange("s", "u", task.task_data["app"], "r", DAY, DAY))

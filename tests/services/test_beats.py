@@ -50,7 +50,7 @@ def test_a_beat_tells_of_running_tasks_errors_and_counts(url: str, make_pump: Ma
     pump = make_pump(url, settings=Settings(heartbeat_interval=0.02))
     pump.until_status("failed", *pump.add("raising", 3, task_data={"kind": "permanent"}))
     pump.until_status("running", *pump.add("held", 2, task_data={"gate": str(gate)}))
-    pump.signs.work = pump.scheduler.runs.report
+    pump.signs.work = pump.scheduler.report
     pump.manager.start()
     wait_until(lambda: pump.beats, what="a beat")
     beat = latest(pump)
@@ -75,7 +75,7 @@ def test_a_monitoring_node_also_tells_what_it_uses(url: str, make_pump: MakePump
 
 def test_a_monitoring_node_also_tells_how_the_work_goes(backend: Backend, make_pump: MakePump) -> None:
     pump = make_pump(backend.url, with_performance=True)
-    pump.signs.work = pump.scheduler.runs.report
+    pump.signs.work = pump.scheduler.report
     pump.beat()
     status = latest(pump)["status_info"]
     assert isinstance(status, dict)

@@ -67,6 +67,13 @@ LINES: list[tuple[Callable[[], None], list[str]]] = [
         lambda: log_lines.database_away(OSError("no route")),
         ["WARNING services.task_scheduler database away, waiting for it: no route"],
     ),
+    (
+        lambda: log_lines.result_waits(run(), OSError("disk full")),
+        [
+            "WARNING services.task_scheduler a result waits, the database does not take it now: task=7 assignment=70:"
+            " disk full"
+        ],
+    ),
     (lambda: log_lines.database_back(61.25), ["INFO services.task_scheduler database back after 61.2 s"]),
     (
         lambda: log_lines.turn_refused("too long"),

@@ -120,12 +120,12 @@ def test_the_alarm_tells_of_an_outage_once_and_how_long_it_was(clock: Clock) -> 
     alarm = Alarm(clock, 30, 10)
     assert alarm.database_back() is None
     began = clock.monotonic()
-    assert alarm.database_away(began)
-    assert not alarm.database_away(began + 1)
+    assert alarm.database_away(began, "cut")
+    assert not alarm.database_away(began + 1, "cut")
     clock.advance(60)
     assert alarm.database_back() == pytest.approx(60)
     assert alarm.database_back() is None
-    assert alarm.database_away(began + 60)
+    assert alarm.database_away(began + 60, "cut")
 
 
 def test_the_alarm_lingers_for_young_bodies_only_and_not_for_long(table: RunTable, clock: Clock) -> None:
