@@ -11,6 +11,13 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+# Linux's CLOCK_MONOTONIC stands still while the machine sleeps; that of macOS does not, but time.monotonic() does.
+_STEADY_CLOCK = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+
+
+def _steady_seconds() -> float:
+    return time.monotonic() if _STEADY_CLOCK is None else time.clock_gettime(_STEADY_CLOCK)
+
 
 class Clock:
     """The clocks of this machine, as they are. Tests hand in one that they move."""
@@ -21,8 +28,13 @@ class Clock:
         return 0.0
 
     def monotonic(self) -> float:
-        """Seconds of the clock that never goes back."""
-        return time.monotonic()
+        """Seconds of the clock that never goes back, and goes on while the machine sleeps: leases do, too."""
+        return _steady_seconds()
+
+    @property
+    def slept_seconds(self) -> float:
+        """How long the machine has slept since it was started; it only grows. 0 where nobody can tell."""
+        return _steady_seconds() - time.monotonic()
 
     def wall(self) -> datetime:
         """The time of day (UTC), for people; a node may have it wrong."""

@@ -16,6 +16,7 @@ from crawlfleet.core.clock import SYSTEM_CLOCK, Clock
 from crawlfleet.core.errors import CallRefused
 
 FORKED = "a child process that a body forked may not call its source: only the body itself may"
+SLEEP_SECONDS = 0.05  # two clocks that are read one after the other may differ by less
 SendWindow = tuple[float, float, float]  # not before, not after, and how many seconds the call may be on its way
 
 
@@ -54,6 +55,8 @@ class RunPermit:
         self._clock = clock
         self._lock = threading.Lock()
         self._seen_by: list[float] = []  # for each call that was sent: when the vendor has seen it at the latest
+        self._slept_before: float | None = None  # the machine, when it sent the call that is on its way
+        self._way_seconds = 0.0  # of that call
         self._revoked = False
         self._process = os.getpid()
         self.leave_until = math.inf  # until when the call that `take` allowed last may leave, where others send it
@@ -62,6 +65,8 @@ class RunPermit:
         """Let nothing more be sent. Returns, for each call that was sent, by when the vendor has seen it."""
         with self._lock:
             self._revoked = True
+            if self._slept_on_the_way:  # it may leave this machine only now
+                self._seen_by[-1] = self._clock.monotonic() + self._way_seconds
             return tuple(self._seen_by)
 
     def take(self, cancelled: threading.Event) -> bool:
@@ -77,12 +82,15 @@ class RunPermit:
         with self._lock:
             if self._seen_by:
                 self._seen_by.pop()
+                self._slept_before = None
 
     def answered(self) -> None:
         with self._lock:
             if not self._seen_by:
                 return
-            self._seen_by[-1] = min(self._seen_by[-1], self._clock.monotonic())
+            here = self._clock.monotonic()
+            self._seen_by[-1] = here if self._slept_on_the_way else min(self._seen_by[-1], here)
+            self._slept_before = None
             seen_by = tuple(self._seen_by)
         self._on_answer(seen_by)
 
@@ -106,10 +114,16 @@ class RunPermit:
             if not self._may_send(cancelled):
                 return -1
             self._seen_by.append(here + way_seconds)
+            self._slept_before, self._way_seconds = self._clock.slept_seconds, way_seconds
             # A day's call may be on its way all day; of another, half of the way is left for what is beyond this node.
             longest = way_seconds / 2 if way_seconds else math.inf
             self.leave_until = min(not_after, self._trusted_until(), here + longest)
             return 0
+
+    @property
+    def _slept_on_the_way(self) -> bool:
+        """Whether the machine slept since it sent the call that is not answered yet."""
+        return self._slept_before is not None and self._clock.slept_seconds - self._slept_before > SLEEP_SECONDS
 
     def _may_send(self, cancelled: threading.Event) -> bool:
         return not self._revoked and not cancelled.is_set() and self._clock.monotonic() < self._trusted_until()

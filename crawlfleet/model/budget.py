@@ -134,6 +134,11 @@ class Budget:
     def is_daily(self) -> bool:
         return self.seconds == DAY_SECONDS
 
+    @property
+    def way_seconds(self) -> float:
+        """How long after its sending the vendor sees a call, at the most; a day's call is sent in time for its day."""
+        return 0.0 if self.is_daily else max(LEAST_WAY_SECONDS, LONGEST_WAY_SHARE * self.seconds)
+
     def allowed(self, now: datetime) -> int | None:
         """Calls in one window: the declared number, or a smaller one that was learned; None: no number is known."""
         if self.learned_calls is None or self.learned_until is None or self.learned_until <= now:
@@ -164,7 +169,7 @@ class Budget:
         if self.allowed(now) is not None:
             self.busy.append(Call(assignment_id, number, is_new=True))
         if not self.is_daily:
-            return Window(opening, way_seconds=max(LEAST_WAY_SECONDS, LONGEST_WAY_SHARE * self.seconds))
+            return Window(opening, way_seconds=self.way_seconds)
         return Window(opening, midnight_after(opening) - timedelta(seconds=DAY_END_SECONDS))
 
     def free_after(self, called_at: datetime) -> datetime:

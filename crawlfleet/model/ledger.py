@@ -8,7 +8,7 @@ so transactions never wait for each other crosswise.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from crawlfleet.core.sql import json_rows, sql, stamp
@@ -68,7 +68,8 @@ class Ledger(LaneBudgetReader):
     def book(self, lane: LaneBudgets, assignment_id: int, calls: Sequence[datetime], is_over: bool) -> None:
         """The vendor saw these calls of a run by these moments; when it is over, the others never will be sent."""
         for budget in lane.budgets:
-            for call in [each for each in budget.busy if each.assignment_id == assignment_id]:
+            held = [each for each in budget.busy if each.assignment_id == assignment_id]
+            for call in [*held, *self._late(budget, assignment_id, calls, held)]:
                 if call.number < len(calls):
                     self._mark_sent(budget, call, calls[call.number])
                 elif is_over:
@@ -79,11 +80,21 @@ class Ledger(LaneBudgetReader):
                         self._gone.append((budget.id, assignment_id, call.number))
 
     def forfeit(self, lane: LaneBudgets, assignment_id: int) -> None:
-        """Nobody can tell whether the run sent its calls: count them as sent as late as it may have sent them."""
+        """Nobody can tell whether the run sent its calls: count them as late as the vendor may have seen them."""
         for budget in lane.budgets:
             for call in budget.busy:
                 if call.assignment_id == assignment_id and call.called_at is None:
-                    self._mark_sent(budget, call, self._lease_ends_at or self.now)
+                    sent_by = self._lease_ends_at or self.now
+                    self._mark_sent(budget, call, sent_by + timedelta(seconds=budget.way_seconds))
+
+    def _late(self, budget: Budget, assignment_id: int, calls: Sequence[datetime], held: Sequence[Call]) -> list[Call]:
+        """Calls of a run that count anew: its lease ended, they came free, and the vendor saw them later than that."""
+        if budget.allowed(self.now) is None:
+            return []
+        missing = set(range(len(calls))) - {each.number for each in held}
+        late = [Call(assignment_id, n) for n in sorted(missing) if budget.free_after(calls[n]) > self.now]
+        budget.busy += late
+        return late
 
     def _mark_sent(self, budget: Budget, call: Call, moment: datetime) -> None:
         call.called_at, call.free_at = moment, budget.free_after(moment)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from crawlfleet.core.clock import SYSTEM_CLOCK, ClockReading
 
@@ -23,3 +26,13 @@ def test_the_machines_own_clocks_are_not_moved() -> None:
     assert SYSTEM_CLOCK.database_ahead_seconds == 0
     assert SYSTEM_CLOCK.monotonic() <= SYSTEM_CLOCK.monotonic()
     assert SYSTEM_CLOCK.wall().tzinfo is UTC
+
+
+def test_the_sleep_of_the_machine_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it sleeps, Linux's monotonic clock stands still: a lease that was over seemed to have time left."""
+    before, slept = SYSTEM_CLOCK.monotonic(), SYSTEM_CLOCK.slept_seconds
+    assert slept > -0.05
+    read = time.clock_gettime
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: read(clock) + 3600 * (clock == time.CLOCK_BOOTTIME))
+    assert SYSTEM_CLOCK.monotonic() - before >= 3600
+    assert SYSTEM_CLOCK.slept_seconds - slept == pytest.approx(3600, abs=1)

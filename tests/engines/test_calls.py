@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from crawlfleet.core.clock import SYSTEM_CLOCK, Clock
 from crawlfleet.core.errors import CallRefused
 from crawlfleet.executors.permit import RunPermit, SendWindow
 from crawlfleet.model.budget import DAY_SECONDS, Budget, Window
@@ -53,7 +53,7 @@ def test_the_vendor_counts_as_many_calls_as_the_budget(
     stage = shared_stage(engine)
     vendor = tmp_path / "vendor"
     run = stage.run("call", calls=3, vendor=str(vendor))
-    here = time.monotonic()
+    here = SYSTEM_CLOCK.monotonic()
     seen: list[tuple[float, ...]] = []
     permit = RunPermit(windows(LIMITS[limit], 3, here), lambda: here + 60, seen.append)
     run.context.permit = permit
@@ -65,7 +65,7 @@ def test_the_vendor_counts_as_many_calls_as_the_budget(
 
 
 def test_leave_for_somebody_elsewhere_ends_with_the_day_with_the_lease_and_halfway() -> None:
-    here = time.monotonic()
+    here = SYSTEM_CLOCK.monotonic()
     for seconds, now, trusted, expected in (
         (60.0, NOON, 100, 1.5),
         (DAY_SECONDS, NOON, 100, 100),
@@ -79,7 +79,7 @@ def test_leave_for_somebody_elsewhere_ends_with_the_day_with_the_lease_and_halfw
 
 
 def test_a_call_that_was_not_sent_is_given_back_and_may_be_taken_again() -> None:
-    here = time.monotonic()
+    here = SYSTEM_CLOCK.monotonic()
     permit = RunPermit([(here, here + 60, 0.0)], lambda: here + 60, lambda seen: None)
     for _ in range(3):
         assert permit.take(threading.Event())
@@ -87,3 +87,46 @@ def test_a_call_that_was_not_sent_is_given_back_and_may_be_taken_again() -> None
             permit.take(threading.Event())
         permit.give_back()
     assert permit.revoke() == ()
+
+
+class SleepyClock(Clock):
+    """The clock of a machine that is put to sleep and woken up."""
+
+    now = 1000.0
+    slept_seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept_seconds += seconds
+
+
+def test_nothing_is_sent_after_a_sleep_that_was_longer_than_the_lease() -> None:
+    """The body waited for its moment when the machine was suspended. When it woke up, others had made its call."""
+    clock = SleepyClock()
+    permit = RunPermit([(clock.now, clock.now + 9e9, 3.0)], lambda: 1300.0, lambda seen: None, clock)
+    clock.sleep(299.0)
+    assert permit.take(threading.Event())
+    permit.give_back()
+    clock.sleep(2.0)
+    assert not permit.take(threading.Event())
+    assert permit.revoke() == ()
+
+
+def test_a_call_that_was_on_its_way_while_the_machine_slept_counts_from_its_answer() -> None:
+    """It may have lain in this machine until it woke up: the vendor saw it then, not when its way usually ends."""
+    clock, told = SleepyClock(), list[tuple[float, ...]]()
+    permit = RunPermit([(0.0, 9e9, 3.0)] * 3, lambda: 9e9, told.append, clock)
+    assert permit.take(threading.Event())
+    clock.now += 200  # a slow answer is none of a sleep
+    permit.answered()
+    assert told == [(1003.0,)]
+    assert permit.take(threading.Event())
+    clock.sleep(3600)
+    permit.answered()
+    assert told[-1] == (1003.0, 4800.0)
+    assert permit.take(threading.Event())
+    clock.sleep(3600)
+    assert permit.revoke() == (1003.0, 4800.0, 8403.0)  # no answer: it may leave now

@@ -7,7 +7,6 @@ import logging
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +16,7 @@ import psutil
 import pytest
 
 from crawlfleet.core.account import Account
+from crawlfleet.core.clock import SYSTEM_CLOCK
 from crawlfleet.core.errors import CallRefused, ClusterUnreachable, UsageError
 from crawlfleet.engines.contract import Reports, Run, Slots
 from crawlfleet.engines.dask import messages
@@ -143,7 +143,7 @@ def test_rows_arrive_in_small_pieces(shared_stage: Callable[[str], Stage], monke
 def test_each_call_is_asked_of_the_node(shared_stage: Callable[[str], Stage]) -> None:
     stage = shared_stage("dask")
     answers: list[tuple[float, ...]] = []
-    here = time.monotonic()
+    here = SYSTEM_CLOCK.monotonic()
     for calls, expected in ((3, "ok"), (4, "budget")):
         run = stage.run("call", calls=calls)
         run.context.permit = RunPermit([(here, here + 60, 3.0)] * 3, lambda: here + 60, answers.append)
@@ -155,7 +155,7 @@ def test_each_call_is_asked_of_the_node(shared_stage: Callable[[str], Stage]) ->
 
 def test_a_call_waits_for_its_moment_and_is_not_sent_when_the_run_is_cancelled(make_stage: MakeStage) -> None:
     stage = make_stage("dask")
-    here = time.monotonic()
+    here = SYSTEM_CLOCK.monotonic()
     run = stage.run("call", calls=1)
     run.context.permit = RunPermit([(here + 3600, here + 7200, 3.0)], lambda: here + 7200, lambda seen: None)
     stage.engine.submit([run])
@@ -200,7 +200,7 @@ def test_leave_that_never_arrives_in_time_leaves_the_budget_as_it_was(
     """Every call of a day counted as used, and none had been sent."""
     monkeypatch.setattr("crawlfleet.engines.dask.engine.LONGEST_LEAVE_SECONDS", -1.0)
     stage = shared_stage("dask")
-    here = time.monotonic()
+    here = SYSTEM_CLOCK.monotonic()
     run = stage.run("call", calls=1)
     run.context.permit = permit = RunPermit([(here, here + 60, 0.0)], lambda: here + 60, lambda seen: None)
     stage.engine.submit([run])

@@ -126,8 +126,9 @@ class Life:
         window = (claim.calls or ())[len(sent)]
         if window.not_before <= self.now <= window.not_after:
             self.tell(f"{process.device} sends a call of {claim.assignment_id}")
-            sent.append(self.now)
-            self.seen.append((self.now, claim.task.app_id or ""))
+            arrives = self.now + timedelta(seconds=self.dice.choice([0, 0.1, window.way_seconds]))
+            sent.append(arrives)  # the node learns it from the answer
+            self.seen.append((arrives, claim.task.app_id or ""))
 
     def some_run(self) -> tuple[Process, Claim, list[datetime]] | None:
         """Of a process that is its device; another would find out at its next statement that it is not."""
@@ -184,7 +185,7 @@ class Life:
     def check(self) -> None:
         """The vendor never sees one call too many."""
         for app in APPS:
-            moments = [moment for moment, name in self.seen if name == app]
+            moments = sorted(moment for moment, name in self.seen if name == app)
             for first, last in zip(moments, moments[PER_WINDOW:], strict=False):
                 assert last - first >= timedelta(seconds=WINDOW), "\n".join(self.story)
         days = [moment.date() for moment, _ in self.seen]

@@ -16,7 +16,7 @@ from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model import rescue
 from crawlfleet.model.account import AccountDAO
-from crawlfleet.model.budget import DAY_MARGIN_SECONDS, MARGIN_SHARE, Charge, Cost
+from crawlfleet.model.budget import DAY_MARGIN_SECONDS, LONGEST_WAY_SHARE, MARGIN_SHARE, Charge, Cost
 from crawlfleet.model.claim_strategy import Strategy
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
@@ -29,6 +29,7 @@ from tests.fleets import Device, ending, task
 MINUTE, DAY = 60.0, 86_400.0
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MARGIN = timedelta(seconds=MARGIN_SHARE * MINUTE)
+WAY = timedelta(seconds=LONGEST_WAY_SHARE * MINUTE)
 
 
 def cost(spec: TaskSpec) -> Cost:
@@ -177,8 +178,37 @@ def test_calls_of_a_dead_device_count_as_sent_at_the_end_of_its_lease(device: De
     died = NOON + timedelta(seconds=300)
     other.register(now=died)
     assert DeviceDAO(db).mark_silent_offline(300, died) == [("d1", 1)]
-    assert other.claim(now=died + timedelta(seconds=MINUTE)) == []
-    assert ids(other.claim(now=died + timedelta(seconds=MINUTE) + MARGIN)) == tasks[:1]
+    assert other.claim(now=died + timedelta(seconds=MINUTE) + WAY) == []  # one may have been on its way
+    assert ids(other.claim(now=died + timedelta(seconds=MINUTE) + WAY + MARGIN)) == tasks[:1]
+
+
+def test_a_call_that_was_on_its_way_when_its_node_died_counts_from_its_latest_arrival(
+    device: Device, db: Database
+) -> None:
+    """Killed with its call on the way and registered again at once: the vendor saw two calls in one window."""
+    tasks = add(db, 2, app=[1, 20.0])
+    device.claim(now=NOON)
+    device.register(now=NOON + timedelta(milliseconds=50))
+    arrived = NOON + timedelta(milliseconds=950)  # sent at once, and long on its way
+    assert device.claim(now=arrived + timedelta(seconds=20)) == []
+    assert ids(device.claim(now=arrived + timedelta(seconds=20.2))) == tasks[:1]
+
+
+def test_a_call_that_was_seen_after_its_lease_had_ended_counts_anew(device: Device, db: Database) -> None:
+    """A machine slept with its call on the way: it counted from the end of the lease, and was free when it arrived."""
+    tasks = add(db, 2, app=[1, MINUTE])
+    [claim] = device.claim(now=NOON)
+    other = Device(db, "d2", strategy=device.strategy, types=("fetch",), defaults=DEFAULTS)
+    rescue.cancel(db, tasks[:1])
+    DeviceDAO(db).mark_silent_offline(300, NOON + timedelta(seconds=300))
+    woken = NOON + timedelta(hours=1)
+    other.register(now=woken)
+    [free] = other.claim(now=woken)  # the lost call does not count any more
+    other.end(ending(free, "released", calls=[]), now=woken)
+    device.register(now=woken)
+    device.book(claim, [woken], now=woken, is_over=True)
+    assert other.claim(now=woken + timedelta(seconds=MINUTE)) == []
+    assert ids(other.claim(now=woken + timedelta(seconds=MINUTE) + MARGIN)) == tasks[1:]
 
 
 def test_a_late_node_tells_when_its_lost_calls_were_really_sent(device: Device, db: Database) -> None:
@@ -208,8 +238,8 @@ def test_a_cancelled_run_of_a_device_that_died_gives_its_call_back_after_the_lea
     rescue.cancel(db, [first])
     died = NOON + timedelta(seconds=300)
     device.register(now=died)
-    assert device.claim(now=died + timedelta(seconds=MINUTE)) == []
-    assert ids(device.claim(now=died + timedelta(seconds=MINUTE) + MARGIN)) == [second]
+    assert device.claim(now=died + timedelta(seconds=MINUTE) + WAY) == []
+    assert ids(device.claim(now=died + timedelta(seconds=MINUTE) + WAY + MARGIN)) == [second]
 
 
 def test_a_device_that_was_taken_over_may_send_until_its_lease_ends(device: Device, db: Database) -> None:
@@ -218,8 +248,8 @@ def test_a_device_that_was_taken_over_may_send_until_its_lease_ends(device: Devi
     device.process = {"hostname": "elsewhere"}
     device.register(now=NOON + timedelta(seconds=10))
     lease_end = NOON + timedelta(seconds=300)
-    assert device.claim(now=lease_end + timedelta(seconds=MINUTE)) == []
-    assert len(device.claim(now=lease_end + timedelta(seconds=MINUTE) + MARGIN)) == 1
+    assert device.claim(now=lease_end + timedelta(seconds=MINUTE) + WAY) == []
+    assert len(device.claim(now=lease_end + timedelta(seconds=MINUTE) + WAY + MARGIN)) == 1
 
 
 def test_claims_whose_reply_was_lost_give_their_calls_back(device: Device, db: Database) -> None:

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
+from crawlfleet.core.clock import SYSTEM_CLOCK
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CallRefused, UsageError
 from crawlfleet.engines.contract import Reports, Run, Slots
@@ -140,7 +141,7 @@ class DaskEngine(LoopEngine):
         if heard is not None and remote is not None:
             message = heard[1]
             if isinstance(message, AskLeave):
-                message = replace(message, heard_at=time.monotonic())
+                message = replace(message, heard_at=SYSTEM_CLOCK.monotonic())
             remote.inbox.put_nowait(message)
 
     def _lose_scheduler(self) -> None:
@@ -294,7 +295,7 @@ class DaskEngine(LoopEngine):
             except CallRefused as error:
                 allowed = error
             until = context.permit.leave_until if isinstance(context.permit, RunPermit) else math.inf
-            return allowed, min(until, time.monotonic() + LONGEST_LEAVE_SECONDS)
+            return allowed, min(until, SYSTEM_CLOCK.monotonic() + LONGEST_LEAVE_SECONDS)
 
         try:
             allowed, until = await self.loop.run_in_executor(self._permits, take)

@@ -19,6 +19,7 @@ from importlib import import_module
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from crawlfleet.core.clock import SYSTEM_CLOCK
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CallRefused, UsageError
 from crawlfleet.core.logs import redact
@@ -135,12 +136,12 @@ class RemoteBody:
         is given back then, and leave is asked for again.
         """
         for _ in range(LEAVE_TRIES):
-            leave: Leave | None = self.ask(AskLeave(time.monotonic()))
+            leave: Leave | None = self.ask(AskLeave(SYSTEM_CLOCK.monotonic()))
             if leave is None:
                 return False
             if isinstance(leave.allowed, CallRefused):
                 raise leave.allowed
-            if not leave.allowed or time.monotonic() <= leave.until:
+            if not leave.allowed or SYSTEM_CLOCK.monotonic() <= leave.until:
                 return leave.allowed
             if not self.ask(LeaveUnused()):
                 return False
