@@ -48,6 +48,7 @@ class TcpProxy:
         self._target = (target_host, target_port)
         self._links: set[_Link] = set()
         self._cuts: list[Cut] = []
+        self._bytes_left: int | None = None  # until a connection is cut, wherever in a message that is
         self._listener: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
         self._passable = asyncio.Event()
@@ -92,6 +93,10 @@ class TcpProxy:
         self._run(self._add(cut))
         return cut
 
+    def cut_after_bytes(self, count: int) -> None:
+        """Reset the connection that carries the byte after the next `count`, counted over all, right before it."""
+        self._run(self._count_down(count))
+
     def close(self) -> None:
         """Reset all connections and stop listening. Fine when closed already."""
         if not self._thread.is_alive():
@@ -134,6 +139,17 @@ class TcpProxy:
 
     async def _add(self, cut: Cut) -> None:
         self._cuts.append(cut)
+
+    async def _count_down(self, count: int) -> None:
+        self._bytes_left = count
+
+    def before_cut(self, chunk: bytes) -> bytes:
+        """What of it passes; less than all of it when the connection is to be cut there."""
+        if self._bytes_left is None:
+            return chunk
+        passes = chunk[: self._bytes_left]
+        self._bytes_left = None if len(passes) < len(chunk) else self._bytes_left - len(chunk)
+        return passes
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = _Link(self, reader, writer)
@@ -234,5 +250,9 @@ class _Link:
                     self.reset()
                     return
             earlier = (earlier + chunk)[-LONGEST_PATTERN_BYTES:]
-            writer.write(chunk)
+            passes = self._proxy.before_cut(chunk)
+            writer.write(passes)
             await writer.drain()
+            if len(passes) < len(chunk):
+                self.reset()
+                return

@@ -278,3 +278,15 @@ def execute_on(connection: Any, statement: str) -> list[Any]:
     with connection.cursor() as cursor:
         cursor.execute(statement)
         return list(cursor.fetchall()) if cursor.description else []
+
+
+def test_a_connection_is_cut_in_the_middle_of_a_message(proxy: TcpProxy, echo: EchoServer) -> None:
+    with connect(proxy) as line:
+        assert exchange(line, b"x" * 100) == b"x" * 100
+        proxy.cut_after_bytes(30)
+        line.sendall(b"y" * 100)
+        with pytest.raises(ConnectionResetError):
+            line.recv(100)
+        wait_until(lambda: echo.received == b"x" * 100 + b"y" * 30, what="what was sent before the cut")
+    with connect(proxy) as line:
+        assert exchange(line, b"z") == b"z"

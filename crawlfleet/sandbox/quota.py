@@ -24,6 +24,7 @@ class Quotas:
         self._lock = threading.Lock()
         self._stamps: dict[tuple[str, ...], deque[float]] = {}
         self._days: dict[tuple[str, ...], tuple[int, int]] = {}
+        self.over_quota = 0  # calls that were one too many
 
     def take(self, checks: Sequence[Check]) -> float | None:
         """None when every check has room, which is then used; else the seconds until the first full one has room."""
@@ -32,6 +33,7 @@ class Quotas:
             for key, calls, is_daily in checks:
                 wait = self._day_wait(key, calls, now) if is_daily else self._minute_wait(key, calls, now)
                 if wait is not None:
+                    self.over_quota += 1
                     return wait
             for key, _, is_daily in checks:
                 if is_daily:

@@ -80,7 +80,7 @@ class Sandbox:
         if minute_seconds <= 0 or (day_seconds is not None and day_seconds <= 0):
             raise UsageError(f"minute and day must be longer than 0 s (got {minute_seconds} and {day_seconds})")
         self._host, self._port = host, port
-        quotas = Quotas(minute_seconds, day_seconds, clock)
+        self._quotas = quotas = Quotas(minute_seconds, day_seconds, clock)
         quota_is_real = (minute_seconds == 60, day_seconds is None)
         self._appsflyer = AppsFlyerVendor(
             quotas, quota_is_real, self._failure, clock, lambda: self.base_url, apps, row_cap, permits
@@ -145,8 +145,11 @@ class Sandbox:
         return self._appsflyer.expected_rows(username, app_id, start, end, report)
 
     def stats(self) -> dict[str, Any]:
-        """What GET /__stats__ answers: calls and refused calls in all, by endpoint, by account."""
-        return self._tally.stats()
+        """What GET /__stats__ answers: calls and refused calls in all, by endpoint, by account.
+
+        `over_quota` counts the calls that a quota refused.
+        """
+        return {**self._tally.stats(), "over_quota": self._quotas.over_quota}
 
     @property
     def token_leaks(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from datetime import date
 from typing import Any
@@ -38,6 +39,18 @@ def paced(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> crawlfleet.
     return crawlfleet.TaskResult(
         rows=[crawlfleet.Figures(day, installs=n)],
         replaces=crawlfleet.ReportRange("test", "u", f"app{n}", "r", day, day),
+    )
+
+
+@crawlfleet.task_executor("stormy")
+def stormy(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> crawlfleet.TaskResult:
+    """Takes a moment, stores `rows` rows and queues one follow-up."""
+    context.sleep(random.uniform(0.0, 0.2))
+    n, day = task.task_data["n"], date(2026, 1, 1)
+    return crawlfleet.TaskResult(
+        rows=[crawlfleet.Figures(day, media_source=f"m{row}", installs=n) for row in range(task.task_data["rows"])],
+        replaces=crawlfleet.ReportRange("test", "u", f"app{n}", "r", day, day),
+        follow_ups=[crawlfleet.TaskSpec("quick", task_data={"n": n})],
     )
 
 

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterator
 from datetime import date, timedelta
-from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from crawlfleet.core.account import Account
-from crawlfleet.core.vendor_data import Figures
-from crawlfleet.insights import stored_rows
-from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.sandbox.server import Sandbox
 from crawlfleet.services.fleet import Fleet, connect
 from crawlfleet.sources.appsflyer.source import MASTER, PULL_REPORTS
 from tests.conftest import Backend
 from tests.nodes import NodeProcess
+from tests.stored_figures import invented_cells, stored_cells
 
 START = date(2026, 3, 1)
 ACCOUNTS = ("agency_a", "agency_b")
-FIELDS = (
-    *("agency", "media_source", "campaign", "country"),
-    *("impressions", "clicks", "installs", "sessions", "loyal_users", "revenue", "cost"),
-)
 
 
 def days_after(days: int) -> date:
@@ -45,29 +35,6 @@ def run_node(folder: Path, fleet: Fleet, url: str, sandbox: Sandbox) -> None:
         fleet.accounts.add(Account("appsflyer", name, "agency", token_env=f"TOKEN_{name}"))
     with NodeProcess(folder, url, "--until-idle", "--config", str(config), **environ) as node:
         assert node.wait(120) == 0, node.log[-4000:]
-
-
-def stored(fleet: Fleet, username: str, app_id: str, report: str) -> Counter[tuple[Any, ...]]:
-    rows = stored_rows.data_rows(fleet.db, FeedFilter(username=username, app_id=app_id, report=report))
-    return Counter(
-        cells({**row, "day": date.fromisoformat(str(row["date"])[:10])}, extra_of(row["extra"])) for row in rows
-    )
-
-
-def extra_of(value: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(value) if isinstance(value, str) else dict(value or {})
-    return found
-
-
-def invented(rows: list[Figures]) -> Counter[tuple[Any, ...]]:
-    return Counter(
-        cells({name: getattr(row, name) for name in ("day", *FIELDS)}, {**row.dimensions, **row.extra}) for row in rows
-    )
-
-
-def cells(row: dict[str, Any], extra: dict[str, Any]) -> tuple[Any, ...]:
-    amounts = [None if row[name] is None else round(Decimal(row[name]), 6) for name in ("revenue", "cost")]
-    return (row["day"], *(row[name] for name in FIELDS[:-2]), *amounts, json.dumps(extra, sort_keys=True))
 
 
 def feeds(sandbox: Sandbox) -> Iterator[tuple[str, str, str, date]]:
@@ -95,9 +62,9 @@ def test_all_reports_arrive_whole_also_from_a_vendor_that_fails(
         run_node(tmp_path, fleet, backend.url, sandbox)
         assert (sandbox.stats()["refused"] > 0) == (failure_rate > 0)
         for username, app_id, report, last in wanted:
-            truth = invented(sandbox.expected_rows(username, app_id, START, last, report))
+            truth = invented_cells(sandbox.expected_rows(username, app_id, START, last, report))
             assert truth
-            assert stored(fleet, username, app_id, report) == truth, (username, app_id, report)
+            assert stored_cells(fleet, username, app_id, report) == truth, (username, app_id, report)
     assert fleet.tasks.stats()["total"] == len(wanted)
     fleet.close()
 
@@ -111,9 +78,9 @@ def test_a_range_that_the_vendor_refuses_for_its_many_rows_arrives_in_parts(tmp_
         )
         run_node(tmp_path, fleet, url, sandbox)
         for username in ACCOUNTS:
-            truth = invented(sandbox.expected_rows(username, "all", START, days_after(30), MASTER))
+            truth = invented_cells(sandbox.expected_rows(username, "all", START, days_after(30), MASTER))
             assert sum(truth.values()) > 2 * 150
-            assert stored(fleet, username, "all", MASTER) == truth
+            assert stored_cells(fleet, username, "all", MASTER) == truth
     stats = fleet.tasks.stats()
     assert stats["completed"] == stats["total"] > 6
     fleet.close()

@@ -364,6 +364,7 @@ def test_calls_are_counted_by_endpoint_and_account(sandbox, source, demo, contex
     assert stats == sandbox.stats()
     assert stats == {
         "calls": 4,
+        "over_quota": 1,
         "refused": 2,
         "endpoints": {"app_list": {"calls": 2, "refused": 1}, REPORT: {"calls": 2, "refused": 1}},
         "accounts": {
