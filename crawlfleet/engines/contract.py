@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from crawlfleet.core.clock import SYSTEM_CLOCK, Clock
 from crawlfleet.executors.contract import Executor, TaskContext
@@ -190,4 +190,17 @@ class Engine(Protocol):
 
         Waits for no body: what ends later is still reported, what cannot be ended is left behind.
         """
+        ...
+
+
+@runtime_checkable
+class SharesThread(Protocol):
+    """An engine whose bodies share one thread, so that one which does not give way holds up all others."""
+
+    def responds(self) -> bool:
+        """Whether the thread has come by since it was asked for the last time; asks it again."""
+        ...
+
+    def holder(self) -> Run | None:
+        """The run whose body is in the thread now, None when that cannot be told."""
         ...

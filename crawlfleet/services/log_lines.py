@@ -85,10 +85,25 @@ def executing(runs: Sequence[Run]) -> None:
 
 
 def slot_kept(run: Run) -> None:
-    """The run timed out, and its body cannot be ended."""
+    """The run timed out or is not wanted, and its body cannot be ended."""
     _scheduler.warning(
-        "a thread keeps its slot until it ends by itself: task=%d assignment=%d", run.task.id, run.assignment_id
+        "a body keeps its slot until it ends by itself: task=%d assignment=%d", run.task.id, run.assignment_id
     )
+
+
+def loop_held(run: Run | None, seconds: float) -> None:
+    """A body does not give way on the event loop; `run` when it is known which."""
+    which = "" if run is None else f": type={run.task.task_type} task={run.task.id} assignment={run.assignment_id}"
+    _scheduler.warning(
+        "a body has blocked the event loop for %.0f s (an async body must await), no task begins until it gives way%s",
+        seconds,
+        which,
+    )
+
+
+def loop_free() -> None:
+    """It gave way at last."""
+    _scheduler.info("the event loop goes on")
 
 
 def result_rejected(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 
@@ -16,6 +17,7 @@ from crawlfleet.model.ending import Outcome
 from crawlfleet.model.gate import Ended, FenceVerdict
 from crawlfleet.services import log_lines
 from crawlfleet.services.inbox import Inbox
+from crawlfleet.services.loop_watch import LOOK_SECONDS, LoopWatch
 from crawlfleet.services.result_writer import ResultWriter
 from crawlfleet.services.run_starter import RunStarter
 from crawlfleet.services.run_table import RESERVE_PATIENCE_SECONDS, RunTable
@@ -44,6 +46,7 @@ class RunKeeper:
         self.table = RunTable(slots, clock)
         self.outbox = Outbox()
         self.writer = writer
+        self.loop = LoopWatch(starter.shares_thread(), clock)
         self._starter = starter
         self._inbox = inbox
         self._stats = stats
@@ -56,7 +59,7 @@ class RunKeeper:
 
     def room(self) -> tuple[int, int]:
         """How many tasks may be claimed: for free slots, and beyond them for the reserve."""
-        if not self.claiming or self.outbox.one_by_one or self.writer.pending >= MAX_WRITING:
+        if not self.claiming or self.loop.is_held or self.outbox.one_by_one or self.writer.pending >= MAX_WRITING:
             return 0, 0
         free = self.table.free
         return max(0, free), max(0, self._reserve() + min(0, free))
@@ -121,29 +124,58 @@ class RunKeeper:
 
     # -- runs that the node ends
 
-    def end_overdue(self) -> bool:
+    def end_overdue(self) -> str | None:
         """End the runs that passed their execution_timeout; their bodies end as soon as their engine can make them.
 
-        True when all slots are held by bodies that were found before and cannot be ended: nothing is claimed any more.
+        Why the node must end, where bodies that were found before cannot be ended: nothing is claimed any more then.
         """
-        all_stuck = self.table.all_stuck  # those found now first get a moment to look at their context and end
+        problem = self._problem()  # those found now first get a moment to look at their context and end
+        for run in self.table.deaf():
+            self._get_stuck(run)
         for run in self.table.overdue():
-            limit = f"{run.task.execution_timeout:g} s"
-            self._decide(
-                run, EndingKind.TRANSIENT, f"timed out: the body ran longer than its execution_timeout of {limit}"
-            )
-            if not self._starter.interrupt(run):
-                self.table.get_stuck(run)
-                log_lines.slot_kept(run)
-        if not (all_stuck and self.claiming):
-            return False
+            if self._is_held_up(run):
+                self._decide(run, EndingKind.RELEASED, "another body held the event loop of this node")
+            else:
+                limit = f"{run.task.execution_timeout:g} s"
+                self._decide(
+                    run, EndingKind.TRANSIENT, f"timed out: the body ran longer than its execution_timeout of {limit}"
+                )
+            if not self._interrupt(run):
+                self._get_stuck(run)
+        if problem is None or not self.claiming:
+            return None
         self.stage = Stage.DRAINING
-        return True
+        return problem
+
+    def _problem(self) -> str | None:
+        if self.table.all_stuck:
+            return "all slots are held by bodies that timed out or are not wanted, and cannot be ended"
+        stuck = self.loop.holder or next((run for run in self.table.stuck() if run.executor.asynchronous), None)
+        if not self.loop.is_held or stuck is None or self.table.is_wanted(stuck):
+            return None
+        return f"the event loop is held by a body that is to end and cannot be ended: task={stuck.task.id}"
+
+    def _is_held_up(self, run: Run) -> bool:
+        """Whether another body keeps this one from going on."""
+        return run.executor.asynchronous and self.loop.is_held and self.loop.holder not in (None, run)
+
+    def _interrupt(self, run: Run) -> bool:
+        self.table.ask_to_end(run)
+        return self._starter.interrupt(run)
+
+    def _get_stuck(self, run: Run) -> None:
+        self.table.get_stuck(run)
+        log_lines.slot_kept(run)
+
+    def look_again_seconds(self) -> float:
+        """How soon to look whether a body holds the others up."""
+        return LOOK_SECONDS if self.loop.exists and self.table.bodies else math.inf
 
     def give_back(self) -> None:
         """End the runs that this node will not run, or not to their end."""
         if self.claiming:
             self._give_back_surplus()
+            self._give_back_held_up()
             return
         for run in self.table.in_phase(RunPhase.WAITING):
             if run.withdraw():
@@ -159,6 +191,13 @@ class RunKeeper:
             for run in self.table.surplus(self._reserve(), RESERVE_PATIENCE_SECONDS):
                 if run.withdraw():
                     self._decide(run, EndingKind.RELEASED, "waited too long for a slot of this node")
+
+    def _give_back_held_up(self) -> None:
+        """Let others have what waits for an event loop that one body holds."""
+        if self.loop.is_held:
+            for run in self.table.in_phase(RunPhase.WAITING):
+                if run.executor.asynchronous and run.withdraw():
+                    self._decide(run, EndingKind.RELEASED, "another body holds the event loop of this node")
 
     def _decide(self, run: Run, kind: EndingKind, message: str) -> None:
         self.table.decide(run)
@@ -195,7 +234,7 @@ class RunKeeper:
         if isinstance(permit, RunPermit):
             self.outbox.calls.append(SentCalls(key, run.task.id, permit.revoke(), is_over=True))
         if not run.withdraw():
-            self._starter.interrupt(run)
+            self._interrupt(run)
         log_lines.run_dropped(run)
 
     def drop_all(self) -> None:

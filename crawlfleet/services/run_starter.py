@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from crawlfleet.core.clock import Clock
-from crawlfleet.engines.contract import Engine, Run
+from crawlfleet.engines.contract import Engine, Run, SharesThread
 from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.executors.permit import RunPermit, SendWindow
 from crawlfleet.model.claims import Claim
@@ -49,6 +49,11 @@ class RunStarter:
             self._on_sent(SentCalls(assignment_id, task_id, seen))
 
         return RunPermit(_send_windows(claim, state), lambda: self._lease.trusted_until, on_answer, self._clock)
+
+    def shares_thread(self) -> SharesThread | None:
+        """The engine whose bodies can hold each other up, where there is one."""
+        engines = (self._engine_of(executor) for executor in self._executors.values())
+        return next((engine for engine in engines if isinstance(engine, SharesThread)), None)
 
     def submit(self, runs: Sequence[Run]) -> None:
         """Queue the runs at their engines, in this order at each."""

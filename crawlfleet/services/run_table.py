@@ -5,6 +5,7 @@ from __future__ import annotations
 from crawlfleet.core.clock import Clock
 from crawlfleet.engines.contract import Run, RunPhase
 
+ENDING_PATIENCE_SECONDS = 15.0  # how long a body may take to end that was told to
 RESERVE_PATIENCE_SECONDS = 1.0  # how long more than the reserve may wait for a slot before it goes back
 
 
@@ -22,7 +23,8 @@ class RunTable:
         self._clock = clock
         self._waiting: dict[int, Run] = {}  # held and without a slot, in the order in which they were claimed
         self._busy: dict[int, Run] = {}  # bodies that began and have not ended, wanted or not
-        self._stuck: set[int] = set()  # of those, the ones that timed out and cannot be ended
+        self._asked: dict[int, float] = {}  # of those, the ones that are to end, and since when
+        self._stuck: set[int] = set()  # and the ones that do not
         self._unrecorded: list[Run] = []  # begun, not yet recorded
 
     # -- moves
@@ -43,6 +45,7 @@ class RunTable:
         """Its body ended; False when that comes too late: the run ended otherwise or is not held any more."""
         key = run.assignment_id
         self._busy.pop(key, None)
+        self._asked.pop(key, None)
         self._stuck.discard(key)
         if key not in self.held or run.phase is RunPhase.ENDED:
             return False
@@ -67,8 +70,12 @@ class RunTable:
         self._waiting.pop(key, None)
         return run
 
+    def ask_to_end(self, run: Run) -> None:
+        """Its body was told to end."""
+        self._asked[run.assignment_id] = self._clock.monotonic()
+
     def get_stuck(self, run: Run) -> None:
-        """It timed out, and its body cannot be ended."""
+        """It is to end, and its body cannot be ended."""
         self._stuck.add(run.assignment_id)
 
     def recorded(self) -> None:
@@ -102,6 +109,14 @@ class RunTable:
         """Whether no slot will come free by itself."""
         return 0 < self.slots <= len(self._stuck)
 
+    def stuck(self) -> list[Run]:
+        """The runs whose bodies are to end and cannot be ended."""
+        return [run for key, run in self._busy.items() if key in self._stuck]
+
+    def is_wanted(self, run: Run) -> bool:
+        """Whether how it ends is open, and it is ours."""
+        return run.phase is not RunPhase.ENDED and run.assignment_id in self.held
+
     def unrecorded(self) -> tuple[Run, ...]:
         """The runs whose begin is to be recorded; how they end is open."""
         return tuple(run for run in self._unrecorded if run.phase is RunPhase.BEGUN and run.assignment_id in self.held)
@@ -118,6 +133,12 @@ class RunTable:
             for key, run in self._busy.items()
             if key in self.held and run.phase is RunPhase.BEGUN and here >= self._deadline(run)
         ]
+
+    def deaf(self) -> list[Run]:
+        """The runs whose bodies were told to end and did not, for so long that they never may."""
+        here = self._clock.monotonic()
+        asked = [key for key, since in self._asked.items() if here - since >= ENDING_PATIENCE_SECONDS]
+        return [self._busy[key] for key in asked if key in self._busy and key not in self._stuck]
 
     def surplus(self, reserve: int, patience_seconds: float) -> list[Run]:
         """What waits beyond the slots and this reserve, the newest, once the oldest has waited for so long."""
@@ -141,9 +162,11 @@ class RunTable:
         return any(here - (run.began_at or here) < seconds for run in runs)
 
     def next_deadline(self) -> float | None:
-        """When the next body will have run too long (monotonic); None when no body can."""
+        """When the next body will have run too long, or taken too long to end (monotonic); None when no body can."""
         deadlines = [self._deadline(run) for key, run in self._busy.items() if key not in self._stuck]
         return min(deadlines, default=None)
 
     def _deadline(self, run: Run) -> float:
+        if (asked := self._asked.get(run.assignment_id)) is not None:
+            return asked + ENDING_PATIENCE_SECONDS
         return (run.began_at or self._clock.monotonic()) + run.task.execution_timeout

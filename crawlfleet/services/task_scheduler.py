@@ -75,7 +75,7 @@ class TaskScheduler(Service):
     @property
     def hungry(self) -> bool:
         """Whether a task could be claimed now; any thread may ask."""
-        return self.runs.claiming and self.runs.table.free > 0
+        return self.runs.claiming and self.runs.table.free > 0 and not self.runs.loop.is_held
 
     def queue_changed(self) -> None:
         """The watcher noticed it."""
@@ -145,10 +145,13 @@ class TaskScheduler(Service):
     def run_once(self) -> TurnResult | None:
         """One pass: collect what happened, then a transaction when there is something to write or to claim."""
         self.runs.take_in()
-        if self.alarm.timeouts_are_due() and self.runs.end_overdue():
-            self._on_fatal("all slots are held by bodies that passed their execution_timeout and cannot be ended")
+        if self.alarm.timeouts_are_due():
+            self.runs.loop.look()
+            if (problem := self.runs.end_overdue()) is not None:
+                self._on_fatal(problem)
         self.runs.give_back()
         self.alarm.reset(self.runs.table)
+        self.alarm.within(self.runs.look_again_seconds())
         if self._lingers():
             return None
         began, result = self._now(), None

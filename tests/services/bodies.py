@@ -6,6 +6,7 @@ A body that is held waits until the file `gate` appears. `stubborn` ones look at
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -93,6 +94,24 @@ async def async_held(task: Task, context: TaskContext) -> dict[str, Any]:
     while not os.path.exists(task.task_data["gate"]):
         await asyncio.sleep(POLL_SECONDS)
     return {"passed": True}
+
+
+@task_executor("async_blocking")
+async def async_blocking(task: Task, context: TaskContext) -> None:
+    while not os.path.exists(task.task_data["gate"]):
+        time.sleep(POLL_SECONDS)
+
+
+@task_executor("async_blocking_inside")
+async def async_blocking_inside(task: Task, context: TaskContext) -> None:
+    await asyncio.gather(async_blocking(task, context))
+
+
+@task_executor("async_deaf")
+async def async_deaf(task: Task, context: TaskContext) -> None:
+    while not os.path.exists(task.task_data["gate"]):
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(POLL_SECONDS)
 
 
 @task_executor("stubborn")

@@ -83,8 +83,16 @@ LINES: list[tuple[Callable[[], None], list[str]]] = [
     (lambda: log_lines.executing([run()] * 21), []),
     (
         lambda: log_lines.slot_kept(run()),
-        ["WARNING services.task_scheduler a thread keeps its slot until it ends by itself: task=7 assignment=70"],
+        ["WARNING services.task_scheduler a body keeps its slot until it ends by itself: task=7 assignment=70"],
     ),
+    (
+        lambda: log_lines.loop_held(run(), 5.2),
+        [
+            "WARNING services.task_scheduler a body has blocked the event loop for 5 s (an async body must await), no"
+            " task begins until it gives way: type=noop task=7 assignment=70"
+        ],
+    ),
+    (log_lines.loop_free, ["INFO services.task_scheduler the event loop goes on"]),
     (
         lambda: log_lines.result_rejected(run()),
         ["WARNING services.task_scheduler stale result rejected: task=7 assignment=70"],

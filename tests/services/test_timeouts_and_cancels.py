@@ -71,7 +71,7 @@ def test_a_node_whose_slots_are_all_stuck_must_end(url: str, make_pump: MakePump
     pump.turn()
     clock.advance(1)
     pump.turn()
-    assert pump.fatal == ["all slots are held by bodies that passed their execution_timeout and cannot be ended"]
+    assert pump.fatal == ["all slots are held by bodies that timed out or are not wanted, and cannot be ended"]
     pump.turn()
     assert len(pump.fatal) == 1
     assert not pump.scheduler.hungry
@@ -112,3 +112,76 @@ def test_a_waiting_task_that_is_cancelled_never_begins(url: str, make_pump: Make
     pump.until_status("completed", *pump.add("quick"))
     assert [pump.status(each) for each in waits] == ["cancelled"] * 2
     assert len(pump.began) == 2
+
+
+def test_a_body_that_blocks_the_event_loop_is_noticed_and_what_waits_there_goes_back(
+    url: str, make_pump: MakePump, clock: Clock, gate: Path, log: Log
+) -> None:
+    """The node went on claiming tasks that never began, and no other node got them."""
+    pump = make_pump(url, engine="asyncio", slots=3)
+    [blocking] = begin(pump, "async_blocking", gate)
+    waiting = pump.add("async_quick", 2)
+    pump.turn()
+    assert [pump.status(each) for each in waiting] == ["assigned"] * 2
+
+    def passes() -> bool:
+        clock.advance(1)
+        return pump.status(waiting[0]) == "pending"
+
+    pump.until(passes, "what waits to go back")
+    assert log.count(f"no task begins until it gives way: type=async_blocking task={blocking} ") == 1
+    pump.turn()
+    assert (pump.scheduler.hungry, [pump.status(each) for each in waiting]) == (False, ["pending"] * 2)
+    gate.touch()
+    pump.until(lambda: clock.advance(1) or log.count("the event loop goes on"), "the loop to go on")
+    pump.until_status("completed", blocking, *waiting)
+    assert pump.fatal == []
+
+
+@pytest.mark.parametrize("body", ["async_blocking", "async_blocking_inside"])
+@pytest.mark.parametrize("end", ["timeout", "cancel"])
+def test_a_node_whose_event_loop_is_stuck_must_end(
+    url: str, make_pump: MakePump, clock: Clock, gate: Path, end: str, body: str
+) -> None:
+    """It lived on, and all async tasks that it claimed starved with it."""
+    pump = make_pump(url, engine="asyncio", slots=3)
+    [other] = begin(pump, "async_held", gate, execution_timeout=60)
+    [blocking] = begin(pump, body, gate, execution_timeout=10)
+    if end == "cancel":
+        pump.fleet.cancel_tasks([blocking])
+        pump.inbox.request_reconcile()
+    pump.until(lambda: clock.advance(0.5) or pump.fatal, "the node to end")
+    assert pump.fatal == [f"the event loop is held by a body that is to end and cannot be ended: task={blocking}"]
+    assert pump.run_states(blocking) == [{"timeout": "failed", "cancel": "cancelled"}[end]]
+    assert not pump.scheduler.hungry
+    if body == "async_blocking":  # else nobody can tell which of the two it is
+        clock.advance(60)
+        pump.until(lambda: pump.run_states(other) == ["released"], "the body that could not go on to go back")
+        assert task(pump.db, other)["retry"] == 0, "it is not to blame"
+    gate.touch()
+
+
+@pytest.mark.parametrize(
+    ("engine", "body", "end"),
+    [("asyncio", "async_deaf", "timeout"), ("asyncio", "async_deaf", "cancel"), ("threads", "stubborn", "cancel")],
+)
+def test_a_node_whose_bodies_do_not_hear_that_they_are_to_end_must_end(
+    url: str, make_pump: MakePump, clock: Clock, gate: Path, log: Log, engine: str, body: str, end: str
+) -> None:
+    """A coroutine may swallow its cancel: its slot was taken for free again, and never was."""
+    pump = make_pump(url, engine=engine, slots=1)
+    [deaf] = begin(pump, body, gate, execution_timeout=60)
+    if end == "cancel":
+        pump.fleet.cancel_tasks([deaf])
+        pump.inbox.request_reconcile()
+    else:
+        clock.advance(60)
+    state = {"timeout": "failed", "cancel": "cancelled"}[end]
+    pump.until(lambda: pump.run_states(deaf) == [state] and log.count("lost") == (end == "cancel"), "the run to end")
+    clock.advance(14)
+    pump.turn()
+    assert (pump.fatal, log.count("keeps its slot")) == ([], 0)
+    pump.until(lambda: clock.advance(0.5) or pump.fatal, "the node to end")
+    assert pump.fatal == ["all slots are held by bodies that timed out or are not wanted, and cannot be ended"]
+    assert log.count("keeps its slot") == 1
+    gate.touch()
