@@ -221,6 +221,9 @@ class Device(BaseModel):
 
 class DeviceNow(Device):
     heartbeat: dict[str, Any] | None = Field(description="its latest beat")
+    silent_seconds: float | None = Field(
+        description="for how long it has missed its beats, three or more, although it counts as online; else null"
+    )
 
 
 class Devices(BaseModel):

@@ -91,7 +91,7 @@ def _set_draining(fleet: Fleet, device_id: str, draining: bool, actor: str) -> d
 @statistics.get("/system/overview", response_model=models.Overview)
 async def system_overview(context: Context) -> Response:
     """Tasks and devices by state, and one sentence on how the fleet stands. `Age` says how many seconds old it is."""
-    return await context.cache.answer("overview", overview.overview)
+    return await context.cache.answer("overview", lambda db: overview.overview(db, context.reports_of))
 
 
 @statistics.get("/stats/performance/{device_id}", response_model=models.Performance)

@@ -46,10 +46,12 @@ def print_devices(devices: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _line(device: Mapping[str, Any]) -> tuple[Any, ...]:
+    from crawlfleet.insights.devices import status_text
+
     beat = device["heartbeat"] or {}
     return (
         device["device_id"],
-        f"{device['status']}, draining" if device["draining"] else device["status"],
+        status_text(device),
         device["device_type"],
         device["current_tasks"],
         device["max_concurrent_tasks"],

@@ -85,9 +85,10 @@ class DistributionCLI:
             log.warning("%s", notice)
         from crawlfleet.cli.database import existing_database
         from crawlfleet.insights.overview import fleet_status
+        from crawlfleet.planning.tariff import tariff_of
 
         with existing_database(args) as db:
-            status = fleet_status(db)
+            status = fleet_status(db, tariff_of(settings_from(args)).reports_of)
         if args.json:
             print_json(status)
         else:
@@ -187,8 +188,6 @@ def print_status(status: Mapping[str, Any]) -> None:
         print_budgets(status["budgets"])
     print()
     print("tasks: " + ", ".join(f"{count} {state}" for state, count in status["tasks"].items()))
-    if status["success_rate"] is not None:
-        print(f"success rate: {status['success_rate']:.1%} of the tasks that ended")
     for line in status["blocked"]:
         print(f"blocked: {line}")
     print(status["verdict"])

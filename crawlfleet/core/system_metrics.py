@@ -13,8 +13,10 @@ import psutil
 SLOW_SECONDS, POOR_SECONDS = 0.1, 1.0  # round trip to the database from which the network counts as slow, poor
 
 
-def capabilities(task_types: Collection[str], labels: Collection[str], database_host: str | None) -> dict[str, Any]:
-    """What the device can do, as stored in cl_device."""
+def capabilities(
+    task_types: Collection[str], labels: Collection[str], database_host: str | None, heartbeat_interval: float
+) -> dict[str, Any]:
+    """What the device can do and how often it beats, as stored in cl_device."""
     memory = psutil.virtual_memory().total
     return {
         "cpu_cores": os.cpu_count() or 1,
@@ -25,6 +27,7 @@ def capabilities(task_types: Collection[str], labels: Collection[str], database_
         "local_ip": local_ip(database_host),
         "supported_tasks": sorted(task_types),
         "labels": sorted(set(labels)),
+        "heartbeat_interval": heartbeat_interval,
     }
 
 

@@ -13,25 +13,48 @@ from crawlfleet.core.sql import sql, stamp, utc
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
 from crawlfleet.model.lifecycle import AssignmentStatus, DeviceStatus
+from crawlfleet.settings.definitions import FIELDS
 
 NEWEST_RUNS = 1000  # of a device, that its figures are made of
 POINTS = 120  # of a curve
 SHORTEST_SPAN = 30  # seconds between two of them; beats are no closer by default
+MISSED_BEATS = 3  # after so many a device is called silent, long before it counts as gone
+DEFAULT_INTERVAL: Any = FIELDS["heartbeat_interval"].default  # seconds, of a device that does not tell its own
 MEASURED = ("cpu_usage", "memory_usage", "disk_usage", "system_load", "delay_seconds", "running_tasks")
 
 
 def devices(db: Database) -> list[dict[str, Any]]:
     """All devices as dicts of their columns, with `current_tasks` and their latest beat as `heartbeat` (or None).
 
-    `is_outdated`: it is online, and another that is runs a newer version of this program.
+    `is_outdated`: it is online, and another that is runs a newer version of this program. `silent_seconds`: for how
+    long it has missed its beats, three or more, although it counts as online; else None.
     """
     found = DeviceDAO(db).find()
     beats = DeviceHeartbeatDAO(db)
     newest = max((version_of(each) for each in online_of(found)), default=[])
+    with db.read() as reader:
+        now = reader.now
     for device in found:
+        device["silent_seconds"] = silent_seconds(device, now)
         device["heartbeat"] = beats.latest(device["device_id"])
         device["is_outdated"] = device["status"] == DeviceStatus.ONLINE and version_of(device) < newest
     return found
+
+
+def silent_seconds(device: Mapping[str, Any], now: datetime) -> float | None:
+    """For how long a device that counts as online has not been heard of, once it missed three beats; else None."""
+    silence = (now - device["last_heartbeat"]).total_seconds()
+    interval = device["capabilities"].get("heartbeat_interval", DEFAULT_INTERVAL)
+    is_silent = device["status"] == DeviceStatus.ONLINE and silence >= MISSED_BEATS * interval
+    return round(silence, 1) if is_silent else None
+
+
+def status_text(device: Mapping[str, Any]) -> str:
+    """A device's status for people, one of `devices`."""
+    status = str(device["status"])
+    if device["silent_seconds"] is not None:
+        status = f"silent for {device['silent_seconds']:.0f} s"
+    return f"{status}, draining" if device["draining"] else status
 
 
 def online_of(devices: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -51,9 +74,11 @@ def check_lease(db: Database, device_id: str, epoch: int) -> None:
 
 
 def device(db: Database, device_id: str) -> dict[str, Any] | None:
-    """One device as a dict of its columns, with `current_tasks` and its latest beat as `heartbeat`; None: no such."""
+    """One device as `devices` gives it, but for `is_outdated`; None: no such."""
     found = next((each for each in DeviceDAO(db).find() if each["device_id"] == device_id), None)
     if found is not None:
+        with db.read() as reader:
+            found["silent_seconds"] = silent_seconds(found, reader.now)
         found["heartbeat"] = DeviceHeartbeatDAO(db).latest(device_id)
     return found
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from crawlfleet.core.db import Database
 from crawlfleet.insights.budgets import budget_facts, budget_name, calls_used
+from crawlfleet.insights.devices import silent_seconds
 from crawlfleet.insights.forecast_arithmetic import sent_at
 from crawlfleet.insights.tasks import task_detail
 from crawlfleet.model import fleet_state, queue_depth
@@ -121,19 +122,23 @@ class _Teller:
 
     def _live(self) -> Explanation:
         device, since = self.task["assigned_device_id"], self.when(self.task["assigned_at"])
-        devices = [_device_facts(each) for each in DeviceDAO(self.db).find() if each["device_id"] == device]
+        found = [each for each in DeviceDAO(self.db).find() if each["device_id"] == device]
+        devices = [_device_facts(each) for each in found]
+        silence = silent_seconds(found[0], self.now) if found else None
+        silent = "" if silence is None else f"; {device} is silent for {silence:.0f} s"
         run = next((each for each in self.task["assignments"] if each["id"] == self.task["assignment_id"]), None)
         if run is None or run["started_at"] is None:
             return self._because(
                 Reason.ASSIGNED,
-                f"assigned to {device} since {since}: it begins when a slot there is free and its call may be sent",
+                f"assigned to {device} since {since}: it begins when a slot there is free and its call may be sent"
+                f"{silent}",
                 devices=devices,
             )
         until = run["started_at"] + timedelta(seconds=self.task["execution_timeout"])
         return self._because(
             Reason.RUNNING,
             f"running on {device} since {self.when(run['started_at'])}; its execution_timeout ends it at"
-            f" {self.when(until)}",
+            f" {self.when(until)}{silent}",
             until,
             devices=devices,
         )

@@ -1,31 +1,26 @@
-"""How the fleet stands, and one sentence on it: the verdict."""
+"""How the fleet stands in numbers, and what the verdict, one sentence on it, is made of."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import sql, stamp
 from crawlfleet.insights.budgets import budgets
-from crawlfleet.insights.devices import devices, online_of, version_of
+from crawlfleet.insights.devices import devices, online_of
+from crawlfleet.insights.explain import When, utc_text
+from crawlfleet.insights.feeds import ReportsOf
 from crawlfleet.insights.tasks import success_rate, task_stats
+from crawlfleet.insights.verdict import Backlog, Standing, verdict
+from crawlfleet.insights.yesterday import yesterday
 from crawlfleet.model import fleet_state, queue_depth
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO, takes
 from crawlfleet.model.lifecycle import AccountStatus, DeviceStatus, TaskStatus
-
-
-@dataclass(frozen=True)
-class Backlog:
-    """What is open. `blocked` says, in words, what waits for a person; `open_tasks` counts all the rest."""
-
-    open_tasks: int
-    blocked: list[str]
 
 
 def backlog(db: Database) -> Backlog:
@@ -43,9 +38,11 @@ def backlog(db: Database) -> Backlog:
         if account is not None:
             why = f"account {lane.username} at {lane.source}, parked: {account['status_reason']}"
             parked[why] += waiting
+            lane.is_blocked = True
         elif lane.label is not None and not any(takes(each, lane.task_type, lane.label) for each in online):
             what = f"type {lane.task_type}: no online device that knows it has the label {lane.label}"
             unlabelled[what] += waiting
+            lane.is_blocked = True
         else:
             if lane.no_token is not None:
                 tokenless[lane.no_token] += lane.without_token
@@ -55,7 +52,9 @@ def backlog(db: Database) -> Backlog:
     if pause.paused and pending:
         blocked.append(f"{pending} tasks: the queue is paused" + (f" ({pause.note})" if pause.note else ""))
         pending = 0
-    return Backlog(pending + sum(each.live for each in lanes), blocked)
+        for lane in lanes:
+            lane.is_blocked = True
+    return Backlog(pending + sum(each.live for each in lanes), blocked, lanes)
 
 
 def failed_since(db: Database, moment: datetime) -> int:
@@ -65,8 +64,9 @@ def failed_since(db: Database, moment: datetime) -> int:
         return int(reader.execute(query, {"since": stamp(moment)}).scalar_one())
 
 
-def fleet_status(db: Database) -> dict[str, Any]:
-    """Devices with their latest beat, tasks by state, budgets that allow no call now, and one sentence on all."""
+def fleet_status(db: Database, reports_of: ReportsOf, when: When = utc_text) -> dict[str, Any]:
+    """Devices with their latest beat, tasks by state, budgets that allow no call now, and one sentence on all, in which
+    `when` writes the moments."""
     found = devices(db)
     tasks = CrawlTaskDAO(db).stats()
     open_work = backlog(db)
@@ -76,7 +76,7 @@ def fleet_status(db: Database) -> dict[str, Any]:
         "success_rate": success_rate(tasks),
         "blocked": open_work.blocked,
         "budgets": budgets(db, blocked_only=True),
-        "verdict": _verdict(found, open_work, tasks),
+        "verdict": verdict(_standing(db, found, open_work, reports_of), when),
     }
 
 
@@ -96,41 +96,24 @@ def scheduler_status(db: Database) -> dict[str, Any]:
     }
 
 
-def overview(db: Database) -> dict[str, Any]:
+def overview(db: Database, reports_of: ReportsOf) -> dict[str, Any]:
     """The fleet in numbers, and one sentence on how it stands; for the devices one by one see `devices`."""
     tasks = task_stats(db)
     open_work = backlog(db)
     found = devices(db)
     online = len(online_of(found))
+    said = verdict(_standing(db, found, open_work, reports_of))
     return {
         "task_stats": tasks,
         "device_stats": {"total": len(found), "online": online, "offline": len(found) - online},
-        "system_overview": {"verdict": _verdict(found, open_work, tasks), "blocked": open_work.blocked},
+        "system_overview": {"verdict": said, "blocked": open_work.blocked},
     }
 
 
-def _verdict(devices: Sequence[Mapping[str, Any]], open_work: Backlog, tasks: Mapping[str, int]) -> str:
-    """How the fleet stands, what is wrong first."""
-    online = online_of(devices)
-    running = [each for each in online if each["device_type"] != "master" and not each["draining"]]
-    said = []
-    if open_work.open_tasks and not online:
-        said.append(f"stopped: {open_work.open_tasks} tasks are open and no device is online")
-    elif open_work.open_tasks and not running:
-        said.append(
-            f"nothing begins: {open_work.open_tasks} tasks are open, and the devices online drain or are masters"
-        )
-    for each in online:
-        if obstacle := ((each.get("heartbeat") or {}).get("status_info") or {}).get("obstacle"):
-            said.append(f"device {each['device_id']} is stuck: {obstacle}")
-    if open_work.blocked:
-        said.append(f"waits for a person: {'; '.join(open_work.blocked)}")
-    versions = sorted({each["version"] for each in online}, key=lambda text: version_of({"version": text}))
-    if len(versions) > 1:
-        said.append(f"versions differ: devices run {', '.join(versions)}; bring all to {versions[-1]}")
-    if open_work.open_tasks and running:
-        said.append(f"working: {open_work.open_tasks} tasks are open, {len(online)} devices are online")
-    if not said:
-        failed = f"; {tasks[TaskStatus.FAILED]} tasks failed" if tasks[TaskStatus.FAILED] else ", nothing failed"
-        said.append(f"idle: nothing is open{failed}")
-    return "; ".join(said)
+def _standing(
+    db: Database, devices: Sequence[Mapping[str, Any]], open_work: Backlog, reports_of: ReportsOf
+) -> Standing:
+    with db.read() as reader:
+        now = reader.now
+    failed = failed_since(db, now - timedelta(days=1))
+    return Standing(now, devices, open_work, yesterday(db, reports_of, now), failed)

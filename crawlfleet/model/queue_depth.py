@@ -110,19 +110,28 @@ def budget_ids(
 class OpenLane:
     """What is open of one lane: tasks that are due, that are not due yet (the last one at `last_due_at`), and that
     devices have now. `without_token` of those not due wait because a node lacked the account's token, and one of them
-    says `no_token`."""
+    says `no_token`. `retrying` of them did not succeed before, for such a reason as `retry_reason`, and come back from
+    `next_retry_at` on; the others are due from `next_due_at` on. `is_closed`: those that are due wait for the account's
+    quota, until `opens_at` (None: until running tasks end)."""
 
     id: int
     task_type: str
     source: str | None
     username: str | None
     label: str | None
+    is_blocked: bool = False  # until a person acts; whoever asks decides
+    is_closed: bool = False
+    opens_at: datetime | None = None
     due: int = 0
     later: int = 0
     live: int = 0
     last_due_at: datetime | None = None
     no_token: str | None = None
     without_token: int = 0
+    retrying: int = 0
+    next_retry_at: datetime | None = None
+    retry_reason: str | None = None
+    next_due_at: datetime | None = None
 
     @property
     def tasks(self) -> int:
@@ -132,24 +141,40 @@ class OpenLane:
 def open_lanes(reader: Statements) -> list[OpenLane]:
     """All lanes with open tasks, as they stand in one moment: no task is missed that moves meanwhile."""
     lacks_token = f"error_kind = '{EndingKind.TOKEN}'"
+    is_retry = f"error_kind <> '{EndingKind.TOKEN}'"
+    nothing = ", NULL" * 7
     counts = sql(
         "SELECT lane_id, 0 AS due, COUNT(*) AS later, 0 AS live, MAX(wake_at) AS last_due_at,"
         f" MIN(CASE WHEN {lacks_token} THEN error_message END) AS no_token,"
-        f" COUNT(CASE WHEN {lacks_token} THEN 1 END) AS without_token"
+        f" COUNT(CASE WHEN {lacks_token} THEN 1 END) AS without_token,"
+        f" COUNT(CASE WHEN {is_retry} THEN 1 END) AS retrying,"
+        f" MIN(CASE WHEN {is_retry} THEN wake_at END) AS next_retry_at,"
+        f" MIN(CASE WHEN {is_retry} THEN error_message END) AS retry_reason,"
+        " MIN(CASE WHEN error_kind IS NULL THEN wake_at END) AS next_due_at"
         " FROM cl_crawl_task WHERE wake_at IS NOT NULL GROUP BY lane_id"
         " UNION ALL SELECT l.id, (SELECT COUNT(*) FROM cl_crawl_task t"
-        f"{_claim_index(reader.dialect)} WHERE t.ready_lane_id = l.id), 0, 0, NULL, NULL, 0 FROM cl_lane l"
-        f" UNION ALL SELECT lane_id, 0, 0, COUNT(*), NULL, NULL, 0 FROM cl_crawl_task WHERE status IN ({quoted(LIVE)})"
+        f"{_claim_index(reader.dialect)} WHERE t.ready_lane_id = l.id), 0, 0{nothing} FROM cl_lane l"
+        f" UNION ALL SELECT lane_id, 0, 0, COUNT(*){nothing} FROM cl_crawl_task WHERE status IN ({quoted(LIVE)})"
         " GROUP BY lane_id"
     )
     found = reader.execute(counts).all()
-    names = reader.execute(sql("SELECT id, task_type, source, username, label FROM cl_lane ORDER BY id"))
-    lanes = {row[0]: OpenLane(*row) for row in names}
-    for lane_id, due, later, live, last, no_token, without_token in found:
+    names = sql(
+        "SELECT id, task_type, source, username, label,"
+        " CASE WHEN source IS NOT NULL AND head_key IS NOT NULL AND ready_key IS NULL THEN 1 ELSE 0 END, wake_at"
+        " FROM cl_lane ORDER BY id"
+    )
+    lanes = {}
+    for lane_id, task_type, source, username, label, is_closed, opens_at in reader.execute(names):
+        lane = OpenLane(lane_id, task_type, source, username, label)
+        lane.is_closed, lane.opens_at = bool(is_closed), utc(opens_at)
+        lanes[lane_id] = lane
+    for lane_id, due, later, live, last, no_token, without_token, retrying, retry_at, why, next_due_at in found:
         lane = lanes[lane_id]
         lane.due, lane.later, lane.live = lane.due + due, lane.later + later, lane.live + live
         if later:
             lane.last_due_at, lane.no_token, lane.without_token = utc(last), no_token, without_token
+            lane.retrying, lane.next_retry_at, lane.retry_reason = retrying, utc(retry_at), why
+            lane.next_due_at = utc(next_due_at)
     return [lane for lane in lanes.values() if lane.tasks]
 
 

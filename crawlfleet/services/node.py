@@ -93,7 +93,7 @@ class Node:
                 max_concurrent_tasks=options.concurrent_tasks,
                 process=own_identity(),
                 version=__version__,
-                capabilities=capabilities(executors, settings.labels, db.url.host),
+                capabilities=capabilities(executors, settings.labels, db.url.host, settings.heartbeat_interval),
             ),
             self._signs,
             settings.offline_timeout,

@@ -105,7 +105,7 @@ def test_devices_of_an_older_version_are_marked(any_console: Console) -> None:
 def test_the_verdict_says_what_is_wrong_first(any_console: Console) -> None:
     any_console.add("--type", "noop")
     register(any_console, "m1", mode="master")
-    nothing = "nothing begins: 1 tasks are open, and the devices online drain or are masters"
+    nothing = "nothing begins: 1 task is open, and the devices online drain or are masters"
     assert any_console("distribute", "status").out.splitlines()[-1] == nothing
     register(any_console, "w1", mode="worker", version="1")
     any_console("tasks", "pause")
@@ -123,12 +123,12 @@ def test_status_shows_devices_tasks_and_a_verdict(any_console: Console) -> None:
     assert any_console("distribute", "status").out.splitlines()[-1] == "idle: nothing is open, nothing failed"
     any_console.add("--type", "noop")
     said = any_console("distribute", "status")
-    assert (said.code, said.out.splitlines()[-1]) == (0, "stopped: 1 tasks are open and no device is online")
+    assert (said.code, said.out.splitlines()[-1]) == (0, "stopped: 1 task is open and no device is online")
     register(any_console)
     lines = any_console("distribute", "--status").out.splitlines()
     assert lines[1].startswith("d1")
     assert lines[3] == "tasks: 1 pending, 0 assigned, 0 running, 0 completed, 0 failed, 0 cancelled, 1 total"
-    assert lines[-1] == "working: 1 tasks are open, 1 devices are online"
+    assert lines[-1] == "working: 1 task is open, 0 in hand, 1 device is online"
     found = any_console("distribute", "status", "--json").json
     assert list(found) == ["devices", "tasks", "success_rate", "blocked", "budgets", "verdict"]
     assert (found["devices"][0]["device_id"], found["tasks"]["pending"], found["blocked"]) == ("d1", 1, [])

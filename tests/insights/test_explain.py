@@ -87,6 +87,8 @@ def test_a_live_task_says_where_it_is(device: Device, db: Database) -> None:
     assert found.reason is Reason.RUNNING
     assert found.until is not None
     assert "running on d1 since" in found.sentence
+    assert "silent" not in found.sentence
+    assert why(db, task_id, NOON + timedelta(seconds=91)).sentence.endswith("; d1 is silent for 91 s")
 
 
 def test_a_pause_comes_before_a_parked_account_and_that_before_devices(device: Device, db: Database) -> None:

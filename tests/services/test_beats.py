@@ -132,7 +132,7 @@ def test_the_round_trip_tells_how_the_network_is() -> None:
 
 
 def test_a_device_tells_what_it_can_do() -> None:
-    found = capabilities({"b", "a"}, ("y", "x", "y"), None)
+    found = capabilities({"b", "a"}, ("y", "x", "y"), None, 12.5)
     assert found["supported_tasks"] == ["a", "b"]
     assert found["cpu_cores"] == os.cpu_count()
     assert found["memory_total"] > 0

@@ -64,7 +64,7 @@ def test_a_result_that_the_server_cannot_take_now_waits_and_is_stored_later(
     assert "a result waits for the database" in str(pump.scheduler.obstacle)
     pump.signs.work = pump.scheduler.report
     pump.beat()
-    assert "device d1 is stuck: a result waits for the database" in fleet_status(pump.db)["verdict"]
+    assert "device d1 is stuck: a result waits for the database" in fleet_status(pump.db, lambda _source: {})["verdict"]
     antidote(pump.db, "cl_app_data")
     write_once(pump)
     until(pump, "completed", bad)

@@ -127,4 +127,4 @@ def test_the_backlog_counts_what_is_open_and_names_what_is_blocked(fleet: Fleet)
     fleet_state.set_paused(fleet.db, True)
     assert overview.backlog(fleet.db) == overview.Backlog(0, [parked, "3 tasks: the queue is paused"])
     assert overview.failed_since(fleet.db, now) == 0
-    assert "waits for a person" in overview.overview(fleet.db)["system_overview"]["verdict"]
+    assert "waits for a person" in overview.overview(fleet.db, lambda _source: {})["system_overview"]["verdict"]

@@ -1,0 +1,161 @@
+"""The verdict: what a colleague would say of the fleet in one sentence, with what is wrong first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from crawlfleet.insights.devices import online_of, version_of
+from crawlfleet.insights.explain import When, utc_text
+from crawlfleet.insights.yesterday import AccountKey, Yesterday
+from crawlfleet.model.queue_depth import OpenLane
+
+SHOWN_NAMES = 3  # accounts, or things that wait for a person; the others are counted
+SHOWN_REASON = 120  # characters of an error within the sentence
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What is open. `blocked` says, in words, what waits for a person; `open_tasks` counts all the rest. `lanes` are
+    those of both."""
+
+    open_tasks: int
+    blocked: list[str]
+    lanes: list[OpenLane] = field(default_factory=list, compare=False)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the verdict is made of. `failed` counts tasks that failed in the last 24 hours."""
+
+    now: datetime
+    devices: Sequence[Mapping[str, Any]]
+    backlog: Backlog
+    yesterday: Yesterday
+    failed: int
+
+
+def count(number: int, noun: str) -> str:
+    """The number with its noun, in the plural unless it is one."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def verdict(fleet: Standing, when: When = utc_text) -> str:
+    """How the fleet stands. `healthy` only when nothing is wrong and yesterday's figures are there."""
+    wrong = [*_devices(fleet), *_people(fleet), *_figures(fleet)]
+    work = _work(fleet, when) if _running(fleet) else []
+    if not wrong and fleet.yesterday.apps:
+        there = f"yesterday's figures ({fleet.yesterday.day}, UTC) are there for {_all(fleet.yesterday.apps)}"
+        work = work or ["nothing is open"]
+        return "; ".join([f"healthy: {there}", *work])
+    return "; ".join([*wrong, *work]) or "idle: nothing is open, nothing failed"
+
+
+def _all(apps: int) -> str:
+    return "the app" if apps == 1 else f"all {apps} apps"
+
+
+def _running(fleet: Standing) -> list[Mapping[str, Any]]:
+    """The devices that take tasks."""
+    return [each for each in online_of(fleet.devices) if each["device_type"] != "master" and not each["draining"]]
+
+
+def _devices(fleet: Standing) -> Iterable[str]:
+    online, open_tasks = online_of(fleet.devices), fleet.backlog.open_tasks
+    are_open = f"{count(open_tasks, 'task')} {'is' if open_tasks == 1 else 'are'} open"
+    if open_tasks and not online:
+        yield f"stopped: {are_open} and no device is online"
+    elif open_tasks and not _running(fleet):
+        yield f"nothing begins: {are_open}, and the devices online drain or are masters"
+    for each in online:
+        if each["silent_seconds"] is not None:
+            runs = f", and {count(each['current_tasks'], 'task')} assigned to it" if each["current_tasks"] else ""
+            yield f"device {each['device_id']} is silent for {each['silent_seconds']:.0f} s{runs}"
+        if obstacle := ((each.get("heartbeat") or {}).get("status_info") or {}).get("obstacle"):
+            yield f"device {each['device_id']} is stuck: {obstacle}"
+
+
+def _people(fleet: Standing) -> Iterable[str]:
+    if fleet.backlog.blocked:
+        yield f"waits for a person: {_names(fleet.backlog.blocked, '; ')}"
+    online = online_of(fleet.devices)
+    versions = sorted({each["version"] for each in online}, key=lambda text: version_of({"version": text}))
+    if len(versions) > 1:
+        yield f"versions differ: devices run {', '.join(versions)}; bring all to {versions[-1]}"
+
+
+def _figures(fleet: Standing) -> Iterable[str]:
+    found = fleet.yesterday
+    if found.unsynced:
+        yield f"no app is known of {_names(name for _, name in found.unsynced)}: `tasks add --type user_apps`"
+    if found.missing:
+        accounts = Counter((source, username) for source, username, _ in found.missing)
+        sentence = f"yesterday ({found.day}, UTC) is missing for {count(len(found.missing), 'app')} of "
+        sentence += _names(name for _, name in accounts)
+        newest = max((each for each in found.missing.values() if each is not None), default=None)
+        if newest is None:
+            sentence += ", which were never fetched" if len(found.missing) > 1 else ", which was never fetched"
+        elif newest < found.day - timedelta(1):
+            sentence += f"; the last day there is {newest}"
+        idle = sorted(accounts.keys() - _accounts_at_work(fleet))
+        if idle:
+            of = "them" if len(idle) == len(accounts) else _names(name for _, name in idle)
+            sentence += f"; nothing is queued for {of}"
+        yield sentence
+    if fleet.failed:
+        yield f"{count(fleet.failed, 'task')} failed in the last 24 hours"
+
+
+def _accounts_at_work(fleet: Standing) -> set[AccountKey]:
+    """The accounts that have open tasks, those included that wait for a person."""
+    return {(each.source or "", each.username or "") for each in fleet.backlog.lanes}
+
+
+def _work(fleet: Standing, when: When) -> list[str]:
+    """What is open and can go on by itself: what runs, and until when the rest waits for what."""
+    lanes = [each for each in fleet.backlog.lanes if not each.is_blocked]
+    closed = [each for each in lanes if each.due and each.is_closed and not _has_opened(each, fleet.now)]
+    waiting = sum(each.due for each in closed)
+    live = sum(each.live for each in fleet.backlog.lanes)
+    active = live + sum(each.due for each in lanes) - waiting
+    said = []
+    if active:
+        online = len(online_of(fleet.devices))
+        open_tasks = fleet.backlog.open_tasks
+        said.append(
+            f"working: {count(open_tasks, 'task')} {'is' if open_tasks == 1 else 'are'} open, {live} in hand,"
+            f" {count(online, 'device')} {'is' if online == 1 else 'are'} online"
+        )
+    if closed:
+        openings = sorted(each.opens_at for each in closed if each.opens_at is not None)
+        until = "running tasks end"
+        if openings:
+            until = when(openings[0]) + (f" to {when(openings[-1])}" if openings[-1] > openings[0] else "")
+        names = _names(each.username or each.source or "" for each in closed)
+        said.append(f"waiting for quota until {until}: {count(waiting, 'task')} of {names}")
+    retrying = [each for each in lanes if each.retrying]
+    if retrying:
+        first = min(retrying, key=lambda each: each.next_retry_at or fleet.now)
+        at = when(first.next_retry_at or fleet.now)
+        reason = first.retry_reason or "no reason is known"
+        short = reason if len(reason) <= SHOWN_REASON else f"{reason[: SHOWN_REASON - 1]}…"
+        said.append(f"retrying: {count(sum(each.retrying for each in lanes), 'task')}, the next at {at} ({short})")
+    later = sum(each.later - each.retrying - each.without_token for each in lanes)
+    due = [each.next_due_at for each in lanes if each.next_due_at is not None]
+    if later > 0 and due:
+        said.append(f"{count(later, 'task')} {'is' if later == 1 else 'are'} not due before {when(min(due))}")
+    return said
+
+
+def _has_opened(lane: OpenLane, now: datetime) -> bool:
+    return lane.opens_at is not None and lane.opens_at <= now
+
+
+def _names(names: Iterable[str], between: str = ", ") -> str:
+    """The first names, and how many more there are."""
+    every = list(dict.fromkeys(names))
+    more = f"{between}and {len(every) - SHOWN_NAMES} more" if len(every) > SHOWN_NAMES else ""
+    return between.join(every[:SHOWN_NAMES]) + more
