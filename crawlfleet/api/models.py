@@ -51,15 +51,22 @@ class Problem(BaseModel):
 
 
 class Ids(BaseModel):
-    model_config = _example(ids=[17, 18])
+    model_config = _example(ids=[17, 18], notes=["unique key nightly is already open as task 17 of demo_agency"])
     ids: list[int] = Field(description="ids of the tasks, in the order of the request")
+    notes: list[str] = Field(description="what a person should know: keys that are open, types that no device knows")
 
 
 class Moved(BaseModel):
-    model_config = _example(moved=[17], left=1, more=False)
+    model_config = _example(
+        moved=[17],
+        left=1,
+        more=False,
+        notes=["task 18 was left as it was: its unique key is already open as task 17 of demo_agency"],
+    )
     moved: list[int] = Field(description="ids of the tasks that were")
     left: int = Field(description="how many were left as they were: another state by now, or their unique key is taken")
     more: bool = Field(description=f"more tasks than {MAX_TASKS} were meant: ask again")
+    notes: list[str] = Field(description="which tasks were not retried since another one has their unique key")
 
 
 class CleanedUp(BaseModel):

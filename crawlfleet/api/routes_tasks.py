@@ -39,6 +39,7 @@ from crawlfleet.insights.task_logs import search_logs as lines_with
 from crawlfleet.insights.task_logs import task_log
 from crawlfleet.insights.tasks import TaskFilter
 from crawlfleet.model.lifecycle import MOVES, AssignmentStatus, TaskStatus
+from crawlfleet.model.task_insert import SHOWN_NOTES
 from crawlfleet.model.task_spec import TaskSpec, parse_moment
 from crawlfleet.services.fleet import Fleet
 
@@ -77,8 +78,10 @@ async def add_tasks(
             }
         ),
     ],
+    force: bool = False,
 ) -> Response:
-    """Queue one task, or up to 5,000: all or none of them. A `unique_key` that is open already gives that task's id."""
+    """Queue one task, or up to 5,000: all or none of them. A `unique_key` that is open already gives that task's id,
+    and `notes` name it. With `force` a type is queued although a known one has nearly the same name."""
     batch = tasks if isinstance(tasks, list) else [tasks]
 
     def add(_db: object) -> dict[str, Any]:
@@ -88,7 +91,7 @@ async def add_tasks(
                 specs.append(TaskSpec(**task.model_dump()))
             except UsageError as error:
                 raise UsageError(f"task {number}: {error}" if len(batch) > 1 else str(error)) from None
-        return {"ids": context.fleet.add_tasks(specs, actor)}
+        return asdict(context.fleet.queue(specs, actor, force=force))
 
     return await context.queries.answer(add, 201)
 
@@ -152,7 +155,9 @@ def _move(fleet: Fleet, move: str, choice: bodies.TaskChoice, actor: str) -> dic
         ids = fleet.tasks.ids_in(states, choice.task_type, choice.username, bodies.MAX_TASKS + 1)
         ids, more = ids[: bodies.MAX_TASKS], len(ids) > bodies.MAX_TASKS
     moved = (fleet.retry_tasks if move == "revive" else fleet.cancel_tasks)(ids, actor)
-    return {"moved": moved, "left": len(ids) - len(moved), "more": more}
+    left = [each for each in ids if each not in set(moved)]
+    notes = fleet.open_elsewhere(left[:SHOWN_NOTES]) if move == "revive" and left else []
+    return {"moved": moved, "left": len(left), "more": more, "notes": notes}
 
 
 @router.get("/tasks/{task_id}", response_model=models.WholeTask, responses=NOT_THERE)
@@ -201,8 +206,8 @@ async def cancel_task(context: Context, actor: Actor, task_id: RowId) -> Respons
 def _move_one(fleet: Fleet, move: str, task_id: int, actor: str) -> dict[str, Any]:
     done = _move(fleet, move, bodies.TaskChoice(ids=[task_id]), actor)
     if not done["moved"]:
-        why = "another open task holds its unique key" if move == "revive" else "it ended meanwhile"
-        raise Refusal(409, f"task {task_id} was left as it was: {why}")
+        [note] = done["notes"] or [f"task {task_id} was left as it was: it was moved meanwhile"]
+        raise Refusal(409, note)
     return done
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ from crawlfleet.sources.contract import Shape, Source
 F = TypeVar("F", bound=Callable[..., Any])
 
 ENTRY_POINT_GROUP = "crawlfleet.executors"
+ALIKE = 0.85  # of two names of task types, from which on one is taken for a slip of the pen
 ALIASES = {"app_sync": "user_apps", "data_sync": "app_data"}  # as older documents call them
 
 _registered: dict[str, Executor] = {}
@@ -62,6 +65,19 @@ def executors(modules: Iterable[str] = ()) -> dict[str, Executor]:
     for executor in _registered.values():
         _register(by_type, executor)
     return by_type
+
+
+def near_miss(name: str, known: Collection[str]) -> str | None:
+    """The known task type that this one is a misspelling of; names that differ in their numbers are no slip."""
+
+    def letters(text: str) -> str:
+        return re.sub(r"[\d_.:-]+", "", text).lower()
+
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=ALIKE)
+    close += [each for each in sorted(known) if letters(each) == letters(name)]
+    found = close[0] if close and name not in known else None
+    numbers = re.compile(r"\d+")
+    return None if found is None or numbers.findall(found) != numbers.findall(name) else found
 
 
 def load_executor_modules(modules: Iterable[str]) -> None:

@@ -184,11 +184,13 @@ class _Teller:
         facts = [_device_facts(each) for each in knowing]
         if task_type not in DeviceDAO(self.db).known_types(self.offline_timeout, self.now):
             last = max((each["last_heartbeat"] for each in knowing), default=None)
-            seen = f"; one that did was last seen at {self.when(last)}" if last else ""
-            sentence = (
-                f"no device seen lately knows the task type {task_type}{seen}: start a node that does (--executors for"
-                " types of your own)"
-            )
+            who = f"no device has known the task type {task_type} yet"
+            if last is not None:
+                who = (
+                    f"no device seen lately knows the task type {task_type}; one that did was last seen at"
+                    f" {self.when(last)}"
+                )
+            sentence = f"missing executor: {who}; it waits for a node that does (--executors for types of your own)"
             return self._because(Reason.NO_DEVICE, sentence, devices=facts)
         if label is not None and not any(each["status"] == DeviceStatus.ONLINE for each in fitting):
             offline = ", ".join(each["device_id"] for each in fitting)

@@ -19,7 +19,7 @@ from crawlfleet.insights.yesterday import yesterday
 from crawlfleet.model import fleet_state, queue_depth
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.crawl_task import CrawlTaskDAO
-from crawlfleet.model.device import DeviceDAO, takes
+from crawlfleet.model.device import DeviceDAO, takes, types_of
 from crawlfleet.model.lifecycle import AccountStatus, DeviceStatus, TaskStatus
 
 
@@ -29,8 +29,9 @@ def backlog(db: Database) -> Backlog:
         lanes = queue_depth.open_lanes(reader)
         pause = fleet_state.pause_of(reader)
     stopped = {(a["source"], a["username"]): a for a in AccountDAO(db).find() if a["status"] != AccountStatus.HEALTHY}
-    online = online_of(DeviceDAO(db).find()) if any(each.label for each in lanes) else []
-    parked, unlabelled, tokenless = Counter[str](), Counter[str](), Counter[str]()
+    online = online_of(DeviceDAO(db).find()) if lanes else []
+    known = {name for each in online if each["device_type"] != "master" for name in types_of(each)}
+    parked, unknown, unlabelled, tokenless = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     pending = 0
     for lane in lanes:
         account = stopped.get((lane.source, lane.username))
@@ -38,6 +39,9 @@ def backlog(db: Database) -> Backlog:
         if account is not None:
             why = f"account {lane.username} at {lane.source}, parked: {account['status_reason']}"
             parked[why] += waiting
+            lane.is_blocked = True
+        elif known and lane.task_type not in known:  # without any worker that is what the verdict says
+            unknown[f"type {lane.task_type}: missing executor, no online device knows the type"] += waiting
             lane.is_blocked = True
         elif lane.label is not None and not any(takes(each, lane.task_type, lane.label) for each in online):
             what = f"type {lane.task_type}: no online device that knows it has the label {lane.label}"
@@ -47,7 +51,9 @@ def backlog(db: Database) -> Backlog:
             if lane.no_token is not None:
                 tokenless[lane.no_token] += lane.without_token
             pending += waiting - lane.without_token
-    blocked = [f"{count} tasks of {each}" for found in (parked, unlabelled) for each, count in found.items() if count]
+    blocked = [
+        f"{count} tasks of {each}" for found in (parked, unknown, unlabelled) for each, count in found.items() if count
+    ]
     blocked += [f"{count} tasks, {why}" for why, count in tokenless.items()]
     if pause.paused and pending:
         blocked.append(f"{pending} tasks: the queue is paused" + (f" ({pause.note})" if pause.note else ""))

@@ -15,7 +15,7 @@ from crawlfleet.core.transaction import Answer, Transaction
 from crawlfleet.model import audit, schema, signals
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import TaskStatus
-from crawlfleet.model.task_insert import TaskDefaults, add_alike, add_tasks, are_alike
+from crawlfleet.model.task_insert import Added, TaskDefaults, add_alike, add_tasks, are_alike
 from crawlfleet.model.task_spec import TaskSpec
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,17 @@ class CrawlTaskDAO:
         now: datetime | None = None,
         actor: str | None = None,
     ) -> list[int]:
-        """Queue the tasks in one transaction and wake the schedulers; ids in the order of the specs.
+        """Queue the tasks as `queue` does; their ids, in the order of the specs."""
+        return self.queue(specs, defaults, now, actor).ids
+
+    def queue(
+        self,
+        specs: Iterable[TaskSpec],
+        defaults: TaskDefaults | None = None,
+        now: datetime | None = None,
+        actor: str | None = None,
+    ) -> Added:
+        """Queue the tasks in one transaction and wake the schedulers.
 
         A spec whose `unique_key` is open already gives the id of the task that holds it.
         """
@@ -47,18 +57,18 @@ class CrawlTaskDAO:
         if now is None and actor is None and are_alike(batch, self.db.dialect):
             ids = self.db.write(lambda transaction: add_alike(transaction, batch, defaults), commit_at_once=True).read()
             if ids:
-                return ids
+                return Added(ids, {})
 
-        def work(transaction: Transaction) -> Answer[list[int]]:
+        def work(transaction: Transaction) -> Answer[Added]:
             transaction.ask_reading()
             ledger = Ledger(transaction)
-            ids = add_tasks(ledger, batch, defaults)
+            added = add_tasks(ledger, batch, defaults)
             ledger.close()
             if batch and actor is not None:
-                span = {"first_id": min(ids.read()), "last_id": max(ids.read())}
+                span = {"first_id": min(added.read().ids), "last_id": max(added.read().ids)}
                 audit.record(transaction, actor, "tasks.add", tasks=len(batch), **span)
             signals.tasks_changed(transaction)
-            return ids
+            return added
 
         for _ in range(3):
             try:

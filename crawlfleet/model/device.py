@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -273,6 +273,12 @@ class DeviceDAO:
             )
         return {name for row in rows for name in json_value(row).get("supported_tasks", ())}
 
+    def types_ever_known(self) -> set[str]:
+        """The task types that any device knows or knew that the fleet has not forgotten."""
+        with self.db.read() as reader:
+            rows = reader.execute(sql("SELECT capabilities FROM cl_device")).scalars().all()
+        return {name for row in rows for name in json_value(row).get("supported_tasks", ())}
+
     def set_draining(self, device_id: str, draining: bool, actor: str | None = None) -> bool:
         """Ask a device to claim nothing more, or to go on; False when there is no such device."""
 
@@ -338,8 +344,14 @@ class DeviceDAO:
 
 def takes(device: Mapping[str, Any], task_type: str, label: str | None) -> bool:
     """Whether a device, a row of `DeviceDAO.find`, knows the type and has the label, as a claim sees it."""
-    can = device["capabilities"]
-    return task_type in can.get("supported_tasks", ()) and (label is None or label in can.get("labels", ()))
+    labels = device["capabilities"].get("labels", ())
+    return task_type in types_of(device) and (label is None or label in labels)
+
+
+def types_of(device: Mapping[str, Any]) -> Collection[str]:
+    """The task types that a device, a row of `DeviceDAO.find`, knows."""
+    types: Collection[str] = device["capabilities"].get("supported_tasks", ())
+    return types
 
 
 def _lease_end(former: AnyRow, own: ProcessIdentity, now: datetime, offline_timeout: float) -> datetime:

@@ -82,7 +82,6 @@ MOVES: dict[str, Move] = {
     "expire": Move(LIVE, _T.PENDING, LIVE_RUN, _A.EXPIRED, "the device is gone, or its worker process died"),
     "bury": Move(LIVE, _T.FAILED, LIVE_RUN, _A.EXPIRED, "expired while running once too often: it kills its runner"),
     "cancel": Move(OPEN, _T.CANCELLED, LIVE_RUN, _A.CANCELLED, "a person cancels"),
-    "reject": Move((_T.PENDING,), _T.FAILED, why="no device seen lately knows its type"),
     "revive": Move((_T.FAILED, _T.CANCELLED), _T.PENDING, why="a person retries"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -176,6 +177,19 @@ def open_lanes(reader: Statements) -> list[OpenLane]:
             lane.retrying, lane.next_retry_at, lane.retry_reason = retrying, utc(retry_at), why
             lane.next_due_at = utc(next_due_at)
     return [lane for lane in lanes.values() if lane.tasks]
+
+
+def due_of_unknown_types(reader: Statements, known: Collection[str]) -> dict[str, int]:
+    """How many tasks are due of each type that is not among the known ones."""
+    statement = sql(
+        f"SELECT l.task_type, (SELECT COUNT(*) FROM cl_crawl_task t{_claim_index(reader.dialect)}"
+        " WHERE t.ready_lane_id = l.id) AS due FROM cl_lane l"
+        f" WHERE NOT {reader.dialect.is_among('l.task_type', 'types')}"
+    )
+    counts: Counter[str] = Counter()
+    for task_type, due in reader.execute(statement, {"types": json.dumps(sorted(known))}):
+        counts[task_type] += due
+    return dict(+counts)
 
 
 @dataclass(frozen=True)

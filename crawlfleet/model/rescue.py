@@ -1,4 +1,4 @@
-"""Moves that no run of this node makes: expire, release what nobody holds, cancel, revive, reject.
+"""Moves that no run of this node makes: expire, release what nobody holds, cancel, revive.
 
 Each takes the tasks' rows first, like the gate, so they never cross it.
 """
@@ -10,8 +10,11 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
 
+import sqlalchemy as sa
+
 from crawlfleet.core.db import Database
 from crawlfleet.core.endings import EndingKind
+from crawlfleet.core.errors import CrawlfleetError
 from crawlfleet.core.sql import json_rows, sql, stamp, utc
 from crawlfleet.core.transaction import Result, Transaction
 from crawlfleet.model import audit, signals
@@ -22,6 +25,7 @@ from crawlfleet.model.lifecycle import LIVE_RUN, MOVES, TaskEvent, quoted, run_g
 from crawlfleet.model.task_insert import order_key
 
 RESCUE_BATCH = 500  # runs or tasks of one statement
+KEY_RACES = 5  # how often a batch is tried while others open its unique keys
 
 
 def live_runs(
@@ -97,10 +101,10 @@ def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None, now:
     move = MOVES["cancel"]
 
     def work(transaction: Transaction, batch: Sequence[int]) -> list[int]:
-        found = _lock(transaction, batch, "assignment_id", task_guard("cancel", "COALESCE(t.status, '')"))
+        found = dict(_lock(transaction, batch, "t.assignment_id", task_guard("cancel", "COALESCE(t.status, '')")))
         if not found:
             return []
-        rows = json_rows([(task_id, assignment_id) for task_id, assignment_id in found.items()])
+        rows = json_rows(found.items())
         tasks = db.dialect.update_from(
             "cl_crawl_task",
             {
@@ -138,7 +142,7 @@ def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None, now:
 def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> list[int]:
     """Queue failed or cancelled tasks again, due now and with all attempts; the ids that were revived.
 
-    A task whose unique key another open task holds by now stays as it is.
+    A task whose unique key another open task holds by now stays as it is; of several with one key the oldest goes.
     """
 
     def work(transaction: Transaction, batch: Sequence[int]) -> list[int]:
@@ -147,7 +151,11 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
             " AND (unique_key IS NULL OR unique_key NOT IN"
             " (SELECT open_key FROM (SELECT open_key FROM cl_crawl_task WHERE open_key IS NOT NULL) AS taken))"
         )
-        found = _lock(transaction, batch, "priority", task_guard("revive", "COALESCE(t.status, '')") + free)
+        rows = _lock(
+            transaction, batch, "t.priority, t.unique_key", task_guard("revive", "COALESCE(t.status, '')") + free
+        )
+        by_key = {key or task_id: (task_id, priority) for task_id, priority, key in reversed(rows)}
+        found = dict(sorted(by_key.values()))
         if not found:
             return []
         transaction.execute(
@@ -183,59 +191,6 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
     return _in_batches(db, task_ids, work)
 
 
-def reject_unknown_types(db: Database, known: Collection[str], now: datetime | None = None) -> dict[str, int]:
-    """Fail pending tasks whose type none of the known ones is; how many of each type."""
-    with db.read() as reader:
-        lanes = reader.execute(sql("SELECT id, task_type FROM cl_lane")).all()
-    rejected: dict[str, int] = {}
-    for lane_id, task_type in lanes:
-        if task_type in known:
-            continue
-        while count := _reject_batch(db, lane_id, task_type, now):
-            rejected[task_type] = rejected.get(task_type, 0) + count
-    return rejected
-
-
-def _reject_batch(db: Database, lane_id: int, task_type: str, now: datetime | None) -> int:
-    def work(transaction: Transaction) -> int:
-        ids = (
-            transaction.execute(
-                sql(
-                    "SELECT id FROM cl_crawl_task WHERE ready_lane_id = :lane"
-                    f" ORDER BY ready_key LIMIT {RESCUE_BATCH}{db.dialect.for_update}"
-                ),
-                {"lane": lane_id},
-            )
-            .scalars()
-            .all()
-        )
-        if not ids:
-            return 0
-        statement = db.dialect.update_from(
-            "cl_crawl_task",
-            {
-                "status": f"'{MOVES['reject'].task_to}'",
-                "ready_key": "NULL",
-                "open_key": "NULL",
-                "error_kind": f"'{EndingKind.PERMANENT}'",
-                "error_message": ":message",
-                "completed_at": db.dialect.moment("now"),
-                "updated_at": db.dialect.moment("now"),
-            },
-            db.dialect.rows(id="int"),
-            f"t.id = v.id AND {task_guard('reject', 't.status')}",
-        )
-        message = (
-            f"missing executor: no device seen lately knows the task type {task_type!r}; start a node with --executors"
-        )
-        return transaction.execute(
-            sql(statement),
-            {"rows": json_rows([each] for each in ids), "message": message, "now": stamp(transaction.now)},
-        ).rowcount
-
-    return db.write(work, now)
-
-
 def record_events(
     transaction: Transaction,
     task_ids: Sequence[int],
@@ -261,13 +216,14 @@ def _lanes_of_sources(transaction: Transaction, task_ids: Sequence[int]) -> list
     return list(transaction.execute(statement, {"rows": json_rows([each] for each in task_ids)}).scalars())
 
 
-def _lock(transaction: Transaction, task_ids: Sequence[int], column: str, condition: str) -> dict[int, Any]:
+def _lock(transaction: Transaction, task_ids: Sequence[int], columns: str, condition: str) -> list[Any]:
+    """Lock those of these tasks `t` that fulfil the condition; the id and these columns of each, by id."""
     dialect = transaction.dialect
     statement = sql(
-        f"SELECT t.id, t.{column} FROM {dialect.by_key(dialect.rows(id='int'), 'cl_crawl_task')}"
+        f"SELECT t.id, {columns} FROM {dialect.by_key(dialect.rows(id='int'), 'cl_crawl_task')}"
         f" ON t.id = v.id WHERE {condition} ORDER BY t.id{dialect.for_update_of_t}"
     )
-    return dict(transaction.execute(statement, {"rows": json_rows([each] for each in sorted(task_ids))}).all())
+    return transaction.execute(statement, {"rows": json_rows([each] for each in sorted(task_ids))}).all()
 
 
 class _Batch(Protocol):
@@ -278,5 +234,13 @@ def _in_batches(db: Database, task_ids: Sequence[int], work: _Batch, now: dateti
     ids = sorted(set(task_ids))
     done: list[int] = []
     for first in range(0, len(ids), RESCUE_BATCH):
-        done += db.write(partial(work, batch=ids[first : first + RESCUE_BATCH]), now)
+        batch = ids[first : first + RESCUE_BATCH]
+        for _ in range(KEY_RACES):
+            try:
+                done += db.write(partial(work, batch=batch), now)
+                break
+            except sa.exc.IntegrityError:  # another writer opened one of the unique keys after we looked
+                continue
+        else:
+            raise CrawlfleetError("others keep opening the unique keys of these tasks: try again")
     return done

@@ -19,7 +19,7 @@ from crawlfleet.model import feed, range_store
 from crawlfleet.model.ending import Ending, replaced_by, result_refused
 from crawlfleet.model.feed import FeedKey
 from crawlfleet.model.ledger import Ledger
-from crawlfleet.model.task_insert import TaskDefaults, add_tasks
+from crawlfleet.model.task_insert import TaskDefaults, add_follow_ups
 from crawlfleet.model.task_spec import TaskSpec
 
 log = logging.getLogger(__name__)
@@ -128,5 +128,5 @@ def _write_data(
     if ending.outcome.follow_ups:
         ending = _without_denied(ledger.transaction, ending, task)
         specs = _with_label(ending.outcome.follow_ups, task["label"])
-        add_tasks(ledger, specs, defaults, parent_id=ending.task_id)
+        add_follow_ups(ledger, specs, defaults, ending.task_id)
     return ending

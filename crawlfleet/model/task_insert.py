@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from crawlfleet.core.sql import SqlDialect, bindable, json_batches, sql, stamp
-from crawlfleet.core.transaction import Answer, Result, Transaction
+from crawlfleet.core.sql import SqlDialect, bindable, json_batches, json_rows, sql, stamp
+from crawlfleet.core.transaction import Answer, Result, Statements, Transaction
 from crawlfleet.model import lanes, signals
 from crawlfleet.model.budget import CostOf, no_cost
 from crawlfleet.model.ledger import Ledger
@@ -18,6 +19,7 @@ from crawlfleet.settings.definitions import Settings
 
 PRIORITY_STEP_MS = 600_000  # one step of priority is worth ten minutes of waiting: nothing starves
 ADD_BATCH = 2000  # rows of one INSERT
+SHOWN_NOTES = 20  # of unique keys that are open already
 
 _AS_GIVEN = {  # columns that take what the TaskSpec says
     "task_type": "text",
@@ -54,6 +56,34 @@ class TaskDefaults:
     cost_of: CostOf = no_cost
 
 
+class Holder(NamedTuple):
+    """The open task that has a unique key."""
+
+    task_id: int
+    username: str | None
+
+    def __str__(self) -> str:
+        return f"task {self.task_id}" + (f" of {self.username}" if self.username else "")
+
+
+@dataclass(frozen=True)
+class Added:
+    """What came of specs: the ids of their tasks in the same order, and what the places of those whose unique key was
+    open already met there."""
+
+    ids: list[int]
+    met: Mapping[int, Holder]
+
+    def open_already(self, specs: Sequence[TaskSpec]) -> list[str]:
+        """Say for people which unique keys of these specs are open, and who has them."""
+        notes = [
+            f"unique key {specs[place].unique_key} is already open as {holder}"
+            for place, holder in itertools.islice(self.met.items(), SHOWN_NOTES)
+        ]
+        rest = len(self.met) - len(notes)
+        return notes + ([f"{rest} more unique keys are open already"] if rest else [])
+
+
 def order_key(due: datetime, priority: int) -> int:
     """The task's place in the queue, fixed when it is queued: due time less its head start, in ms."""
     return round(due.timestamp() * 1000) - priority * PRIORITY_STEP_MS
@@ -64,14 +94,35 @@ def rows_at_once(dialect: SqlDialect) -> int:
     return 1 if dialect.product == "MySQL" else ADD_BATCH
 
 
-def add_tasks(
-    ledger: Ledger, specs: Sequence[TaskSpec], defaults: TaskDefaults, parent_id: int | None = None
-) -> Answer[list[int]]:
-    """Queue the tasks in the transaction of this ledger, without waking anybody; ids in the order of the specs.
+def add_tasks(ledger: Ledger, specs: Sequence[TaskSpec], defaults: TaskDefaults) -> Answer[Added]:
+    """Queue the tasks in the transaction of this ledger, without waking anybody.
 
     A spec whose `unique_key` is open already gives the id of the task that holds it. When it is sent it raises
     IntegrityError if another transaction opened one of the unique keys meanwhile.
     """
+    held, fresh, fresh_lanes = _place(ledger, specs, defaults)
+    inserted = _insert_all(ledger.transaction, fresh, fresh_lanes, defaults)
+    return inserted.map(lambda ids: _in_order(specs, held, ids))
+
+
+def add_follow_ups(ledger: Ledger, specs: Sequence[TaskSpec], defaults: TaskDefaults, parent_id: int) -> None:
+    """Queue what the result of a task adds, without waking anybody.
+
+    A spec whose `unique_key` is open already is left out: that other task is as good. So is one whose key another
+    transaction opens at this very moment.
+    """
+    _, fresh, fresh_lanes = _place(ledger, specs, defaults)
+    for has_key in (False, True):
+        some = [pair for pair in zip(fresh, fresh_lanes, strict=True) if (pair[0].unique_key is not None) is has_key]
+        some.sort(key=lambda pair: pair[0].unique_key or "")  # two transactions must not wait for keys crosswise
+        chosen, lane_ids = [spec for spec, _ in some], [lane for _, lane in some]
+        _insert_all(ledger.transaction, chosen, lane_ids, defaults, parent_id, absent_only=has_key)
+
+
+def _place(
+    ledger: Ledger, specs: Sequence[TaskSpec], defaults: TaskDefaults
+) -> tuple[dict[str, Holder], list[TaskSpec], list[int]]:
+    """Who has which of the unique keys; the specs that are to be inserted, and the lane of each."""
     transaction = ledger.transaction
     open_keys = _ask_open_keys(transaction, [spec.unique_key for spec in specs if spec.unique_key])
     placed = [lanes.lane_of(spec, defaults.cost_of) for spec in specs]
@@ -87,8 +138,7 @@ def add_tasks(
         fresh.append(spec)
         fresh_lanes.append(lane_ids[lane])
     ledger.touch(lane_ids[lane] for lane in lane_ids if lane.source is not None)
-    inserted = _insert_all(transaction, fresh, fresh_lanes, defaults, parent_id)
-    return inserted.map(lambda ids: _in_order(specs, held, ids))
+    return held, fresh, fresh_lanes
 
 
 def _insert_all(
@@ -96,9 +146,11 @@ def _insert_all(
     specs: Sequence[TaskSpec],
     lane_ids: list[int],
     defaults: TaskDefaults,
-    parent_id: int | None,
+    parent_id: int | None = None,
+    absent_only: bool = False,
 ) -> Answer[list[int]]:
-    """Insert the rows, as many with one statement as the database allows; their ids, in this order."""
+    """Insert the rows, as many with one statement as the database allows; their ids, in this order. With `absent_only`
+    rows whose unique key is open by now are left out, and the ids say nothing."""
     moment = transaction.dialect.moment("now")
     computed = {"created_at": moment, "updated_at": moment}
     parameters = {"now": stamp(transaction.now)}
@@ -106,36 +158,47 @@ def _insert_all(
     for first in range(0, len(specs), size := rows_at_once(transaction.dialect)):
         some = slice(first, first + size)
         columns = _said(specs[some], defaults, parent_id) | _placed(specs[some], lane_ids[some], transaction.now)
-        batches.append(_insert(transaction, columns, computed, parameters))
+        batches.append(_insert(transaction, columns, computed, parameters, absent_only=absent_only))
     return Answer(lambda: [task_id for batch in batches for task_id in batch.read()])
 
 
-def _in_order(specs: Sequence[TaskSpec], held: Mapping[str, int], new_ids: Sequence[int]) -> list[int]:
+def _in_order(specs: Sequence[TaskSpec], held: Mapping[str, Holder], new_ids: Sequence[int]) -> Added:
     """The ids of all specs: of those with an open key that of its task, of the others the new ones one by one."""
     fresh = iter(new_ids)
-    id_of = dict(held)
-    found = []
-    for spec in specs:
+    holders = dict(held)
+    ids, met = [], {}
+    for place, spec in enumerate(specs):
         key = spec.unique_key
-        if key is None:
-            found.append(next(fresh))
-        else:
-            if key not in id_of:
-                id_of[key] = next(fresh)
-            found.append(id_of[key])
-    return found
+        if key is not None and key in holders:
+            met[place] = holders[key]
+            ids.append(holders[key].task_id)
+            continue
+        ids.append(next(fresh))
+        if key is not None:
+            holders[key] = Holder(ids[-1], spec.username)
+    return Added(ids, met)
 
 
-def _ask_open_keys(transaction: Transaction, keys: list[str]) -> Answer[dict[str, int]]:
+def _ask_open_keys(transaction: Transaction, keys: list[str]) -> Answer[dict[str, Holder]]:
     if not keys:
         return Answer.of({})
     rows = transaction.dialect.rows(k="text")
-    statement = sql(f"SELECT t.open_key, t.id FROM cl_crawl_task t JOIN {rows} ON t.open_key = v.k")
+    statement = sql(f"SELECT t.open_key, t.id, t.username FROM cl_crawl_task t JOIN {rows} ON t.open_key = v.k")
     asked = [
         transaction.execute(statement, {"rows": texts})
         for texts in json_batches([(key,) for key in keys], transaction.dialect.batch_bytes)
     ]
-    return Answer(lambda: dict(row for found in asked for row in found))
+    return Answer(lambda: {key: Holder(task_id, name) for found in asked for key, task_id, name in found})
+
+
+def holders_of(reader: Statements, task_ids: Collection[int]) -> list[tuple[int, Holder]]:
+    """Those of these tasks, by id, whose unique key another open task has, and that other task."""
+    statement = sql(
+        f"SELECT t.id, o.id, o.username FROM {reader.dialect.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
+        " JOIN cl_crawl_task o ON o.open_key = t.unique_key AND o.id <> t.id"
+    )
+    found = reader.execute(statement, {"rows": json_rows([each] for each in sorted(task_ids))})
+    return [(task_id, Holder(other, username)) for task_id, other, username in sorted(found.all())]
 
 
 def add_alike(transaction: Transaction, specs: Sequence[TaskSpec], defaults: TaskDefaults) -> Answer[list[int]]:
@@ -166,6 +229,7 @@ def _insert(
     computed: Mapping[str, str],
     parameters: Mapping[str, Any],
     join: str = "",
+    absent_only: bool = False,
 ) -> Answer[list[int]]:
     """Insert rows given by column, and what is computed of the same columns; their ids.
 
@@ -183,11 +247,12 @@ def _insert(
         **computed,
     }
     # SQLite numbers the rows of a statement one after the other; to return them takes it a third of the INSERT.
-    returning = "" if dialect.product in {"SQLite", "MySQL"} else " RETURNING id"
-    statement = sql(
+    returning = "" if absent_only or dialect.product in {"SQLite", "MySQL"} else " RETURNING id"
+    text = (
         f"INSERT INTO cl_crawl_task ({', '.join(picks)}) SELECT {', '.join(picks.values())}"
         f" FROM {dialect.rows(**{name: _COLUMNS[name] for name in own})}{join}{returning}"
     )
+    statement = sql(dialect.insert_ignore(text, "open_key") if absent_only else text)
     rows = list(zip(*own.values(), strict=True))
     results = [
         transaction.execute(statement, {**common, **parameters, "rows": texts})

@@ -1,4 +1,4 @@
-"""The monitoring thread: marks silent devices offline, fails tasks that nobody can run, deletes what has expired."""
+"""The monitoring thread: marks silent devices offline, tells of tasks that nobody can run, deletes what has expired."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.core.service import Service
-from crawlfleet.model import rescue
+from crawlfleet.model import queue_depth
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
@@ -31,12 +31,13 @@ class Caretaker(Service):
         self._clock = db.clock
         self._devices = DeviceDAO(db)
         self._swept_at: float | None = None
+        self._missing: set[str] = set()  # task types that were told
 
     def run_once(self) -> int:
         """One pass; how many devices were marked offline."""
         try:
             offline = self.mark_offline() if self._may_judge() else 0
-            self.fail_unknown_types()
+            self.tell_missing_executors()
             self._sweep()
         except DatabaseUnreachable:
             return 0  # the heartbeat and the scheduler tell that the database is away
@@ -56,12 +57,17 @@ class Caretaker(Service):
             log.info("Released %d tasks from offline device %s", released, device_id)
         return len(found)
 
-    def fail_unknown_types(self) -> int:
-        """Fail the due tasks of types that no device knows that is online or was within offline_timeout; how many."""
-        rejected = rescue.reject_unknown_types(self.db, self._devices.known_types(self.settings.offline_timeout))
-        for task_type, count in rejected.items():
-            log.error("missing executor: type=%s tasks=%d failed", task_type, count)
-        return sum(rejected.values())
+    def tell_missing_executors(self) -> None:
+        """Tell, once for each type, that due tasks wait since no device knows their type that is online or was within
+        offline_timeout. That nobody is there says nothing about a task: it waits."""
+        known = self._devices.known_types(self.settings.offline_timeout)
+        with self.db.read() as reader:
+            waiting = queue_depth.due_of_unknown_types(reader, known)
+        for task_type in waiting.keys() - self._missing:
+            log.warning(
+                "missing executor: type=%s tasks=%d wait for a node that knows it", task_type, waiting[task_type]
+            )
+        self._missing = set(waiting)
 
     def _sweep(self) -> None:
         if self._swept_at is not None and self._clock.monotonic() - self._swept_at < SWEEP_SECONDS:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, NotFound, UsageError
-from crawlfleet.executors.registry import ALIASES, executors
+from crawlfleet.executors.registry import ALIASES, executors, near_miss
 from crawlfleet.executors.shared_sources import shared_source
 from crawlfleet.model import audit, dispatch, fleet_state, migrations, rescue
 from crawlfleet.model.account import AccountDAO
@@ -18,7 +19,7 @@ from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
 from crawlfleet.model.lifecycle import MOVES, TaskStatus
 from crawlfleet.model.task_assignment import TaskAssignmentDAO
-from crawlfleet.model.task_insert import TaskDefaults
+from crawlfleet.model.task_insert import TaskDefaults, holders_of
 from crawlfleet.model.task_spec import TaskSpec, parse_date
 from crawlfleet.planning.backfill import Backfill
 from crawlfleet.planning.planner import BackfillPlanner
@@ -28,6 +29,16 @@ from crawlfleet.sources.registry import default_report
 
 ACCOUNT_TYPES = frozenset({"user_apps", "app_data"})  # built-in types that run on behalf of an account
 CLEANUP_ROWS = 50_000  # of each table, that one call deletes at most
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Queued:
+    """The ids of tasks, in the order in which they were given, and what a person should know of them."""
+
+    ids: list[int]
+    notes: list[str]
 
 
 class Fleet:
@@ -42,6 +53,8 @@ class Fleet:
         self.accounts = AccountDAO(db)
         self.tasks = CrawlTaskDAO(db)
         self._defaults = defaults or TaskDefaults(cost_of=Tariff({}, executors).cost_of)
+        self._devices = DeviceDAO(db)
+        self._known_types = {*ACCOUNT_TYPES, *ALIASES}  # and what devices were seen to know: it never ends
 
     def add_task(
         self,
@@ -65,22 +78,57 @@ class Fleet:
         spec = TaskSpec.from_mapping({name: value for name, value in locals().items() if name not in {"self", "spec"}})
         return self.add_tasks([spec])[0]
 
-    def add_tasks(self, specs: Iterable[TaskSpec], actor: str | None = None) -> list[int]:
-        """Queue tasks in one transaction; their ids, in the order of the specs.
+    def add_tasks(self, specs: Iterable[TaskSpec], actor: str | None = None, *, force: bool = False) -> list[int]:
+        """Queue tasks as `queue` does; their ids, in the order of the specs. Logs what `queue` notes."""
+        queued = self.queue(specs, actor, force=force)
+        for note in queued.notes:
+            log.warning("%s", note)
+        return queued.ids
+
+    def queue(self, specs: Iterable[TaskSpec], actor: str | None = None, *, force: bool = False) -> Queued:
+        """Queue tasks in one transaction.
 
         A `source` that is left out is the only one at which the username has an account; a `report` that is left
         out is the source's first, `partners_by_date_report` at AppsFlyer. A spec whose `unique_key` is open already
-        gives that task's id.
-        Raises UsageError for a username with no account or several, and nothing is queued.
+        gives that task's id; a task of a type that no device has known yet waits for one. Both are noted.
+        Raises UsageError for a username with no account or several, for half a range of days, and, unless `force` is
+        set, for a type whose name is nearly one that is known; then nothing is queued.
         """
-        return self.tasks.add(self.with_defaults(specs), self._defaults, actor=actor)
+        batch, notes = self.check(specs, force=force)
+        added = self.tasks.queue(batch, self._defaults, actor=actor)
+        return Queued(added.ids, notes + added.open_already(batch))
+
+    def check(self, specs: Iterable[TaskSpec], *, force: bool = False) -> tuple[list[TaskSpec], list[str]]:
+        """What `queue` would queue, and its notes on task types; raises UsageError as `queue` does."""
+        batch = self.with_defaults(specs)
+        return batch, self._check_types(batch, force)
+
+    def _check_types(self, specs: Sequence[TaskSpec], force: bool) -> list[str]:
+        """Refuse names that are nearly known ones; a note for each type that no device has known yet."""
+        new = {spec.task_type for spec in specs} - self._known_types
+        if not new:
+            return []
+        self._known_types |= self._devices.types_ever_known()
+        for name in sorted(new - self._known_types):
+            close = None if force else near_miss(name, self._known_types | executors().keys())
+            if close is not None:
+                raise UsageError(f"no device knows the task type {name!r}: did you mean {close}? (--force queues it)")
+        return [
+            f"no device has known the task type {name} yet: its tasks wait until a node does (--executors MODULE)"
+            for name in sorted(new - self._known_types)
+        ]
 
     def with_defaults(self, specs: Iterable[TaskSpec]) -> list[TaskSpec]:
-        """The specs with the source and the report that they leave out; raises UsageError as `add_tasks` does."""
+        """The specs with the source and the report that they leave out; raises UsageError as `queue` does."""
         batch = [replace(s, task_type=ALIASES[s.task_type]) if s.task_type in ALIASES else s for s in specs]
         bound = [spec for spec in batch if spec.task_type in ACCOUNT_TYPES]
         if not bound:
             return batch
+        half = next((spec for spec in bound if (spec.start_date is None) != (spec.end_date is None)), None)
+        if half is not None:
+            raise UsageError(
+                f"start_date and end_date go together (got start_date {half.start_date}, end_date {half.end_date})"
+            )
         nameless = next((spec for spec in bound if spec.username is None), None)
         if nameless is not None:
             raise UsageError(f"a task of type {nameless.task_type} needs a username")
@@ -146,6 +194,12 @@ class Fleet:
         Others are left as they are, and so are tasks whose unique key another open task holds.
         """
         return rescue.revive(self.db, task_ids, actor)
+
+    def open_elsewhere(self, task_ids: Sequence[int]) -> list[str]:
+        """For people: which of these tasks were left as they were since another open task has their unique key."""
+        with self.db.read() as reader:
+            found = holders_of(reader, task_ids)
+        return [f"task {task_id} was left as it was: its unique key is already open as {at}" for task_id, at in found]
 
     def cancel_tasks(self, task_ids: Sequence[int], actor: str | None = None) -> list[int]:
         """Cancel open tasks, running ones too; the ids that were. Tasks that have ended are left as they are."""

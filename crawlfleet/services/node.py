@@ -230,7 +230,6 @@ class Node:
     def _idle_exit_code(self) -> int | None:
         """None while something is left that can run by itself."""
         try:
-            self.manager.monitoring.fail_unknown_types()
             left = overview.backlog(self.db)
             if left.open_tasks:
                 self._idle.clear()

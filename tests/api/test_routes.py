@@ -166,6 +166,9 @@ def test_tasks_are_added_one_or_many_and_all_or_none(client: TestClient, sample:
     [task_id] = one.json()["ids"]
     again = client.post(f"{PREFIX}/tasks", json=[{"task_type": "noop", "unique_key": "k"}, {"task_type": "noop"}])
     assert again.json()["ids"][0] == task_id
+    assert again.json()["notes"] == [f"unique key k is already open as task {task_id}"]
+    near = client.post(f"{PREFIX}/tasks", json={"task_type": "appdata", "username": "nobody"})
+    assert (near.status_code, "did you mean app_data?" in near.json()["detail"]) == (422, True)
     before = sample.fleet.tasks.stats()["total"]
     wrong = client.post(f"{PREFIX}/tasks", json=[{"task_type": "noop"}, {"task_type": "no spaces"}])
     assert wrong.status_code == 422
@@ -179,7 +182,8 @@ def test_tasks_are_added_one_or_many_and_all_or_none(client: TestClient, sample:
 
 def test_tasks_are_cancelled_and_retried_with_a_trace(client: TestClient, sample: Sample) -> None:
     pending, failed = sample.tasks["pending"], sample.tasks["failed"]
-    assert client.post(f"{PREFIX}/tasks/{pending}/cancel").json() == {"moved": [pending], "left": 0, "more": False}
+    done = {"moved": [pending], "left": 0, "more": False, "notes": []}
+    assert client.post(f"{PREFIX}/tasks/{pending}/cancel").json() == done
     assert sample.fleet.tasks.states([pending]) == {pending: "cancelled"}
     refused = client.post(f"{PREFIX}/tasks/{pending}/cancel")
     assert (refused.status_code, refused.json()["error"]) == (409, "conflict")

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DeviceRefused, LeaseLost
 from crawlfleet.core.process import forget, is_gone, own_identity, start_ticks
-from crawlfleet.model import rescue
+from crawlfleet.model import queue_depth, rescue
 from crawlfleet.model.budget import Charge, Cost
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
@@ -271,14 +271,19 @@ def test_a_device_that_is_removed_while_online_is_fenced_and_its_calls_count_unt
     assert removed.end(ending(claim))[0].verdict == "stale"
 
 
-def test_tasks_of_a_type_that_nobody_knows_fail_with_the_reason(db: Database) -> None:
+def test_due_tasks_of_types_that_nobody_knows_are_counted(db: Database) -> None:
     Device(db, types=("noop",)).register()
-    known, unknown = add(db)[0], add(db, task_type="mystery")[0]
-    assert rescue.reject_unknown_types(db, DeviceDAO(db).known_types(300)) == {"mystery": 1}
-    assert task(db, known)["status"] == "pending"
-    found = task(db, unknown)
-    assert found["status"] == "failed"
-    assert "missing executor" in str(found["error_message"])
+    add(db)
+    add(db, 2, task_type="mystery")
+    add(db, 3, task_type="mystery", label="eu")
+    with db.read() as reader:
+        later = reader.now + timedelta(hours=1)
+        found = queue_depth.due_of_unknown_types(reader, DeviceDAO(db).known_types(300))
+        assert found == {"mystery": 5}
+    add(db, task_type="tomorrow", run_at=later)
+    with db.read() as reader:
+        assert queue_depth.due_of_unknown_types(reader, {"noop", "mystery"}) == {}
+    assert DeviceDAO(db).types_ever_known() == {"noop"}
 
 
 def test_expired_rows_are_deleted_and_live_ones_stay(db: Database) -> None:

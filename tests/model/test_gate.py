@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -16,7 +17,9 @@ from crawlfleet.core.transaction import Transaction
 from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange
 from crawlfleet.insights import restatements, stored_rows
 from crawlfleet.insights.feeds import FeedFilter
+from crawlfleet.model import task_insert
 from crawlfleet.model.account import AccountDAO
+from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.gate import FenceVerdict
 from crawlfleet.model.next_move import CRASH_CAP
 from crawlfleet.model.task_spec import TaskSpec
@@ -294,4 +297,34 @@ def test_no_task_waits_for_the_lock_of_another(backend: Backend, monkeypatch: py
         device.end(*(ending(each) for each in [other, *more]))
         assert len(device.claim(slots=1)) == 1
     device.end(ending(held))
+    db.close()
+
+
+@pytest.mark.parametrize("backend", ["postgresql", "mariadb"], indirect=True)
+def test_a_follow_up_that_another_node_adds_at_the_same_moment_is_left_to_it(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four nodes whose results added the same follow-up failed one task in ten for good: duplicate key."""
+    db = fresh(backend.url)
+    device = Device(db)
+    device.register()
+    [parent] = add(db)
+    [claim] = device.claim()
+    look, others = task_insert._place, []
+
+    def look_and_be_late(*args: Any) -> Any:
+        """Another node opens one of the keys after this one has looked."""
+        found = look(*args)
+        monkeypatch.setattr(task_insert, "_place", look)
+        others.extend(CrawlTaskDAO(db).add([TaskSpec("noop", unique_key="shared")]))
+        return found
+
+    monkeypatch.setattr(task_insert, "_place", look_and_be_late)
+    specs = [TaskSpec("noop", unique_key="shared"), TaskSpec("noop"), TaskSpec("noop", unique_key="own")]
+    [ended] = device.end(ending(claim, follow_ups=specs))
+    assert (ended.move, task(db, parent)["status"]) == ("finish", "completed")
+    children = [each for each in tasks_of(db) if each["parent_id"] == parent]
+    assert sorted(str(each["unique_key"]) for each in children) == ["None", "own"]
+    [held] = [each for each in tasks_of(db) if each["open_key"] == "shared"]
+    assert held["id"] == others[0]
     db.close()

@@ -73,7 +73,6 @@ ACTIONS: dict[str, Callable[[Device, int, object], object]] = {
     "expire": lambda d, t, c: d.register(),
     "bury": lambda d, t, c: d.register(),
     "cancel": lambda d, t, c: rescue.cancel(d.db, [t]),
-    "reject": lambda d, t, c: rescue.reject_unknown_types(d.db, {"other"}),
     "revive": lambda d, t, c: rescue.revive(d.db, [t]),
 }
 NEED_CLAIM = {"start", "finish", "fail", "retry", "release"}

@@ -101,27 +101,43 @@ def test_expired_rows_are_deleted_once_an_hour(backend: Backend, make_pump: Make
 
 
 @pytest.mark.parametrize("seen", [True, False], ids=["another device knows it", "nobody knows it"])
-def test_a_due_task_fails_when_no_device_knows_its_type(url: str, make_pump: MakePump, log: Log, seen: bool) -> None:
+def test_tasks_of_a_type_that_nobody_knows_wait_and_are_told_once(
+    url: str, make_pump: MakePump, log: Log, seen: bool
+) -> None:
+    """Absence was taken for a fact: when the only node of a type was killed or frozen, the next node that looked failed
+    all its tasks for good."""
     pump = make_pump(url)
     if seen:
         Device(pump.db, "d2", types=("strange",)).register()
     due = pump.add("strange", 2)
-    with pump.db.read() as connection:
-        later = connection.now + timedelta(hours=1)
-    [not_due] = pump.add("strange", run_at=later)
-    pump.manager.monitoring.run_once()
+    for _ in range(2):
+        pump.manager.monitoring.run_once()
     pump.turn()
-    assert {pump.status(each) for each in due} == {"pending" if seen else "failed"}
-    assert pump.status(not_due) == "pending"
-    assert log.count("ERROR missing executor: type=strange tasks=2 failed") == (0 if seen else 1)
-    if not seen:
-        assert "missing executor: no device seen lately knows the task type 'strange'" in str(
-            task(pump.db, due[0])["error_message"]
-        )
+    assert {pump.status(each) for each in due} == {"pending"}
+    told = "WARNING missing executor: type=strange tasks=2 wait for a node that knows it"
+    assert log.count(told) == (0 if seen else 1)
+
+
+def test_tasks_of_a_node_that_froze_wait_for_it(backend: Backend, make_pump: MakePump) -> None:
+    """The only node that knows a type is silent for longer than offline_timeout; a master and another kind of node
+    look; its tasks are still there when it wakes."""
+    pump = make_pump(backend.url)
+    frozen = Device(pump.db, "frozen", types=("strange",))
+    frozen.register()
+    [task_id] = pump.add("strange")
+    with pump.db.read() as reader:
+        long_ago = reader.now - timedelta(hours=1)
+    DeviceHeartbeatDAO(pump.db).beat("frozen", frozen.epoch, BEAT, long_ago)
+    Device(pump.db, "m1", types=("strange",), mode="master").register()
+    DeviceDAO(pump.db).mark_silent_offline(300)
+    pump.manager.monitoring.run_once()
+    assert pump.status(task_id) == "pending"
+    frozen.register()
+    assert [claim.task.id for claim in frozen.claim()] == [task_id]
 
 
 def test_after_an_outage_the_types_of_others_are_still_known(
-    backend: Backend, make_pump: MakePump, clock: Clock
+    backend: Backend, make_pump: MakePump, clock: Clock, log: Log
 ) -> None:
     """Their beats are old, but nobody had the time to see that they are dead."""
     pump = make_pump(backend.url)
@@ -129,10 +145,10 @@ def test_after_an_outage_the_types_of_others_are_still_known(
     with pump.db.read() as connection:
         earlier = connection.now - timedelta(hours=1)
     away.register(now=earlier)
-    [task_id] = pump.add("strange")
+    pump.add("strange")
     pump.manager.monitoring.run_once()
-    assert pump.status(task_id) == "pending"
+    assert log.count("missing executor") == 0
     clock.advance(300)
     pump.manager.monitoring.run_once()
     assert states(pump.db)["away"] == "offline"
-    assert pump.status(task_id) == "failed"
+    assert log.count("WARNING missing executor: type=strange tasks=1") == 1

@@ -15,7 +15,7 @@ from crawlfleet.model.task_insert import PRIORITY_STEP_MS, TaskDefaults
 from crawlfleet.model.task_spec import DEFAULT_REPORT, TaskSpec
 from crawlfleet.services.fleet import Fleet, connect
 from tests.conftest import Backend
-from tests.fleets import task
+from tests.fleets import Device, task
 
 
 @pytest.fixture
@@ -129,3 +129,39 @@ def test_a_task_whose_account_is_unclear_is_refused_and_nothing_is_queued(
 def test_a_database_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(CrawlfleetError, match="cannot use the database"):
         connect(f"sqlite:///{tmp_path}/missing/crawlfleet.db")
+
+
+def test_a_name_that_is_nearly_a_known_type_is_refused_unless_it_is_meant(fleet: Fleet) -> None:
+    Device(fleet.db, types=("fetch_prices", "shard_1")).register()
+    for name, meant in (
+        ("appdata", "app_data"),
+        ("App_Data", "app_data"),
+        ("user-apps", "user_apps"),
+        ("fetch_price", "fetch_prices"),
+        ("app_dta", "app_data"),
+    ):
+        with pytest.raises(UsageError, match=f"'{name}': did you mean {meant}\\?"):
+            fleet.add_tasks([TaskSpec("quick"), TaskSpec(name)])
+    assert fleet.tasks.stats()["total"] == 0
+    assert len(fleet.queue([TaskSpec("appdata")], force=True).ids) == 1
+    assert len(fleet.add_tasks([TaskSpec("shard_2"), TaskSpec("prices"), TaskSpec("fetch_prices")])) == 3
+
+
+def test_half_a_range_is_refused_at_once(fleet: Fleet) -> None:
+    """It was queued, and failed when it ran."""
+    with pytest.raises(UsageError, match="start_date and end_date go together"):
+        fleet.add_task("app_data", username="alice", start_date="2026-01-01")
+
+
+def test_adding_says_whose_task_an_open_unique_key_meets(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    specs = [TaskSpec("quick", username=each, unique_key="nightly") for each in ("acme", "other")]
+    queued = fleet.queue(specs)
+    first = queued.ids[0]
+    assert queued.ids == [first, first]
+    told = f"unique key nightly is already open as task {first} of acme"
+    assert told in queued.notes
+    assert fleet.add_tasks([specs[1]]) == [first]
+    assert told in caplog.text
+    many = [TaskSpec("quick", unique_key=str(n)) for n in range(30)]
+    fleet.queue(many)
+    assert fleet.queue(many).notes[-1] == "10 more unique keys are open already"

@@ -97,12 +97,15 @@ def test_a_node_runs_the_tasks_of_its_labels_and_tells_of_others(fleet: Fleet, r
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_task_of_a_type_that_nobody_knows_is_1(fleet: Fleet, run: Run) -> None:
+def test_a_task_of_a_type_that_nobody_knows_is_1_and_waits(fleet: Fleet, run: Run, log: Log) -> None:
+    """It was failed for good, though nobody was there who could know better."""
     [task_id] = add(fleet.db, 1, "strange")
     assert run() == 1
     found = fleet.tasks.get(task_id)
     assert found is not None
-    assert "missing executor" in found["error_message"]
+    assert found["status"] == "pending"
+    told = "1 tasks of type strange: missing executor, no online device knows the type"
+    assert log.count(f"WARNING waits for a person: {told}") == 1
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

@@ -13,7 +13,7 @@ from crawlfleet.core.errors import UsageError
 from crawlfleet.model.task_spec import DEFAULT_REPORT, MAX_PRIORITY, SPEC_KEYS, TaskSpec
 
 if TYPE_CHECKING:
-    from crawlfleet.services.fleet import Fleet
+    from crawlfleet.services.fleet import Fleet, Queued
 
 MANY = 10_000  # tasks, from which on adding them takes seconds
 
@@ -22,22 +22,24 @@ def run_add(args: argparse.Namespace) -> int:
     """Queue tasks and print their ids."""
     given = {name: getattr(args, name) for name in SPEC_KEYS if getattr(args, name) is not None}
     if args.from_file is not None:
-        ids = _add_lines(args, given)
+        queued = _add_lines(args, given)
     else:
         if "task_type" not in given:
             raise UsageError("--type is required, as in --type user_apps; --from FILE adds the tasks of a file")
         spec = TaskSpec.from_mapping(given)
         with ready_fleet(args) as fleet:
-            ids = fleet.add_tasks([spec], actor())
+            queued = fleet.queue([spec], actor(), force=args.force)
     if args.json:
-        print_json({"ids": ids})
+        print_json({"ids": queued.ids})
     else:
-        for task_id in ids:
+        for task_id in queued.ids:
             print(task_id)
+    for note in queued.notes:
+        say(note)
     return 0
 
 
-def _add_lines(args: argparse.Namespace, given: dict[str, Any]) -> list[int]:
+def _add_lines(args: argparse.Namespace, given: dict[str, Any]) -> Queued:
     if given:
         raise UsageError(f"{_option(next(iter(given)))} cannot go with --from: every line is a whole task")
     lines: list[tuple[str, TaskSpec]] = []
@@ -49,20 +51,23 @@ def _add_lines(args: argparse.Namespace, given: dict[str, Any]) -> list[int]:
         say(f"adding {len(lines)} tasks")
     with ready_fleet(args) as fleet:
         try:
-            ids = fleet.add_tasks([spec for _, spec in lines], actor())
+            queued = fleet.queue([spec for _, spec in lines], actor(), force=args.force)
         except UsageError:
-            _name_the_line(fleet, lines)
+            _name_the_line(fleet, lines, args.force)
             raise
-    say(f"tasks queued: {len(ids)}")
-    return ids
+    say(f"tasks queued: {len(queued.ids)}")
+    return queued
 
 
-def _name_the_line(fleet: Fleet, lines: list[tuple[str, TaskSpec]]) -> None:
+def _name_the_line(fleet: Fleet, lines: list[tuple[str, TaskSpec]], force: bool) -> None:
     """Raise the error of the first task that cannot be added, with its line. Checks tasks that are alike once."""
-    alike = {(spec.task_type, spec.username, spec.source): (place, spec) for place, spec in reversed(lines)}
+    alike = {
+        (spec.task_type, spec.username, spec.source, spec.start_date is None, spec.end_date is None): (place, spec)
+        for place, spec in reversed(lines)
+    }
     for place, spec in reversed(alike.values()):
         try:
-            fleet.with_defaults([spec])
+            fleet.check([spec], force=force)
         except UsageError as error:
             raise UsageError(f"{place}: {error}") from None
 
@@ -96,6 +101,7 @@ def add_parser(subparsers: Any) -> None:
     add("--data", dest="task_data", metavar="JSON", type=_json_value, help="an object for the executor")
     add("--label", metavar="LABEL", help="only devices that have this label take the task")
     add("--unique-key", metavar="K", help="while a task with this key is open, adding gives that task's id")
+    add("--force", action="store_true", help="queue a type although a known one has nearly the same name")
     add("--execution-timeout", metavar="S", type=whole_number(1, 604_800), help="longest run, in seconds")
     add("--max-retry-count", metavar="N", type=whole_number(0, 100), help="retries after the first attempt")
     add_json_option(parser)

@@ -15,6 +15,7 @@ from crawlfleet.model.lifecycle import MOVES, TaskStatus
 
 DEFAULT_LIMIT = 50
 MOVE_BATCH = 500  # tasks between two looks at how far it is
+SHOWN_LEFT = 20  # tasks that were left as they were, each named with the one that has its unique key
 REASON_WIDTH = 60  # of an error in a table; `tasks show` has the whole text
 LEFT_BECAUSE = {
     "revive": "another open task holds their unique key, or they were retried meanwhile",
@@ -117,16 +118,21 @@ def _move(args: argparse.Namespace, move: str, done: str) -> int:
         else:
             fleet.require_movable(move, ids)
         mover = fleet.retry_tasks if move == "revive" else fleet.cancel_tasks
-        moved = 0
+        moved: set[int] = set()
         with progress(len(ids), done) as advance:
             for first in range(0, len(ids), MOVE_BATCH):
                 batch = ids[first : first + MOVE_BATCH]
-                moved += len(mover(batch, actor()))
+                moved.update(mover(batch, actor()))
                 advance(len(batch))
-    print(f"{done}: {moved}")
-    if moved == len(ids):
+        left = [each for each in ids if each not in moved]
+        notes = fleet.open_elsewhere(left[:SHOWN_LEFT]) if move == "revive" and left else []
+    print(f"{done}: {len(moved)}")
+    if not left:
         return 0
-    say(f"left as they were: {len(ids) - moved}: {LEFT_BECAUSE[move]}")
+    for note in notes:
+        say(note)
+    if len(left) > len(notes):
+        say(f"left as they were: {len(left) - len(notes)}: {LEFT_BECAUSE[move]}")
     return 0 if filtered else 1
 
 

@@ -44,7 +44,8 @@ def account(console: Console, username: str = "u", source: str = "appsflyer") ->
 
 def test_adding_makes_the_tables_and_prints_the_id(console: Console) -> None:
     said = console("tasks", "add", "--type", "noop")
-    assert (said.code, said.out, said.err) == (0, "1\n", "")
+    assert (said.code, said.out) == (0, "1\n")
+    assert said.err.startswith("no device has known the task type noop yet")
     assert console("tasks", "add", "--type", "noop", "--json").json == {"ids": [2]}
 
 
@@ -94,9 +95,29 @@ def test_source_and_report_are_filled_in_and_limits_come_from_the_settings(
     assert (found["execution_timeout"], found["max_retry_count"]) == (120, 9)
 
 
-def test_a_unique_key_that_is_open_gives_the_same_task(ready: Console) -> None:
-    assert ready.add("--type", "noop", "--unique-key", "k") == ready.add("--type", "noop", "--unique-key", "k")
+def test_a_unique_key_that_is_open_gives_the_same_task_and_says_whose_it_is(ready: Console) -> None:
+    """A nightly job for two accounts with one key fetched only the first one, and nothing was said."""
+    first = ready.add("--type", "noop", "--username", "acme", "--unique-key", "k")
+    said = ready("tasks", "add", "--type", "noop", "--username", "other", "--unique-key", "k")
+    assert (said.code, said.out) == (0, f"{first}\n")
+    assert f"unique key k is already open as task {first} of acme" in said.err
     assert ready("tasks", "stats", "--json").json["total"] == 1
+
+
+def test_a_type_that_no_device_has_known_waits_and_the_command_says_so(ready: Console) -> None:
+    """It was queued without a word, and failed later."""
+    said = ready("tasks", "add", "--type", "unheard_of")
+    assert said.code == 0
+    assert "no device has known the task type unheard_of yet: its tasks wait until a node does" in said.err
+    ready.on_database(lambda db: Device(db, types=("unheard_of",)).register())
+    assert "no device" not in ready("tasks", "add", "--type", "unheard_of").err
+
+
+def test_a_near_miss_of_a_type_is_refused_unless_it_is_meant(ready: Console) -> None:
+    error = ready.refuses(2, "tasks", "add", "--type", "appdata", "--username", "u")
+    assert "no device knows the task type 'appdata': did you mean app_data? (--force queues it)" in error
+    assert ready("tasks", "stats", "--json").json["total"] == 0
+    assert ready("tasks", "add", "--type", "appdata", "--force").code == 0
 
 
 @pytest.mark.parametrize(
@@ -115,6 +136,8 @@ def test_a_unique_key_that_is_open_gives_the_same_task(ready: Console) -> None:
         (["--type", "noop", "--app-id", ""], ["app_id", "''"]),
         (["--type", "noop", "--start-date", "2026-02-30"], ["start_date", "'2026-02-30'", "2026-01-31"]),
         (["--type", "noop", "--end-date", "yesterday"], ["end_date", "'yesterday'"]),
+        (["--type", "user_apps", "--end-date", "2026-02-01"], ["start_date and end_date go together", "2026-02-01"]),
+        (["--type", "app_data", "--start-date", "2026-02-01"], ["start_date and end_date go together", "2026-02-01"]),
         (["--type", "noop", "--start-date", "2026-02-02", "--end-date", "2026-02-01"], ["start_date", "2026-02-02"]),
         (["--type", "noop", "--priority", "1001"], ["--priority", "-1000 to 1000", "'1001'"]),
         (["--type", "noop", "--priority", "high"], ["--priority", "'high'"]),
@@ -175,7 +198,7 @@ def test_a_file_of_tasks_is_added_in_its_order(any_console: Console, tmp_path: P
     said = any_console("tasks", "add", "--from", file)
     ids = [int(line) for line in said.out.split()]
     assert len(ids) == 3
-    assert said.err == "tasks queued: 3\n"
+    assert said.err.startswith("tasks queued: 3\n")
     found = [any_console("tasks", "show", task_id, "--json").json for task_id in ids]
     assert [task["task_type"] for task in found] == ["noop", "user_apps", "noop"]
     assert (found[0]["task_data"], found[1]["source"]) == ({"n": "一"}, "appsflyer")
@@ -382,6 +405,18 @@ def test_a_task_whose_unique_key_is_taken_is_not_retried(ready: Console) -> None
     assert "unique key" in said.err
     assert ready("tasks", "retry", "--status", "cancelled").code == 0
     assert status(ready, first) == "cancelled"
+
+
+def test_of_two_tasks_with_one_unique_key_one_is_retried_and_the_other_named(any_console: Console) -> None:
+    """Both were queued at once, which the database refused with its own words and a link."""
+    ids = []
+    for _ in range(2):
+        ids.append(any_console.add("--type", "noop", "--username", "acme", "--unique-key", "k"))
+        any_console("tasks", "cancel", ids[-1])
+    said = any_console("tasks", "retry", *ids)
+    assert (said.code, said.out) == (1, "queued again: 1\n")
+    assert f"task {ids[1]} was left as it was: its unique key is already open as task {ids[0]} of acme" in said.err
+    assert [status(any_console, each) for each in ids] == ["pending", "cancelled"]
 
 
 def test_open_tasks_are_cancelled_running_ones_too(any_console: Console) -> None:
