@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from crawlfleet.core.process import forget, own_identity
-from tests.server_park import ParkVisitor, ServerMissing, ServerPark, skip_or_fail
-from tests.servers import FLAVOURS, MARIADB, POSTGRESQL, Flavour, Server, SharedServer, memory_folder
+from tests.pooler import PGBOUNCER, Pooler, start_pooler
+from tests.server_park import ParkVisitor, ServerMissing, ServerPark, ensure_installed, skip_or_fail
+from tests.servers import FLAVOURS, MARIADB, POSTGRESQL, Flavour, Server, SharedServer, memory_folder, run_directory
 from tests.templates import create_database_with_tables, sqlite_url_with_tables
 
 BACKENDS = ("sqlite", *FLAVOURS)
@@ -119,11 +121,32 @@ _database_numbers = itertools.count(1)
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, _visitor: ParkVisitor, tmp_path: Path) -> Iterator[Backend]:
-    """A fresh database with tables, on SQLite, MariaDB and PostgreSQL in turn."""
+    """A fresh database with tables, on SQLite, MariaDB and PostgreSQL in turn.
+
+    A test that names `pgbouncer` gets the PostgreSQL behind one.
+    """
     if request.param == "sqlite":
         yield Backend("sqlite", sqlite_url_with_tables(tmp_path / "crawlfleet.db"), None)
+    elif request.param == "pgbouncer":
+        pooler: Pooler = request.getfixturevalue("pooler")
+        for found in _on_server(_visitor, "postgresql", create_database_with_tables):
+            yield replace(found, url=found.url_at(pooler.port))
     else:
         yield from _on_server(_visitor, request.param, create_database_with_tables)
+
+
+@pytest.fixture(scope="session")
+def pooler(_visitor: ParkVisitor) -> Iterator[Pooler]:
+    """A PgBouncer in transaction mode in front of the PostgreSQL of all tests."""
+    try:
+        ensure_installed(PGBOUNCER)
+    except ServerMissing as missing:
+        skip_or_fail(missing)
+    folder = run_directory()  # the server's user can read it
+    found = start_pooler(_shared(_visitor, POSTGRESQL).port, folder)
+    yield found
+    found.stop()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=BACKENDS)

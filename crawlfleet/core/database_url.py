@@ -144,6 +144,11 @@ def _postgresql(url: URL, hosts: str) -> Address:
         # A standby would take the connection and refuse every write.
         arguments |= {"target_session_attrs": "read-write", **_hosts_and_ports(hosts)}
     arguments = {name: value for name, value in arguments.items() if name not in url.query}
+    if (threshold := url.query.get("prepare_threshold")) is not None:  # not libpq's: psycopg wants a number
+        if not re.fullmatch("[0-9]{1,9}|none", str(threshold).lower()):
+            raise UsageError(f"prepare_threshold of the database URL must be a number or none (got {threshold!r:.80})")
+        arguments["prepare_threshold"] = None if str(threshold).lower() == "none" else int(str(threshold))
+        url = url.difference_update_query(["prepare_threshold"])
     return Address("postgresql", url, arguments, hosts)
 
 

@@ -28,7 +28,13 @@ from crawlfleet.core.database_errors import AGAIN, NO_PRIVILEGE, NO_SPACE, OUT_O
 from crawlfleet.core.database_url import CONNECT_SECONDS, read_url
 from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable, UsageError
 from crawlfleet.core.sql import SqlDialect
-from crawlfleet.core.transaction import Reader, Transaction
+from crawlfleet.core.transaction import (
+    IDLE_TRANSACTION_SECONDS,
+    LOCK_WAIT_SECONDS,
+    Reader,
+    Transaction,
+    settings_of_session,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -41,8 +47,6 @@ OLDEST = {  # UPDATE FROM, JSON_TABLE, RETURNING
 }
 ATTEMPTS = 8  # of one transaction that lost a deadlock or met a busy file
 GIVE_UP_SECONDS = 60  # ... but no further attempt after so long
-LOCK_WAIT_SECONDS = 20
-IDLE_TRANSACTION_SECONDS = 30  # a stopped node must not hold its locks longer than this
 PING_AFTER_SECONDS = 10  # a connection that lay so long in the pool is tried before it is used
 LOST = {Trouble.AWAY, Trouble.BROKEN}  # the connection is of no use any more
 PASSING = {*LOST, Trouble.AGAIN, Trouble.SERVER}  # says nothing about the work, which may be done later
@@ -121,12 +125,13 @@ class Database:
             cursor.execute("PRAGMA synchronous = FULL")
             cursor.execute("PRAGMA foreign_keys = ON")
         elif self.family == "postgresql":
-            cursor.execute(
-                "SET timezone = 'UTC'; SET default_transaction_isolation = 'read committed'; "
-                f"SET lock_timeout = '{LOCK_WAIT_SECONDS}s'; "
-                "SET jit = off; "  # with stale statistics it compiled for 26 ms what then ran for 3
-                f"SET idle_in_transaction_session_timeout = '{IDLE_TRANSACTION_SECONDS}s'"
-            )
+            # Another process than the one that said hello: a pooler stands between, and each transaction may run in
+            # another session. What we set must not stay in any of them.
+            is_other = f"pg_backend_pid() <> {connection.info.backend_pid}"
+            cursor.execute(f"SELECT {is_other}, {settings_of_session(is_other)}")
+            if cursor.fetchone()[0]:
+                self.dialect.pooled = True
+                connection.prepare_threshold = None
             connection.commit()
         else:
             mariadb = "mariadb" in connection.get_server_info().lower()

@@ -70,6 +70,7 @@ class SqlDialect:
         self.family = family
         self.product = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB"}[family]
         self._clock = clock
+        self.pooled = False  # PostgreSQL's sessions are a pooler's: nothing may be kept in one
         self.statement_bytes, self.limit_name = _LIMITS[family]
         # SQLite's BEGIN IMMEDIATE already locks everything; it would silently ignore FOR UPDATE.
         self.for_update = "" if family == "sqlite" else " FOR UPDATE"

@@ -37,6 +37,24 @@ BEGIN = {
     "postgresql": sa.text("BEGIN"),
 }
 COMMIT = sa.text("COMMIT")
+LOCK_WAIT_SECONDS = 20
+IDLE_TRANSACTION_SECONDS = 30  # a stopped node must not hold its locks longer than this
+
+
+def settings_of_session(local: str) -> str:
+    """What sets a PostgreSQL session up, for a SELECT; for its transaction only where `local` is true."""
+    settings = {
+        "timezone": "UTC",
+        "default_transaction_isolation": "read committed",
+        "lock_timeout": f"{LOCK_WAIT_SECONDS}s",
+        "jit": "off",  # with stale statistics it compiled for 26 ms what then ran for 3
+        "idle_in_transaction_session_timeout": f"{IDLE_TRANSACTION_SECONDS}s",
+    }
+    return ", ".join(f"set_config('{name}', '{value}', {local})" for name, value in settings.items())
+
+
+# behind a pooler each transaction sets itself up
+BEGIN_POOLED = (sa.text("BEGIN ISOLATION LEVEL READ COMMITTED"), sa.text(f"SELECT {settings_of_session('true')}"))
 SAVEPOINT = sa.text("SAVEPOINT stored")
 RELEASE = sa.text("RELEASE SAVEPOINT stored")
 ROLLBACK_TO = sa.text("ROLLBACK TO SAVEPOINT stored")
@@ -272,7 +290,8 @@ class Transaction(Statements):
         self, connection: Connection, dialect: SqlDialect, clock: Clock = SYSTEM_CLOCK, now: datetime | None = None
     ) -> None:
         super().__init__(connection, dialect, clock, now)
-        self.execute(BEGIN[dialect.family])
+        for statement in BEGIN_POOLED if dialect.pooled else (BEGIN[dialect.family],):
+            self.execute(statement)
         self.committing = False  # from here on nobody can tell whether a statement without an answer was executed
 
     @contextmanager
@@ -304,6 +323,13 @@ class Transaction(Statements):
 
 class Reader(Statements):
     """A connection for reading, each statement by itself; made by `Database.read`."""
+
+    def send(self) -> None:
+        """Send what is queued. Behind a pooler that is a transaction, since only there the time zone is ours."""
+        if self._queue and self.dialect.pooled:
+            frame = [Result(each, {}, self.send) for each in (*BEGIN_POOLED, COMMIT)]
+            self._queue = [*frame[:-1], *self._queue, frame[-1]]
+        super().send()
 
     @overload
     def execute(self, statement: sa.TextClause, parameters: Mapping[str, Any] | None = None) -> Result: ...

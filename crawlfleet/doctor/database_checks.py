@@ -45,7 +45,7 @@ def open_database(settings: Settings, opened: list[Database]) -> Iterator[Findin
         yield fail("database", message or advice, advice if message else "correct database_url")
         return
     opened.append(db)
-    yield ok("database", f"{db.product} {db.version} at {db.name}")
+    yield ok("database", f"{db.product} {db.version} at {db.name}{', through a pooler' if db.dialect.pooled else ''}")
 
 
 def _new_file(db: Database, file: Path) -> Finding:

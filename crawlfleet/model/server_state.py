@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from crawlfleet.core.db import Database
+from crawlfleet.core.sql import sql
 from crawlfleet.core.transaction import Reader
 
 _PRAGMAS = ("journal_mode", "synchronous")
@@ -23,7 +24,7 @@ def _read(reader: Reader) -> list[tuple[str, str]]:
     if reader.dialect.family == "sqlite":
         return [(name, str(reader.exec_driver_sql(f"PRAGMA {name}").scalar_one())) for name in _PRAGMAS]
     if reader.dialect.family == "postgresql":
-        return [(name, str(reader.exec_driver_sql(f"SHOW {name}").scalar_one())) for name in _POSTGRESQL]
+        return [(name, str(reader.execute(sql(f"SHOW {name}")).scalar_one())) for name in _POSTGRESQL]
     names = ", ".join(f"'{name}'" for name in _MYSQL)
     rows = reader.exec_driver_sql(f"SHOW VARIABLES WHERE Variable_name IN ({names})")
     return [(name, value) for name, value in rows]

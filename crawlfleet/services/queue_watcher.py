@@ -1,8 +1,8 @@
 """Waking the scheduler as soon as the queue changes, with whatever the database offers.
 
 SQLite: the data version of the file, which every commit moves; Linux tells when somebody writes to the file, elsewhere
-it is looked at now and then. PostgreSQL: LISTEN. MySQL and MariaDB tell nothing: there the watcher looks for work
-while the scheduler is hungry.
+it is looked at now and then. PostgreSQL: LISTEN. MySQL and MariaDB tell nothing, nor does PostgreSQL through a pooler:
+there the watcher looks for work while the scheduler is hungry.
 The watcher only hastens; without it the scheduler's intervals find everything, later.
 """
 
@@ -65,7 +65,7 @@ class QueueWatcher(Service):
         """One look; True when there was news."""
         self._wait = self.interval
         try:
-            news = {"sqlite": self._watch_file, "postgresql": self._listen, "mysql": self._probe}[self.db.family]()
+            news = self._probe() if self.db.dialect.pooled else self._of_family()
         except (DBAPIError, self.db.driver_error) as error:  # the driver's own where it is asked past SQLAlchemy
             # The scheduler tells that the database is away; the watcher just comes back.
             self._close()
@@ -77,6 +77,9 @@ class QueueWatcher(Service):
             self._changed()
         return news
 
+    def _of_family(self) -> bool:
+        return {"sqlite": self._watch_file, "postgresql": self._listen, "mysql": self._probe}[self.db.family]()
+
     def finish(self) -> None:
         """Close the connection."""
         self._close()
@@ -84,7 +87,7 @@ class QueueWatcher(Service):
     def _open(self) -> sa.Connection:
         if self._connection is None:
             self._connection = self.db.connect()
-            if self.db.family == "postgresql":
+            if self.db.family == "postgresql" and not self.db.dialect.pooled:
                 self._connection.exec_driver_sql(f"LISTEN {CHANNEL}")
             elif self.db.family == "sqlite":
                 self._file = writes_to(f"{self.db.url.database}-wal")

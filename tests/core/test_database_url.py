@@ -166,6 +166,15 @@ def test_what_the_url_says_about_sessions_wins() -> None:
     assert address.url.query["target_session_attrs"] == "any"
 
 
+@pytest.mark.parametrize(("text", "threshold"), [("none", None), ("0", 0), ("7", 7)])
+def test_prepare_threshold_is_a_number_or_none(text: str, threshold: int | None) -> None:
+    """What psycopg's manual advises for poolers ended in a TypeError."""
+    found = read_url(f"postgresql://u@h/d?prepare_threshold={text}")
+    assert (found.arguments["prepare_threshold"], found.url.query) == (threshold, {})
+    with pytest.raises(UsageError, match="prepare_threshold of the database URL must be a number or none"):
+        read_url("postgresql://u@h/d?prepare_threshold=never")
+
+
 @pytest.mark.parametrize("hosts", ["one:port,two", "one:5432:1,two", "one:999999,two"])
 def test_hosts_that_cannot_be_read_are_wrong_usage(hosts: str) -> None:
     with pytest.raises(UsageError):
