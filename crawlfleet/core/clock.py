@@ -43,6 +43,9 @@ class Clock:
 
 SYSTEM_CLOCK = Clock()
 
+DRIFT_SHARE = 0.0005  # by which two clocks that nobody moves may differ in their pace
+LEAST_STEP_SECONDS = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class ClockReading:
@@ -70,3 +73,12 @@ class ClockReading:
     def surely_before(self, moment: datetime) -> float:
         """Until when, here, the database's clock surely has not passed this moment."""
         return self.asked_at + (moment - self.now).total_seconds()
+
+    def moved_since(self, before: ClockReading) -> float:
+        """By how many seconds the database's clock was surely moved since, against this machine's; 0: perhaps not."""
+        said = (self.now - before.now).total_seconds()
+        least, most = self.asked_at - before.answered_at, self.answered_at - before.asked_at
+        slack = LEAST_STEP_SECONDS + DRIFT_SHARE * most
+        if said > most + slack:
+            return said - most
+        return said - least if said < least - slack else 0.0

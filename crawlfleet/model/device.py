@@ -217,10 +217,17 @@ class DeviceDAO:
 
         self.db.write(work)
 
-    def mark_silent_offline(self, offline_timeout: float, now: datetime | None = None) -> list[tuple[str, int]]:
-        """Declare devices offline that were silent for `offline_timeout` seconds: (device id, tasks released)."""
+    def mark_silent_offline(
+        self, offline_timeout: float, now: datetime | None = None, before: ClockReading | None = None
+    ) -> list[tuple[str, int]]:
+        """Declare devices offline that were silent for `offline_timeout` seconds: (device id, tasks released).
+
+        None when the database's clock was moved since the reading `before`: who seems silent may not be.
+        """
         with self.db.read(now) as reader:
             moment = reader.now
+            if before is not None and reader.reading.moved_since(before):
+                return []
             silent = (
                 reader.execute(
                     sql(

@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from crawlfleet.core.clock import ClockReading
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import LeaseLost
 from crawlfleet.core.sql import json_rows, sql, stamp
@@ -48,10 +49,14 @@ class DeviceHeartbeatDAO:
         """Tell that the table is there; `migrations.upgrade` made it."""
         log.info("Table %s initialized", schema.device_heartbeat.name)
 
-    def beat(self, device_id: str, epoch: int, beat: Beat, now: datetime | None = None) -> None:
-        """Renew the lease of (device_id, epoch) and record the beat; raises LeaseLost when it is no longer ours."""
+    def beat(self, device_id: str, epoch: int, beat: Beat, now: datetime | None = None) -> ClockReading:
+        """Renew the lease of (device_id, epoch) and record the beat; the database's clock.
 
-        def work(transaction: Transaction) -> None:
+        Raises LeaseLost when the lease is no longer ours.
+        """
+
+        def work(transaction: Transaction) -> ClockReading:
+            transaction.ask_reading()
             at = ":now" if now is not None else self.db.dialect.now
             parameters: dict[str, Any] = {"device_id": device_id, "epoch": epoch}
             if now is not None:
@@ -85,8 +90,9 @@ class DeviceHeartbeatDAO:
             )
             if not renewed.rowcount:
                 raise LeaseLost(device_id, epoch)
+            return transaction.reading
 
-        self.db.write(work)
+        return self.db.write(work)
 
     def latest(self, device_id: str) -> dict[str, Any] | None:
         """The newest beat of a device as a dict of its columns, or None."""

@@ -51,7 +51,7 @@ class Caretaker(Service):
 
     def mark_offline(self) -> int:
         """Mark the devices offline that were silent for offline_timeout, and give their tasks back."""
-        found = self._devices.mark_silent_offline(self.settings.offline_timeout)
+        found = self._devices.mark_silent_offline(self.settings.offline_timeout, before=self._lease.reading)
         for device_id, released in found:
             log.warning("Device %s is offline, releasing its tasks", device_id)
             log.info("Released %d tasks from offline device %s", released, device_id)

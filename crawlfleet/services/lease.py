@@ -11,6 +11,7 @@ import threading
 import time
 
 from crawlfleet.core.backoff import Backoff
+from crawlfleet.core.clock import ClockReading
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable, LeaseLost
 from crawlfleet.core.process import forget
@@ -21,6 +22,8 @@ from crawlfleet.services.vital_signs import VitalSigns
 log = logging.getLogger(__name__)
 
 LEASE_MARGIN_SECONDS = 0.1  # a call that is sent this long before the lease may end has arrived by then
+
+STEP_SECONDS = 0.5  # by which the database's clock was moved: worth a line
 
 
 class Lease:
@@ -41,6 +44,7 @@ class Lease:
         self._info = info
         self._signs = signs
         self._offline_timeout = offline_timeout
+        self.reading: ClockReading | None = None  # of the database's clock, by that beat
         self._sent_at = 0.0  # of the latest beat that arrived
         self._devices = DeviceDAO(db)
         self._beats = DeviceHeartbeatDAO(db)
@@ -102,7 +106,7 @@ class Lease:
         began = self._clock.monotonic()
         beat = self._signs.measure(delay_seconds, self.round_trip_seconds)
         try:
-            self._beats.beat(self.device_id, epoch, beat)
+            reading = self._beats.beat(self.device_id, epoch, beat)
         except LeaseLost:
             self.beating_since = self.arrived_at = None
             raise
@@ -111,8 +115,22 @@ class Lease:
             raise
         self.latest, self._sent_at, self.arrived_at = beat, began, self._clock.monotonic()
         self.round_trip_seconds = self.arrived_at - began
+        self._compare(reading)
         if self.beating_since is None:
             self.beating_since = self._clock.monotonic()
+
+    def _compare(self, reading: ClockReading) -> None:
+        """Tell when the database's clock was moved. Ahead, it makes everybody look silent, as an outage does."""
+        moved = 0.0 if self.reading is None else reading.moved_since(self.reading)
+        self.reading = reading
+        if abs(moved) >= STEP_SECONDS:
+            log.warning(
+                "the database's clock was moved by %+.1f s against this node's: device=%s: calls keep their distance"
+                " by this node's clock; look after the time service of the database's host, or of this one",
+                moved,
+                self.device_id,
+            )
+            self.beating_since = None if moved > 0 else self.beating_since
 
     def give_up(self) -> None:
         """Leave the fleet: the device is offline, unless another process holds its id by now."""

@@ -16,6 +16,7 @@ from crawlfleet.model.device import DeviceState
 from crawlfleet.model.ending import Outcome
 from crawlfleet.model.gate import Ended, FenceVerdict
 from crawlfleet.services import log_lines
+from crawlfleet.services.call_memory import CallMemory
 from crawlfleet.services.inbox import Inbox
 from crawlfleet.services.loop_watch import LOOK_SECONDS, LoopWatch
 from crawlfleet.services.result_writer import ResultWriter
@@ -45,6 +46,7 @@ class RunKeeper:
         self.stage = Stage.CLAIMING
         self.table = RunTable(slots, clock)
         self.outbox = Outbox()
+        self.sent = CallMemory(clock)
         self.writer = writer
         self.loop = LoopWatch(starter.shares_thread(), clock)
         self._starter = starter
@@ -208,6 +210,8 @@ class RunKeeper:
     def take_over(self, writes: Writes, ended: Sequence[Ended], lost: Iterable[int]) -> None:
         """What a turn wrote is committed; the `lost` runs are no longer ours."""
         self.outbox.committed(writes)
+        for calls in writes.calls:
+            self.sent.note(calls.assignment_id, calls.task_id, calls.moments)
         self.table.recorded()
         for ending, each in zip(writes.endings, ended, strict=True):
             self.settle(ending, each, len(ended))
@@ -218,6 +222,7 @@ class RunKeeper:
     def settle(self, ending: UncommittedEnding, ended: Ended, is_one_of: int = 1) -> None:
         """One ending is committed, or was refused; one of so many of a turn."""
         self.table.settle(ending.run)
+        self.sent.note(ending.run.assignment_id, ending.run.task.id, ending.calls)
         ending.outcome.close()
         if ended.verdict is not FenceVerdict.STALE:
             self._stats.note_end(ended)

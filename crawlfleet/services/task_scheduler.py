@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from crawlfleet.core.clock import ClockReading
 from crawlfleet.core.database_errors import condemns
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, DatabaseUnreachable, LeaseLost
@@ -68,6 +69,7 @@ class TaskScheduler(Service):
         self.runs = RunKeeper(options.concurrent_tasks, db.clock, starter, writer, inbox, self.stats)
         self._turns = TurnMaker(db, executors.keys(), options)
         self._guesses = Guesses()
+        self._reading: ClockReading | None = None  # of the latest turn or look
         self._passed = threading.Event()
         self._on_fatal = on_fatal
         inbox.wake = self.wake
@@ -213,6 +215,8 @@ class TaskScheduler(Service):
             reconcile=self._inbox.reconcile,
             lead_seconds=self.stats.pace.lead,
             guesses=self._guesses,
+            sent=self.runs.sent,
+            before=self._reading,
         )
 
     def _may_claim(self, given: TurnInput) -> bool:
@@ -223,6 +227,9 @@ class TaskScheduler(Service):
             return True
         state, found = self._turns.look(given)
         self._guesses = self._guesses.after(state)
+        if self._reading is not None and state.reading.moved_since(self._reading):
+            return True  # its turn dates our calls anew
+        self._reading = state.reading
         self.alarm.note_state(state, given.lead_seconds)
         if not found and not given.held and self.alarm.seconds > 0:
             self.idle.set()
@@ -236,6 +243,7 @@ class TaskScheduler(Service):
         if result.strays:
             log_lines.strays_released(result.strays)
         self._guesses = self._guesses.after(result.state, result.free_lanes)
+        self._reading = result.state.reading
         if result.claimed:
             self.idle.clear()
             self.runs.start(result.claimed, result.state)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from crawlfleet.core.clock import ClockReading
 from crawlfleet.core.db import Database
 from crawlfleet.core.transaction import Answer, Statements, Transaction
 from crawlfleet.model import claim_strategy, claims, dispatch, rescue
@@ -21,6 +22,7 @@ from crawlfleet.model.device import DeviceDAO, DeviceState
 from crawlfleet.model.gate import Ended, ask_ends, book_calls, end_runs, mark_started
 from crawlfleet.model.lane_budgets import ask_lanes_of_tasks
 from crawlfleet.model.ledger import Ledger
+from crawlfleet.services.call_memory import CallMemory
 from crawlfleet.services.scheduler_options import SchedulerOptions
 from crawlfleet.services.uncommitted import Writes
 
@@ -45,7 +47,8 @@ class TurnInput:
     """What a turn is to do.
 
     `owner` is for whom. `slots` tasks are to be claimed, and `reserve` more; `lead_seconds` before their budget
-    reopens. `held` are the ids of the runs in memory, to be compared with the database's when `reconcile` is set.
+    reopens. `sent` are the calls of the last runs, dated anew when the database's clock was moved since the reading
+    `before`. `held` are the ids of the runs in memory, to be compared with the database's when `reconcile` is set.
     """
 
     owner: Registration
@@ -56,6 +59,8 @@ class TurnInput:
     reconcile: bool
     lead_seconds: float
     guesses: Guesses
+    sent: CallMemory
+    before: ClockReading | None
 
     @property
     def room(self) -> int:
@@ -118,6 +123,8 @@ class TurnMaker:
         result.ended = end_runs(ledger, endings, options.retry, options.defaults, ends)
         over = {each.assignment_id for each in endings}  # those book their calls
         book_calls(ledger, [each.dated(reading) for each in writes.calls if each.assignment_id not in over])
+        if given.before is not None and reading.moved_since(given.before):  # before anything is claimed
+            book_calls(ledger, [replace(each.dated(reading), is_over=False) for each in given.sent.recent()])
         if given.reconcile:
             adopts = options.adopts and state.may_claim
             result.strays, result.lost = rescue.release_unheld(ledger, owner.device_id, owner.epoch, given.held, adopts)

@@ -36,3 +36,14 @@ def test_the_sleep_of_the_machine_counts(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(time, "clock_gettime", lambda clock: read(clock) + 3600 * (clock == time.CLOCK_BOOTTIME))
     assert SYSTEM_CLOCK.monotonic() - before >= 3600
     assert SYSTEM_CLOCK.slept_seconds - slept == pytest.approx(3600, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("said", "passed", "moved"),
+    [(30.0, 30.0, 0.0), (90.0, 30.0, 59.0), (-30.0, 30.0, -59.0), (31.0, 30.0, 0.0), (3601.5, 3600.0, 0.0)],
+)
+def test_a_step_of_the_databases_clock_is_seen_where_it_is_sure(said: float, passed: float, moved: float) -> None:
+    """Each reading took a second here, and clocks that nobody sets do not run quite alike."""
+    before = ClockReading(NOON, 100.0, 101.0)
+    after = ClockReading(NOON + timedelta(seconds=said), 100.0 + passed, 101.0 + passed)
+    assert after.moved_since(before) == pytest.approx(moved)

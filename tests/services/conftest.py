@@ -61,6 +61,10 @@ class Clock(clocks.Clock):
         self._ahead += seconds
         self._database_ahead += seconds
 
+    def step_database(self, seconds: float) -> None:
+        """The database's clock is set, this machine's is not."""
+        self._database_ahead += seconds
+
     @property
     def database_ahead_seconds(self) -> float:
         return self._database_ahead
