@@ -116,9 +116,15 @@ class NotPermitted(PermanentError):
     """The account lacks this app or report: not granted, not in its plan. A new grant or plan may change it.
 
     `feed` is the (app id, report) that was asked for, where the executor says so: it is then asked for more rarely.
+    Without `in_words` the vendor did not say so, its answer only looks like it. What worked before, or was not refused
+    in words, is tried again first, and denied when the answer persists.
     """
 
     feed: tuple[str, str] | None = None
+
+    def __init__(self, message: str, in_words: bool = True) -> None:
+        super().__init__(message)
+        self.in_words = in_words
 
 
 class RangeTooLarge(PermanentError):

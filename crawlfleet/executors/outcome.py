@@ -48,6 +48,7 @@ def failed(error: BaseException, context: TaskContext) -> Outcome:
         quota_daily=isinstance(error, QuotaError) and error.daily,
         calls_wanted=error.calls_wanted if isinstance(error, CallRefused) else None,
         denied=error.feed if isinstance(error, NotPermitted) else None,
+        denied_in_words=not isinstance(error, NotPermitted) or error.in_words,
     )
 
 

@@ -27,6 +27,7 @@ WHY = {
     DayState.THIN: "far fewer rows than on the days around: worth another look",
     DayState.SETTLING: "fetched before the vendor's figures were final, which they are now",
 }
+GAP_STATES = (DayState.MISSING, DayState.DENIED, DayState.THIN)
 UNDECLARED = Report("", ())  # of a source that is not known here
 
 
@@ -61,6 +62,11 @@ class Gap:
     end: date
     state: DayState
 
+    @property
+    def why(self) -> str:
+        """In words; of what is denied, those of the vendor."""
+        return WHY.get(self.state) or self.feed.refusal or self.state.value
+
     def as_dict(self) -> dict[str, Any]:
         """As `data gaps --json` prints it, but for the command."""
         name = self.feed.name
@@ -73,7 +79,7 @@ class Gap:
             "end_date": self.end,
             "days": (self.end - self.start).days + 1,
             "state": self.state.value,
-            "why": WHY[self.state],
+            "why": self.why,
         }
 
 
@@ -136,7 +142,7 @@ def gaps(
     reports_of: ReportsOf,
     now: datetime | None = None,
 ) -> Iterator[Gap]:
-    """Days that are missing or thin, or settling although the vendor no longer changes them."""
+    """Days that are missing, denied or thin, or settling although the vendor no longer changes them."""
     moment = now or _clock(db)
     for covered in coverage(db, wanted, start, end, reports_of, moment):
         yield from gaps_of(covered, moment)
@@ -224,15 +230,17 @@ def _clock(db: Database) -> datetime:
 
 def _gap_state(each: CoveredDay, now: datetime) -> DayState | None:
     is_overdue = each.state is DayState.SETTLING and each.settles_at <= now
-    return each.state if is_overdue or each.state in (DayState.MISSING, DayState.THIN) else None
+    return each.state if is_overdue or each.state in GAP_STATES else None
 
 
 def _days(
     feed: Feed, known: Mapping[date, _Fetched], report: Report, start: date, end: date, today: date
 ) -> list[CoveredDay]:
     oldest = None if report.lookback_days is None else today - timedelta(report.lookback_days)
+    if feed.refusal is not None and not feed.is_denied:
+        oldest = date.max
     days = []
-    for which, state in day_states(known, start, end, oldest, denied=feed.refusal is not None).items():
+    for which, state in day_states(known, start, end, oldest, feed.is_denied).items():
         fetched = known.get(which)
         rows, fetched_at = (fetched.row_count, fetched.fetched_at) if fetched else (None, None)
         settles_at = datetime.combine(which, time(), UTC) + timedelta(1 + report.settle_days)

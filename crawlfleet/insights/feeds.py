@@ -40,11 +40,13 @@ class FeedName:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """`id` is None for one that never was fetched; `refusal` says in words why nothing more will come of it."""
+    """`id` is None for one that never was fetched; `refusal` says in words why nothing more will come of it. With
+    `is_denied` that is the vendor's word, and it is asked again now and then."""
 
     name: FeedName
     id: int | None = None
     refusal: str | None = None
+    is_denied: bool = False
 
 
 def conditions(wanted: FeedFilter, *columns: str) -> tuple[str, dict[str, str]]:
@@ -74,7 +76,8 @@ def find_feeds(db: Database, wanted: FeedFilter, reports_of: ReportsOf, now: dat
         for feed_id, source, username, report, app_id, denied_until, reason in reader.execute(stored, parameters):
             name, until = FeedName(source, username, report, app_id), utc(denied_until)
             is_denied = until is not None and until > moment
-            found[name] = Feed(name, feed_id, f"the vendor refuses it: {reason}" if is_denied else None)
+            refusal = f"the vendor refuses it: {reason}" if is_denied else None
+            found[name] = Feed(name, feed_id, refusal, is_denied)
         for source, username, app_id in reader.execute(listed, parameters):
             apps[source, username].add(app_id)
         known_accounts = {(source, username) for source, username in reader.execute(accounts, parameters)}
@@ -116,4 +119,4 @@ def _unless_removed(feed: Feed, accounts: Collection[tuple[str, str]], reports_o
     """Nobody fetches for an account that was removed; a source of one's own may do without accounts."""
     if (feed.name.source, feed.name.username) in accounts or not reports_of(feed.name.source):
         return feed
-    return replace(feed, refusal=f"there is no account {feed.name.username} any more")
+    return replace(feed, refusal=f"there is no account {feed.name.username} any more", is_denied=False)

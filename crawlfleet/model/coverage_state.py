@@ -21,7 +21,8 @@ class DayState(StrEnum):
     THIN = "thin"  # fetched once after it settled, with far fewer rows than its neighbours: worth another look
     SETTLING = "settling"  # fetched while the vendor still changes it
     FINAL = "final"
-    IMPOSSIBLE = "impossible"  # the vendor no longer has it, or may not give it to this account
+    DENIED = "denied"  # never fetched, and the vendor says that this account may not have it
+    IMPOSSIBLE = "impossible"  # the vendor no longer has it
 
 
 class Fetched(Protocol):
@@ -44,14 +45,17 @@ def day_states(
     """The state of each day of a feed from `start` to `end`.
 
     `known` holds the fetched days, best with a week on either side of the range. A vendor that no longer answers days
-    before `oldest_possible`, or that `denied` the feed, makes a missing day impossible; a stored one stays as it is.
+    before `oldest_possible` makes a missing day impossible, one that `denied` the feed makes it denied; a stored one
+    stays as it is.
     """
     states = {}
     for which in (start + timedelta(n) for n in range((end - start).days + 1)):
         covered = known.get(which)
-        unreachable = denied or (oldest_possible is not None and which < oldest_possible)
+        too_old = oldest_possible is not None and which < oldest_possible
+        unreachable = denied or too_old
         if covered is None:
-            states[which] = DayState.IMPOSSIBLE if unreachable else DayState.MISSING
+            never = DayState.IMPOSSIBLE if too_old else DayState.DENIED
+            states[which] = never if unreachable else DayState.MISSING
         elif covered.settled_fetches == 0:
             states[which] = DayState.FINAL if unreachable else DayState.SETTLING
         elif covered.settled_fetches == 1 and not unreachable and _is_thin(known, which):

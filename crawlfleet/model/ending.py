@@ -19,7 +19,7 @@ class Outcome:
 
     `rows` is a list or a `Spool` (iterable, with len and close); whoever takes the outcome closes it. `summary` is
     JSON text. `retry_after` is seconds; `quota_scope`, `quota_daily` and `calls_wanted` are those of QuotaError and
-    CallRefused. `denied` is the feed of NotPermitted.
+    CallRefused. `denied` is the feed of NotPermitted, and `denied_in_words` tells how sure that is.
     Picklable unless its rows are a Spool.
     """
 
@@ -34,6 +34,7 @@ class Outcome:
     replaces: Scope | None = None
     follow_ups: Sequence[TaskSpec] = ()
     denied: tuple[str, str] | None = None
+    denied_in_words: bool = True
 
     def close(self) -> None:
         """Give up the file of a spooled result."""
@@ -69,6 +70,10 @@ class Ending:
     @property
     def writes_data(self) -> bool:
         return self.outcome.replaces is not None or bool(self.outcome.follow_ups)
+
+    def doubted(self) -> Ending:
+        """The same run, whose failure may pass: its task tries again while it has attempts left."""
+        return replace(self, outcome=replace(self.outcome, kind=EndingKind.TRANSIENT, denied=None))
 
     def failed(self, message: str | None) -> Ending:
         """The same run with nothing but this message: its task fails."""

@@ -2,6 +2,8 @@
 
 A vendor that does not let an account have an app or a report says so each time, and each time costs a call of its
 quota. So a denial is remembered, and the feed is asked for again rarely: nobody tells us when a grant is given.
+Vendors refuse now and then what they gave before, and what stands between may answer for them. So a feed that worked,
+or an answer without the vendor's words, is doubted first, and denied only when later answers are the same.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from crawlfleet.core.transaction import Answer, Transaction
 
 FIRST_PAUSE = timedelta(days=1)  # after the first denial; it doubles with each one that follows
 LONGEST_PAUSE = timedelta(days=30)
+PERSISTS_AFTER = timedelta(hours=1)  # of a denial in words: longer than a task tries again
+PERSISTS_UNSAID_AFTER = timedelta(hours=20)  # of one without: the next night says the same
 
 
 class FeedKey(NamedTuple):
@@ -33,6 +37,7 @@ class LockedFeed(NamedTuple):
     id: int
     denials: int
     denied_until: datetime | None
+    doubted_since: datetime | None
 
 
 def ensure_feeds(transaction: Transaction, keys: Collection[FeedKey]) -> Answer[dict[FeedKey, LockedFeed]]:
@@ -61,11 +66,14 @@ def _ask_locked(transaction: Transaction, keys: Collection[FeedKey]) -> Answer[d
     dialect = transaction.dialect
     columns = ", ".join(f"t.{name}" for name in FeedKey._fields)
     statement = (
-        f"SELECT {columns}, t.id, t.denials, t.denied_until FROM {dialect.by_key(_keys(dialect), 'cl_feed', 'uq_feed')}"
+        f"SELECT {columns}, t.id, t.denials, t.denied_until, t.doubted_since"
+        f" FROM {dialect.by_key(_keys(dialect), 'cl_feed', 'uq_feed')}"
         f" ON {_MATCH} ORDER BY {columns}{dialect.for_update_of_t}"
     )
     found = transaction.execute(sql(statement), {"rows": json_rows(sorted(set(keys)))})
-    return found.map(lambda rows: {FeedKey(*row[:4]): LockedFeed(row[4], row[5], utc(row[6])) for row in rows})
+    return found.map(
+        lambda rows: {FeedKey(*row[:4]): LockedFeed(row[4], row[5], utc(row[6]), utc(row[7])) for row in rows}
+    )
 
 
 _MATCH = " AND ".join(f"t.{name} = v.{name}" for name in FeedKey._fields)
@@ -77,20 +85,27 @@ def _keys(dialect: SqlDialect) -> str:
 
 def forget_denials(transaction: Transaction, feed: LockedFeed) -> None:
     """The vendor answers: whatever it denied is over."""
-    if feed.denials:
-        transaction.execute(
-            sql("UPDATE cl_feed SET denials = 0, denied_until = NULL, denied_reason = NULL WHERE id = :id"),
-            {"id": feed.id},
-        )
+    if feed.denials or feed.doubted_since is not None:
+        forgotten = "denials = 0, denied_until = NULL, denied_reason = NULL, doubted_since = NULL"
+        transaction.execute(sql(f"UPDATE cl_feed SET {forgotten} WHERE id = :id"), {"id": feed.id})
 
 
-def deny(transaction: Transaction, key: FeedKey, reason: str) -> None:
+def deny(transaction: Transaction, key: FeedKey, reason: str, in_words: bool = True) -> bool:
     """The vendor says that the account may not have the feed: it pauses for a day, twice as long the next time.
 
+    False when that is not believed yet, and to be tried again: the feed brought figures before, or the vendor did not
+    say so in words, and there was no such answer so long ago with none of another kind since.
     Further denials during a pause (the other tasks of one night) only renew the reason.
     """
     now = transaction.now
-    feed_id, denials, denied_until = ensure_feeds(transaction, [key]).read()[key]
+    feed_id, denials, denied_until, doubted_since = ensure_feeds(transaction, [key]).read()[key]
+    if not in_words or _has_worked(transaction, feed_id):
+        if doubted_since is None:
+            doubt = sql("UPDATE cl_feed SET doubted_since = :now WHERE id = :id")
+            transaction.execute(doubt, {"id": feed_id, "now": stamp(now)})
+            return False
+        if now - doubted_since < (PERSISTS_AFTER if in_words else PERSISTS_UNSAID_AFTER):
+            return False
     if denied_until is None or denied_until <= now:
         denials += 1
         denied_until = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(denials - 1, 10))
@@ -98,6 +113,13 @@ def deny(transaction: Transaction, key: FeedKey, reason: str) -> None:
         sql("UPDATE cl_feed SET denials = :denials, denied_until = :until, denied_reason = :reason WHERE id = :id"),
         {"id": feed_id, "denials": denials, "until": stamp(denied_until), "reason": reason},
     )
+    return True
+
+
+def _has_worked(transaction: Transaction, feed_id: int) -> bool:
+    """Whether figures of it were ever stored."""
+    found = transaction.execute(sql("SELECT 1 FROM cl_coverage WHERE feed_id = :id LIMIT 1"), {"id": feed_id})
+    return found.first() is not None
 
 
 def denied_among(transaction: Transaction, keys: Collection[FeedKey]) -> set[FeedKey]:

@@ -38,13 +38,21 @@ def store_all(
     """Write what these live runs leave behind; the endings, as failures where the database refused their data."""
     # transactions that touch several feeds write them in one order
     ordered = sorted(endings, key=lambda each: _feed_of(each, tasks[each.task_id]))
-    for each in ordered:
-        if each.outcome.denied is not None and (denied := _feed_of(each, tasks[each.task_id])):
-            feed.deny(ledger.transaction, FeedKey(*denied), (each.message or "not permitted")[:MAX_MESSAGE])
+    ordered = [_denied(ledger.transaction, each, tasks[each.task_id]) for each in ordered]
     return [
         *_store(ledger, [e for e in ordered if e.writes_data], tasks, targets, defaults),
         *(e for e in ordered if not e.writes_data),
     ]
+
+
+def _denied(transaction: Transaction, ending: Ending, task: AnyRow) -> Ending:
+    """Note what the vendor denies; the ending as one that may pass when that is not believed yet."""
+    key = None if ending.outcome.denied is None else _feed_of(ending, task)
+    if not key:
+        return ending
+    reason = (ending.message or "not permitted")[:MAX_MESSAGE]
+    is_believed = feed.deny(transaction, FeedKey(*key), reason, ending.outcome.denied_in_words)
+    return ending if is_believed else ending.doubted()
 
 
 def _feed_of(ending: Ending, task: AnyRow) -> FeedKey | tuple[()]:

@@ -254,6 +254,7 @@ feed = _table(
     sa.Column("denials", sa.Integer, nullable=False),
     _moment("denied_until", nullable=True),
     sa.Column("denied_reason", sa.Text),
+    _moment("doubted_since", nullable=True),  # the first of such answers that was not believed yet
     # each fetch draws a number when it begins: which of two is the later one is no matter of clocks
     sa.Column("fetch_count", sa.BigInteger, nullable=False, server_default="0"),
     _moment("created_at"),

@@ -48,7 +48,9 @@ def day_needs(
     found = DayNeeds([])
     for which, state in day_states(known, start, end, oldest_possible, denied).items():
         if state is DayState.IMPOSSIBLE:
-            found.skipped[Skip.DENIED if denied else Skip.TOO_OLD] += 1
+            found.skipped[Skip.TOO_OLD] += 1
+        elif state is DayState.DENIED:
+            found.skipped[Skip.DENIED] += 1
         elif state is DayState.FINAL:
             found.skipped[Skip.FINAL] += 1
         elif which in asked_for:

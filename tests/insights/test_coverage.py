@@ -36,6 +36,7 @@ REPORTS = {
 }
 ANY = FeedFilter()
 M, T, S, F, X = DayState.MISSING, DayState.THIN, DayState.SETTLING, DayState.FINAL, DayState.IMPOSSIBLE
+D = DayState.DENIED
 
 
 @pytest.fixture
@@ -157,20 +158,23 @@ def test_a_missing_day_that_the_vendor_no_longer_has_is_impossible(db: Database)
     assert states(db, oldest - timedelta(3), oldest) == {"a": [X, F, X, M]}
 
 
-def test_what_the_vendor_refuses_is_impossible_and_no_gap(db: Database) -> None:
+def test_what_the_vendor_refuses_is_a_gap_of_its_own_kind(db: Database) -> None:
+    """A day that the vendor denied was no gap, so nobody heard that it was missing."""
     add_account(db, "a")
     add_days(db, "a", DAY, [1])
-    deny(db, "a")
-    assert states(db, DAY, DAY + timedelta(1)) == {"a": [F, X]}
+    for hours in (2, 0):
+        deny(db, "a", NOW - timedelta(hours=hours))
+    assert states(db, DAY, DAY + timedelta(1)) == {"a": [F, D]}
     [found] = find_feeds(db, ANY, reports_of, NOW)
     assert found.refusal == "the vendor refuses it: no plan"
-    assert found_gaps(db, DAY, DAY + timedelta(1)) == []
+    [gap] = found_gaps(db, DAY, DAY + timedelta(1))
+    assert (gap.start, gap.state, gap.why) == (DAY + timedelta(1), D, "the vendor refuses it: no plan")
 
 
 def test_what_the_vendor_refused_is_missing_again_when_it_may_be_asked_again(db: Database) -> None:
     add_account(db, "a")
     deny(db, "a")
-    assert states(db, now=NOW + timedelta(days=1, seconds=-1)) == {"a": [X]}
+    assert states(db, now=NOW + timedelta(days=1, seconds=-1)) == {"a": [D]}
     assert states(db, now=NOW + timedelta(days=1)) == {"a": [M]}
 
 

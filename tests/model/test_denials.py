@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -141,3 +142,63 @@ def test_a_denial_and_a_list_of_apps_end_in_one_transaction(device: Device, db: 
     )
     assert denied(db, NOON) == {FEED}
     assert [claim.task.app_id for claim in device.claim(now=NOON)] == ["com.b"]
+
+
+def refuse(device: Device, now: datetime, task_id: int, in_words: bool = True) -> tuple[object, object]:
+    """A run of this task is denied the feed at `now`; (state, attempts used) of the task after it."""
+    [claim] = device.claim(now=now)
+    assert claim.task.id == task_id
+    outcome = {"message": "not in your package", "denied": ("com.a", REPORT), "denied_in_words": in_words}
+    device.end(ending(claim, "permanent", started_at=now, **outcome), now=now)
+    found = task(device.db, task_id)
+    return found["status"], found["retry"]
+
+
+def test_a_feed_that_worked_is_not_denied_by_one_answer(device: Device, db: Database) -> None:
+    """One spurious refusal failed the task for good and denied the app for a day."""
+    run(device, NOON, replaces=ReportRange(*FEED, DAY, DAY))
+    [task_id] = CrawlTaskDAO(db).add([spec()], now=NOON)
+    assert refuse(device, NOON, task_id) == ("pending", 1)
+    assert denied(db, NOON) == set()
+    later = NOON + timedelta(minutes=59)
+    assert refuse(device, later, task_id) == ("pending", 2)
+    assert denied_feeds(db, "vendor", "u") == []
+
+
+def test_a_refusal_that_persists_denies_a_feed_that_worked(device: Device, db: Database) -> None:
+    run(device, NOON, replaces=ReportRange(*FEED, DAY, DAY))
+    [task_id] = CrawlTaskDAO(db).add([spec()], now=NOON)
+    assert refuse(device, NOON, task_id) == ("pending", 1)
+    run_at = NOON + timedelta(hours=1)
+    assert refuse(device, run_at, task_id) == ("failed", 2)
+    assert denied(db, run_at) == {FEED}
+
+
+def test_an_answer_in_between_ends_the_doubt(device: Device, db: Database) -> None:
+    run(device, NOON, replaces=ReportRange(*FEED, DAY, DAY))
+    [task_id] = CrawlTaskDAO(db).add([spec()], now=NOON)
+    assert refuse(device, NOON, task_id) == ("pending", 1)
+    hour = timedelta(hours=1)
+    [claim] = device.claim(now=NOON + hour)
+    device.end(ending(claim, replaces=ReportRange(*FEED, DAY, DAY), started_at=NOON + hour), now=NOON + hour)
+    [again] = CrawlTaskDAO(db).add([spec()], now=NOON + 2 * hour)
+    assert refuse(device, NOON + 2 * hour, again) == ("pending", 1)
+    assert denied_feeds(db, "vendor", "u") == []
+
+
+def test_a_refusal_without_words_must_persist_until_the_next_night(device: Device, db: Database) -> None:
+    """Also of an app that never worked: a page of a company's proxy looks like the vendor's own."""
+    [task_id] = CrawlTaskDAO(db).add([spec()], now=NOON)
+    assert refuse(device, NOON, task_id, in_words=False) == ("pending", 1)
+    assert refuse(device, NOON + timedelta(hours=19), task_id, in_words=False) == ("pending", 2)
+    night = NOON + timedelta(hours=20)
+    assert refuse(device, night, task_id, in_words=False) == ("failed", 3)
+    assert denied(db, night) == {FEED}
+
+
+def test_a_doubted_task_fails_when_its_attempts_are_spent_and_denies_nothing(device: Device, db: Database) -> None:
+    run(device, NOON, replaces=ReportRange(*FEED, DAY, DAY))
+    [task_id] = CrawlTaskDAO(db).add([replace(spec(), max_retry_count=1)], now=NOON)
+    assert refuse(device, NOON, task_id) == ("pending", 1)
+    assert refuse(device, NOON + timedelta(minutes=10), task_id) == ("failed", 2)
+    assert denied_feeds(db, "vendor", "u") == []

@@ -29,9 +29,8 @@ def run_gaps(args: argparse.Namespace) -> int:
         print_table(COLUMNS, [[gap[name] for name in COLUMNS] for gap in gap_rows])
         for state, why in sorted({(gap["state"], gap["why"]) for gap in gap_rows}):
             print(f"{state}: {why}")
-        print("\nwhat closes them:")
-        for gap in gap_rows:
-            print(gap["command"])
+        if commands := [gap["command"] for gap in gap_rows if gap["command"] is not None]:
+            print("\nwhat closes them:", *commands, sep="\n")
     else:
         say(f"no gaps from {asked.start} to {asked.end}")
     return 1 if gap_rows else 0
@@ -41,8 +40,10 @@ def _as_object(gap: Gap) -> dict[str, Any]:
     return gap.as_dict() | {"command": command_for(gap)}
 
 
-def command_for(gap: Gap) -> str:
-    """Return the command that closes the gap, as a shell reads it."""
+def command_for(gap: Gap) -> str | None:
+    """Return the command that closes the gap, as a shell reads it; None where only the vendor can."""
+    if gap.feed.is_denied:
+        return None
     name = gap.feed.name
     options = {
         "--username": name.username,

@@ -26,6 +26,7 @@ LETTERS = {
     DayState.THIN: "T",
     DayState.SETTLING: "s",
     DayState.FINAL: ".",
+    DayState.DENIED: "D",
     DayState.IMPOSSIBLE: "-",
 }
 COLOURS = {
@@ -33,6 +34,7 @@ COLOURS = {
     DayState.THIN: "black on yellow",
     DayState.SETTLING: "black on cyan",
     DayState.FINAL: "black on green",
+    DayState.DENIED: "white on magenta",
     DayState.IMPOSSIBLE: "white on bright_black",
 }
 LEAST_CELLS = 7  # of a line, however narrow the terminal is

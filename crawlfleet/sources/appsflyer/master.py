@@ -14,6 +14,7 @@ from crawlfleet.core.errors import PermanentError, TransientError
 from crawlfleet.core.vendor_data import Figures
 from crawlfleet.sources.appsflyer.errors import master_error, without_refusal
 from crawlfleet.sources.appsflyer.report import MASTER_CAPTIONS, ReportText
+from crawlfleet.sources.http.refusals import is_page
 from crawlfleet.sources.http.transport import Session
 
 LAST_UPDATE_PATH = "/api/master-agg-data/lastupdate"
@@ -43,6 +44,8 @@ def master_rows(session: Session, app_id: str, start: date, end: date) -> Iterat
 def _last_update(session: Session) -> date:
     """The last day that the data reach; the answer is a line like `2026-01-31`."""
     line = next(session.stream_lines(LAST_UPDATE_PATH, accept="text/plain"), "").strip(' "\r\n')
+    if is_page(line):
+        raise TransientError(f"GET {LAST_UPDATE_PATH}: the answer is a page, not the vendor's: {session.quote(line)}")
     if not line:
         raise TransientError(f"GET {LAST_UPDATE_PATH}: the answer is empty")
     try:

@@ -26,6 +26,11 @@ class Refusal:
     body: str
     retry_after: float | None = None
 
+    @property
+    def is_page(self) -> bool:
+        """Whether it is a page for people: of a CDN, a proxy or a gateway, which know nothing of the account."""
+        return is_page(self.body)
+
     def __str__(self) -> str:
         return f"{self.where} answered {self.status}" + (f": {shorten(self.body)}" if self.body else "")
 
@@ -38,8 +43,15 @@ def shorten(text: str) -> str:
     return text if len(text) <= QUOTED_CHARS else text[:QUOTED_CHARS] + "..."
 
 
+def is_page(text: str) -> bool:
+    """Whether a body is HTML or XML, which no API of figures speaks."""
+    return text.lstrip("\ufeff \t\r\n").startswith("<")
+
+
 def general_error(refusal: Refusal) -> TaskError:
-    """What a status means when the source knows no better."""
+    """What a status means when the source knows no better. A page says nothing of the account: it may pass."""
+    if refusal.is_page:
+        return TransientError(f"{refusal} (a page, not the vendor's words)", retry_after=refusal.retry_after)
     if refusal.status == 401:
         return AuthError(str(refusal))
     if 400 <= refusal.status < 500 and refusal.status not in (408, 425, 429):

@@ -22,7 +22,7 @@ from crawlfleet.sources.http.body import decode, inflate, split_lines
 from crawlfleet.sources.http.clients import Clients
 from crawlfleet.sources.http.proxies import OpenProxy, Proxy
 from crawlfleet.sources.http.redirects import MAX_REDIRECTS, REDIRECT_STATUSES, Redirects, secret_parts
-from crawlfleet.sources.http.refusals import Classify, Refusal, general_error, retry_after_seconds, shorten
+from crawlfleet.sources.http.refusals import Classify, Refusal, general_error, is_page, retry_after_seconds, shorten
 
 if TYPE_CHECKING:
     import httpx2
@@ -75,8 +75,8 @@ class Transport:
         """Requests on behalf of one account; `token` is asked before each, with None they carry no
         Authorization. `proxy` is the account's own.
 
-        `classify` gives answers other than 200 their meaning and may return None for the general one: 401 auth, 429 and
-        5xx transient, the rest permanent.
+        `classify` gives answers other than 200 their meaning and may return None for the general one: 401 auth, pages,
+        429 and 5xx transient, the rest permanent.
         """
         return Session(self, token, context, classify, self._checked(proxy) or self._proxy)
 
@@ -130,8 +130,8 @@ class Session:
     def get_json(self, path_or_url: str, params: Mapping[str, str] | None = None) -> Any:
         """The JSON value of the answer.
 
-        Raises TransientError for an empty body or JSON that breaks off, PermanentError for anything else that is
-        no JSON: such an answer is the same tomorrow.
+        Raises TransientError for an empty body, a page or JSON that breaks off, PermanentError for anything else that
+        is no JSON: such an answer is the same tomorrow.
         """
         with self._answer(path_or_url, params, "application/json") as (response, where):
             parts = []
@@ -144,6 +144,8 @@ class Session:
         text = "".join(parts)
         if not text.strip():
             raise TransientError(f"{where}: the body is empty")
+        if is_page(text):
+            raise TransientError(f"{where}: the answer is a page, not the vendor's: {self.quote(text)}")
         try:
             return json.loads(text)
         except json.JSONDecodeError as error:
@@ -290,7 +292,8 @@ class Session:
         if status == 407 and proxy is not None and url.startswith("http:") and proxy.address.startswith("http"):
             return ProxyError(f"{where}: proxy {proxy.address} refused: {refusal}")
         error = self._classify(refusal) if self._classify else None
-        if is_redirected and (error is None or isinstance(error, AuthError)):
+        is_sure = error is not None and not isinstance(error, AuthError) and getattr(error, "in_words", True)
+        if is_redirected and not is_sure:
             # The vendor took the token before it sent us here: only this address may have expired.
             return TransientError(f"{refusal} (the address of a redirect may have expired)", retry_after)
         return error or general_error(refusal)

@@ -43,17 +43,24 @@ def fill(db: Database) -> None:
     add_days(db, "a", FIRST + timedelta(25), [20], datetime(2026, 2, 25, tzinfo=UTC))
 
 
+def deny(db: Database) -> None:
+    """The vendor says no, and an hour ago it said no as well."""
+    key = FeedKey("appsflyer", "u", "a", DEFAULT_REPORT)
+    for moment in (datetime.now(UTC) - timedelta(hours=2), None):
+        db.write(lambda connection: feed.deny(connection, key, "no plan [x]"), moment)
+
+
 def test_coverage_as_lines_has_a_letter_for_each_day(any_console: Console) -> None:
     any_console.on_database(fill)
     head, first, second, totals = any_console("data", "coverage", *DAYS).out.splitlines()
     assert head.split() == [
-        *("source", "username", "report", "app", "missing", "thin", "settling", "final", "impossible"),
+        *("source", "username", "report", "app", "missing", "thin", "settling", "final", "denied", "impossible"),
         f"{FIRST}..{LAST}",
     ]
     letters = "." * 14 + "T" + "." * 5 + "MMMMMsMMMM"
-    assert first.split() == ["appsflyer", "u", DEFAULT_REPORT, "a", "9", "1", "1", "19", "0", letters]
-    assert second.split() == ["appsflyer", "u", DEFAULT_REPORT, APP, "30", "0", "0", "0", "0", "M" * 30]
-    assert totals == "all days: 39 missing, 1 thin, 1 settling, 19 final, 0 impossible"
+    assert first.split() == ["appsflyer", "u", DEFAULT_REPORT, "a", "9", "1", "1", "19", "0", "0", letters]
+    assert second.split() == ["appsflyer", "u", DEFAULT_REPORT, APP, "30", "0", "0", "0", "0", "0", "M" * 30]
+    assert totals == "all days: 39 missing, 1 thin, 1 settling, 19 final, 0 denied, 0 impossible"
 
 
 def test_coverage_as_json_has_exactly_the_promised_keys(any_console: Console) -> None:
@@ -92,7 +99,7 @@ def test_coverage_as_json_has_exactly_the_promised_keys(any_console: Console) ->
 def test_without_feeds_coverage_is_empty_and_says_why(ready: Console) -> None:
     said = ready("data", "coverage")
     assert said.code == 0
-    assert said.out.splitlines()[1:] == ["all days: 0 missing, 0 thin, 0 settling, 0 final, 0 impossible"]
+    assert said.out.splitlines()[1:] == ["all days: 0 missing, 0 thin, 0 settling, 0 final, 0 denied, 0 impossible"]
     assert "there are no feeds" in said.err
     assert ready("data", "coverage", "--json").json == []
 
@@ -128,9 +135,9 @@ def test_the_calendar_has_months_above_and_folds_at_the_width_of_the_terminal(
         "a             MMMM",
         "应用.with-a-… MMMM",
         "",
-        " M  missing 39     T  thin 1",
-        " s  settling 1     .  final 19",
-        " -  impossible 0",
+        " M  missing 39   T  thin 1",
+        " s  settling 1   .  final 19",
+        " D  denied 0     -  impossible 0",
     ]
 
 
@@ -152,14 +159,9 @@ def test_the_calendar_has_a_colour_for_each_state(ready: Console, monkeypatch: p
 def test_the_calendar_says_what_the_vendor_refuses(ready: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     on_terminal(monkeypatch, 80, NO_COLOR="1")
     ready.on_database(fill)
-
-    def deny(db: Database) -> None:
-        key = FeedKey("appsflyer", "u", "a", DEFAULT_REPORT)
-        db.write(lambda connection: feed.deny(connection, key, "no plan [x]"))
-
     ready.on_database(deny)
     lines = plain(ready("data", "coverage", "--app-id", "a", *DAYS).out).splitlines()
-    letters = "." * 20 + "-----.----"
+    letters = "." * 20 + "DDDDD.DDDD"
     assert lines[3].split() == ["a", letters]
     assert lines[4] == "a: the vendor refuses it: no plan [x]"
 
@@ -194,6 +196,17 @@ def test_gaps_say_why_and_what_closes_them(any_console: Console) -> None:
         *("tasks", "backfill", "--username", "u", "--source", "appsflyer", "--app-id", APP),
         *("--report", DEFAULT_REPORT, "--start-date", "2026-01-30", "--end-date", "2026-02-28"),
     ]
+
+
+def test_what_the_vendor_denies_is_a_gap_without_a_command(ready: Console) -> None:
+    ready.on_database(lambda db: add_account(db, "a"))
+    ready.on_database(deny)
+    said = ready("data", "gaps", *DAYS)
+    assert said.code == 1
+    assert "denied: the vendor refuses it: no plan [x]" in said.out
+    assert "closes them" not in said.out
+    [gap] = json.loads(ready("data", "gaps", *DAYS, "--json").out)
+    assert (gap["state"], gap["command"]) == ("denied", None)
 
 
 def test_gaps_as_text_and_none(ready: Console) -> None:

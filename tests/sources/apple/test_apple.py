@@ -483,13 +483,13 @@ def test_a_throttled_call_waits_for_the_limit(raw_server, make_reply, context, r
     ("status", "body", "kind", "message"),
     [
         ("400 Bad", b"", PermanentError, "is there such a storefront"),
-        ("403 No", b"<h1>Forbidden</h1>", PermanentError, "Forbidden"),
+        ("403 No", b"<h1>Forbidden</h1>", TransientError, "Forbidden"),
         ("404 No", b"", PermanentError, "answered 404"),
         ("500 Oops", b"x" * 100_000, TransientError, "answered 500"),
         ("502 Bad", b"", TransientError, "answered 502"),
         ("200 OK", b"", TransientError, "empty"),
         ("200 OK", b'{"feed": {"entry": [', TransientError, "breaks off"),
-        ("200 OK", b"<html>maintenance</html>", PermanentError, "no JSON"),
+        ("200 OK", b"<html>maintenance</html>", TransientError, "a page"),
         ("200 OK", b"\xff\xfe", PermanentError, "not UTF-8"),
     ],
 )

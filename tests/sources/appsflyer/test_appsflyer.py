@@ -24,6 +24,7 @@ from crawlfleet.core.errors import (
     UsageError,
 )
 from crawlfleet.core.vendor_data import App, Figures
+from crawlfleet.sources.appsflyer.errors import Quota, quota_of
 from crawlfleet.sources.appsflyer.report import GEO_CAPTIONS, MASTER_CAPTIONS
 from crawlfleet.sources.appsflyer.source import MASTER, REPORTS, AppsFlyer
 from crawlfleet.sources.contract import AppListUnavailable, SourceSettings
@@ -360,10 +361,17 @@ def test_an_empty_or_cut_report_is_a_transient_error(fetch_text, report, text):
 
 
 @every_report
-@pytest.mark.parametrize("text", ["Something went wrong", "<html>\n<body>Maintenance</body>\n</html>", '{"a": [1,2]}'])
+@pytest.mark.parametrize("text", ["Something went wrong", '{"a": [1,2]}'])
 def test_a_200_that_is_no_report_at_all_never_counts_as_one(fetch_text, report, text):
     with pytest.raises(PermanentError, match="this is no report"):
         fetch_text(text, report)
+
+
+@every_report
+def test_a_page_in_the_place_of_a_report_may_pass(fetch_text, report):
+    """A company's proxy answers with a page of its own, for a while; the range failed for good."""
+    with pytest.raises(TransientError, match="a page, not the vendor's words"):
+        fetch_text("<html>\n<body>Maintenance</body>\n</html>", report)
 
 
 @pytest.mark.parametrize(
@@ -462,6 +470,80 @@ def test_a_quota_error_says_which_limit_it_was_and_whether_for_the_day(
     assert (caught.value.scope, caught.value.daily, caught.value.retry_after) == (scope, daily, None)
 
 
+@pytest.mark.parametrize(
+    ("text", "quota"),
+    [
+        ("Limit reached for partners-daily-report", Quota.OF_RANGE),
+        ('{"message":"Your API call limit has been reached for the given report type"}', Quota.DAY),
+        ("You've reached your maximum number of in-app event reports that can be downloaded today", Quota.DAY),
+        ("Bad Request: the limit of calls. Max requests 24 per day", Quota.DAY),
+        ("Maximum number of requests is 1 per minute", Quota.MINUTE),
+        ("Too many requests", Quota.MINUTE),
+        ("API rate limit exceeded", Quota.OF_RANGE),
+        ("Daily quota exhausted", Quota.DAY),
+        ("You have exceeded the limit of 24 API calls a day", Quota.DAY),
+        ("Report request quota has been exceeded", Quota.OF_RANGE),
+        ("Invalid limit type", None),
+        ("Raw reports historical lookback is limited to 90 days", None),
+        ("The report exceeded the maximum number of rows", None),
+        ("Your current subscription package doesn't include raw data reports", None),
+        ("Something went wrong. Please re-try to download in a minute", None),
+        ("Not in your plan", None),
+    ],
+)
+def test_a_text_is_a_quota_by_its_meaning(text, quota):
+    """`Max requests 24 per day` was no text that we knew: its task failed for good instead of waiting."""
+    assert quota_of(text) is quota
+
+
+@pytest.mark.parametrize("end", [1, 3])
+def test_a_quota_in_words_that_nobody_met_before_waits_for_the_day(httpserver, fetch, end):
+    httpserver.expect_request(PATH).respond_with_data("Bad Request ... Max requests 24 per day", status=400)
+    with pytest.raises(QuotaError) as caught:
+        fetch(end=date(2026, 11, 19 + end))
+    assert (caught.value.scope, caught.value.daily) == (None, True)
+
+
+CDN_PAGE = "<!DOCTYPE html><html><body><h1>Request blocked. Try again later</h1></body></html>"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(403, CDN_PAGE), (403, ""), (404, ""), (408, CDN_PAGE), (408, ""), (416, CDN_PAGE), (416, "oops"), (425, "")],
+)
+@pytest.mark.parametrize("days", [1, 3])
+def test_a_refusal_without_a_word_of_the_vendor_may_pass(httpserver, fetch, status, body, days):
+    """A page of a CDN failed the task for good, and denied the app for a day."""
+    httpserver.expect_request(PATH).respond_with_data(body, status=status)
+    with pytest.raises(TransientError, match=f"answered {status}"):
+        fetch(end=date(2026, 11, 19 + days))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "in_words"),
+    [
+        (403, "Your current subscription package does not include this report", True),
+        (403, "Not in your plan", True),
+        (403, '{"error": "not authorized"}', True),
+        (403, "Forbidden", False),
+        (404, "<html>Page not found</html>", False),
+    ],
+)
+def test_only_the_vendors_words_deny_at_once(httpserver, fetch, status, body, in_words):
+    httpserver.expect_request(PATH).respond_with_data(body, status=status)
+    with pytest.raises(NotPermitted) as caught:
+        fetch()
+    assert caught.value.in_words is in_words
+
+
+@pytest.mark.parametrize("body", [CDN_PAGE, ""])
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_list_of_apps_refused_without_a_word_may_pass(httpserver, source, account, context, status, body):
+    httpserver.expect_request("/api/mng/apps").respond_with_data(body, status=status)
+    with pytest.raises(TransientError):
+        source.list_apps(account, context)
+
+
 def test_too_many_app_lists_are_a_quota_error(httpserver, source, account, context):
     httpserver.expect_request("/api/mng/apps").respond_with_json("Too many requests", status=429)
     with pytest.raises(QuotaError) as caught:
@@ -477,7 +559,10 @@ def test_too_many_app_lists_are_a_quota_error(httpserver, source, account, conte
         (403, "Not in your plan", NotPermitted, "Not in your plan"),
         (400, "Invalid limit type", PermanentError, "Invalid limit type"),
         (404, "<html>Page not found</html>", NotPermitted, "'id' prefix.*another account"),
-        (429, "slow down", TransientError, "429"),
+        (400, "Your current subscription package doesn't include raw data reports", NotPermitted, "subscription"),
+        (429, "slow down", QuotaError, "429"),
+        (429, "<html>slow down</html>", TransientError, "429"),
+        (401, "<html>company login</html>", TransientError, "a page"),
         (500, "oops", TransientError, "500"),
     ],
 )
@@ -609,7 +694,12 @@ def test_a_range_that_the_data_do_not_reach_waits_and_makes_no_second_call(https
 
 @pytest.mark.parametrize(
     ("last", "kind", "message"),
-    [("", TransientError, "empty"), ("\n", TransientError, "empty"), ("<html>soon</html>", PermanentError, "no date")],
+    [
+        ("", TransientError, "empty"),
+        ("\n", TransientError, "empty"),
+        ("soon", PermanentError, "no date"),
+        ("<html>", TransientError, "a page"),
+    ],
 )
 def test_a_last_update_that_is_no_date_raises(httpserver, fetch_master, last, kind, message):
     with pytest.raises(kind, match=message):
@@ -627,7 +717,10 @@ MASTER_REFUSALS = [
     (403, f"Not authorized app-ids: {APP}", NotPermitted),
     (403, "Your package does not include this", NotPermitted),
     (404, '"Not found"', NotPermitted),
-    (404, "<html>Page not found</html>", PermanentError),
+    (404, "<html>Page not found</html>", TransientError),
+    (403, "<html>Request blocked. Try again later</html>", TransientError),
+    (416, "", TransientError),
+    (403, "", TransientError),
     (416, "No Groupings Selected", PermanentError),
     (416, "Wrong API Fields", PermanentError),
     (416, "Please select authorized app-id", NotPermitted),

@@ -10,9 +10,15 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import mysql
 
 revision = "0002"
 down_revision = "0001"
+
+
+MOMENT = (
+    sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb").with_variant(sa.Text(), "sqlite")
+)
 
 
 def _add_column(table: str, name: str, kind: Any, default: str | None = None) -> None:
@@ -24,5 +30,6 @@ def _add_column(table: str, name: str, kind: Any, default: str | None = None) ->
 def upgrade() -> None:
     _add_column("cl_budget", "learned_seconds", sa.Float())
     _add_column("cl_feed", "fetch_count", sa.BigInteger(), "0")
+    _add_column("cl_feed", "doubted_since", MOMENT)
     _add_column("cl_coverage", "fetch_number", sa.BigInteger(), "0")
     _add_column("cl_coverage", "suspect_fetches", sa.Integer(), "0")
