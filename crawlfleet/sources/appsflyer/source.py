@@ -6,7 +6,6 @@ master_api.yaml; help centre 207034366 for quotas). docs/sources.md tells it fro
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from urllib.parse import quote
@@ -24,7 +23,7 @@ from crawlfleet.sources.http.transport import Transport
 
 BASE_URL = "https://hq1.appsflyer.com"
 REDIRECT_HOSTS = ("*.appsflyer.com",)  # exports are answered with the address of a file at rawdata.appsflyer.com
-APP_ID_PATTERN = re.compile(r"[a-zA-Z0-9._-]{1,190}")
+MAX_APP_ID_CHARS = 190
 SHORT_RANGE_DAYS = 2  # up to here a call counts against the minute, beyond it against the day
 ROW_CAP = 200_000  # the Pull API drops further rows silently, the Master API refuses
 
@@ -95,10 +94,12 @@ class AppsFlyer:
         """
         if report not in self.reports:
             raise PermanentError(f"report must be one of {', '.join(sorted(self.reports))} (got {report!r:.80})")
-        if app_id.isascii() and app_id.isdigit():
-            raise PermanentError(f"app_id of an iOS app must begin with 'id': id{app_id} (got {app_id!r:.80})")
-        if not APP_ID_PATTERN.fullmatch(app_id) or app_id in (".", ".."):
-            raise PermanentError(f"app_id must be made of letters, digits, '.', '_' and '-' (got {app_id!r:.80})")
+        # The vendor lists ids with blanks, '/', letters of any script and of digits only: the path has them encoded.
+        if not 1 <= len(app_id) <= MAX_APP_ID_CHARS or not app_id.isprintable() or app_id in (".", ".."):
+            raise PermanentError(
+                f"app_id must be 1 to {MAX_APP_ID_CHARS} characters that can be shown, and not '.' or '..'"
+                f" (got {app_id!r:.80})"
+            )
         self.reports[report].shape_of((end - start).days + 1)
         if report == MASTER:
             session = self._transport.session_of(account, context, master_error)

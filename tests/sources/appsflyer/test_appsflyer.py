@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from werkzeug import Request, Response
@@ -573,22 +574,50 @@ def test_a_refused_report_is_a_typed_error(httpserver, fetch, status, body, kind
     assert type(caught.value) is kind
 
 
-@pytest.mark.parametrize(
-    ("app_id", "message"),
-    [
-        ("1234567890", "id1234567890"),
-        ("../mng/apps", "app_id must be"),
-        ("..", "app_id must be"),
-        ("a/b", "app_id must be"),
-        ("a%2Fb", "app_id must be"),
-        ("a?b", "app_id must be"),
-        ("", "app_id must be"),
-    ],
-)
-def test_an_app_id_that_cannot_be_is_refused_without_a_request(httpserver, fetch, app_id, message):
-    with pytest.raises(PermanentError, match=message):
+@pytest.mark.parametrize("app_id", ["", ".", "..", "a\nb", "a\x00b", "x" * 191])
+def test_an_app_id_that_cannot_be_is_refused_without_a_request(httpserver, fetch, app_id):
+    with pytest.raises(PermanentError, match="app_id must be"):
         fetch(app_id=app_id)
     assert httpserver.log == []
+
+
+ODD_IDS = [
+    "com.example.two words",
+    "com.example/channel",
+    "应用.例",
+    "1234567890",
+    "a%2Fb?c#d",
+    "../mng/apps",
+    "a;b,c",
+    "é",
+]
+
+
+@pytest.mark.parametrize("app_id", ODD_IDS)
+@pytest.mark.parametrize("report", [REPORT, MASTER])
+def test_every_id_that_the_vendor_lists_is_fetched_as_one_part_of_the_path(
+    raw_server, make_reply, account, context, app_id, report
+):
+    """Ids with a blank, a slash, letters of other scripts or of digits only were listed, and refused by ourselves."""
+    listed = json.dumps({"data": [{"id": app_id}]}).encode()
+    header, row = SAMPLES[report]
+
+    def answer(request):
+        if "/api/mng/apps" in request.split()[1]:
+            return make_reply(listed)
+        return make_reply(b"2026-11-30" if LAST_UPDATE in request else f"{header}\n{row}\n".encode())
+
+    server = raw_server(answer)
+    source = AppsFlyer(SourceSettings(base_url=server.address))
+    [app] = source.list_apps(account, context)
+    assert [row.clicks for row in source.fetch_app_data(account, app.app_id, report, DAY, DAY, context)] == [2]
+    source.close()
+    path = server.requests[-1].split()[1].partition("?")[0]
+    before, after = path_of(report).split(APP)
+    assert (path[: len(before)], path[len(path) - len(after) :]) == (before, after)
+    part = path[len(before) : len(path) - len(after)]
+    assert "/" not in part
+    assert unquote(part) == app_id
 
 
 def test_an_unknown_report_is_refused_with_the_known_ones(fetch):
