@@ -222,11 +222,11 @@ class DeviceDAO:
     ) -> list[tuple[str, int]]:
         """Declare devices offline that were silent for `offline_timeout` seconds: (device id, tasks released).
 
-        None when the database's clock was moved since the reading `before`: who seems silent may not be.
+        Nobody when the database's clock was moved ahead since the reading `before`: who seems silent may not be.
         """
         with self.db.read(now) as reader:
             moment = reader.now
-            if before is not None and reader.reading.moved_since(before):
+            if before is not None and reader.reading.moved_since(before) > 0:
                 return []
             silent = (
                 reader.execute(
