@@ -42,6 +42,6 @@ if __name__ == "__main__":
         hand_over()
         print("crawlfleet is not set up here: run `make setup` first (needs Python 3.11 or newer)", file=sys.stderr)
         sys.exit(2)
-    from crawlfleet.cli.main import main
+    from crawlfleet.cli.main import run
 
-    sys.exit(main())
+    sys.exit(run())

@@ -21,7 +21,7 @@ OTHER_PYTHONS = ("python2.7", "python3.6", "python3.8", "python3.10", "python3.1
 # tells which interpreter ran it, with which arguments and in which module
 STAND_IN = """
 import sys
-def main():
+def run():
     caller = sys._getframe(1).f_globals["__name__"]
     print(sys.prefix, caller, sys.argv[1:], sep="|")
     return 7

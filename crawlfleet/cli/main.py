@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 
 import crawlfleet
 from crawlfleet.cli.arguments import GLOBAL_DEFAULTS, Parser, first_word
+from crawlfleet.cli.ending import end_in_time
+from crawlfleet.cli.streams import lasting_stderr, lasting_stdout, open_missing_streams, point_to_nowhere
 from crawlfleet.core.errors import CrawlfleetError
 from crawlfleet.core.logs import configure_logging, make_stream_safe, redact
 
@@ -26,14 +29,35 @@ GROUPS = {
     "sandbox": ("crawlfleet.cli.sandbox_cli", "simulated vendor APIs with quotas"),
     "demo": ("crawlfleet.cli.demo_cli", "a small fleet at work against simulated vendors"),
 }
+# Commands that change something. Their exit code says what was done, whether or not anybody can be shown its result.
+CHANGES = {
+    "tasks": {"add", "backfill", "retry", "cancel", "pause", "resume"},
+    "accounts": {"add", "park", "resume", "remove", "rotate"},
+    "devices": {"drain", "resume", "remove"},
+    "tokens": {"revoke"},
+    "db": {"upgrade"},
+}
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 READER_GONE = 141  # 128 + SIGPIPE
 MAX_MESSAGE_CHARS = 1000  # a value may be as long as a file; how a message begins and ends says what to do
 
 
+def run() -> int:
+    """The whole program: one command, and the end of its process."""
+    code = main()
+    end_in_time(code)
+    return code
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 fine, 1 the work said no, 2 wrong usage, 3 no database."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    open_missing_streams()
+    with lasting_stderr():
+        return _guarded(arguments)
+
+
+def _guarded(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     for stream in (sys.stdout, sys.stderr):
         make_stream_safe(stream)
@@ -58,8 +82,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     args = build_parser(first_word(arguments)).parse_args(arguments)
-    result = args.run(args)
+    with lasting_stdout() if _changes_something(args) else nullcontext():
+        result = args.run(args)
     return result if isinstance(result, int) else 0
+
+
+def _changes_something(args: Namespace) -> bool:
+    dry = getattr(args, "dry_run", False)
+    return not dry and getattr(args, "subcommand", None) in CHANGES.get(args.command, ())
 
 
 def build_parser(command: str | None) -> Parser:
@@ -85,23 +115,13 @@ def _report(text: str, code: int, debug: bool) -> int:
     line = redact(" ".join(text.split()))
     if len(line) > MAX_MESSAGE_CHARS:
         line = f"{line[: MAX_MESSAGE_CHARS - 200]} ... {line[-195:]}"
-    try:
-        print(f"error: {line}", file=sys.stderr)
-    except OSError:
-        pass  # nobody reads; the exit code still tells
+    print(f"error: {line}", file=sys.stderr)
     return code
 
 
 def _settle_stdout() -> None:
-    """Flush what can be flushed. Python flushes again at its end, and a failure there would change the exit code."""
+    """Flush what can be flushed."""
     try:
         sys.stdout.flush()
-        return
     except (OSError, ValueError):
-        pass
-    try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-    except (OSError, ValueError):
-        pass
+        point_to_nowhere(sys.stdout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from typing import Any
 
@@ -72,3 +73,11 @@ def short(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> dict[str, A
 def endless(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> None:
     while True:
         time.sleep(0.05)
+
+
+@crawlfleet.task_executor("leaving")
+def leaving(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> None:
+    """Returns while threads of its own go on, for which Python waits at its end."""
+    pool = ThreadPoolExecutor(2, "of-the-body")
+    for _ in range(2):
+        pool.submit(time.sleep, 600)

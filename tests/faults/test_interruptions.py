@@ -244,6 +244,18 @@ def test_a_node_whose_threads_are_all_stuck_ends_with_1(tmp_path: Path) -> None:
     fleet.close()
 
 
+def test_a_node_ends_whatever_threads_bodies_left_behind_and_says_which(tmp_path: Path) -> None:
+    """The device was offline, but its process lived on for as long as the threads of a body's own pool did."""
+    url = f"sqlite:///{tmp_path}/c.db"
+    fleet = connect(url)
+    fleet.add_tasks([TaskSpec("leaving"), TaskSpec("short", max_retry_count=0)])
+    with NodeProcess(tmp_path, url, *BODIES, "--until-idle") as node:
+        assert node.wait(20) == 1, "the exit code is still that of the work"
+    assert fleet.tasks.stats()["completed"] == 1
+    fleet.close()
+    assert node.count("ends without waiting for 2 threads that task bodies left behind: of-the-body_0 in ") == 1
+
+
 def test_the_working_directory_holds_the_users_executors(tmp_path: Path) -> None:
     (tmp_path / "my_tasks.py").write_text((ROOT / "tests/faults/bodies.py").read_text())
     url = f"sqlite:///{tmp_path}/fleet.db"
