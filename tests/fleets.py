@@ -150,7 +150,10 @@ class Device:
 
 def ending(claim: Claim, kind: str = "ok", **more: object) -> Ending:
     """How this claim's run ended; more of its outcome, or of the ending."""
-    own = {name: more.pop(name) for name in ("started_at", "completed_at", "calls", "lane_id") if name in more}
+    own: dict[str, object] = {
+        name: more.pop(name) for name in ("started_at", "completed_at", "calls", "lane_id") if name in more
+    }
+    own["fetch_counts"] = claim.fetch_counts.read()
     outcome = Outcome(EndingKind(kind), **more)  # type: ignore[arg-type]
     return Ending(claim.assignment_id, claim.task.id, outcome, **own)  # type: ignore[arg-type]
 

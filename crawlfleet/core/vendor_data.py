@@ -11,6 +11,7 @@ from typing import Any
 DIMENSIONS = ("agency", "media_source", "campaign", "country")  # that have a column of their own
 COUNTS = ("impressions", "clicks", "installs", "sessions", "loyal_users")
 AMOUNTS = ("revenue", "cost")
+ALL_APPS = "all"  # in place of an app id, where one call covers all apps of an account
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +53,22 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class AppList:
-    """Scope of a `user_apps` result: the rows are all the apps that the account sees now."""
+    """Scope of a `user_apps` result: the rows are all the apps that the account sees now.
+
+    `by_hand`: a person named the apps, so it is no wonder when most of those known before are not among them.
+    """
 
     source: str
     username: str
+    by_hand: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ReportRange:
     """Scope of an `app_data` result: the rows are all the figures of these days, both ends included.
 
-    A day's figures are final once it is fetched `settle_days` after its end (UTC).
+    A day's figures are final once it is fetched `settle_days` after its end (UTC). Days that had rows and have none now
+    keep them and become suspect, unless `believe_empty`.
     """
 
     source: str
@@ -72,6 +78,7 @@ class ReportRange:
     start: date
     end: date
     settle_days: int = 2
+    believe_empty: bool = False
 
 
 Scope = AppList | ReportRange

@@ -12,12 +12,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from crawlfleet.core.clock import SYSTEM_CLOCK, Clock
 from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.model.ending import Outcome
 from crawlfleet.model.task_spec import Task
+
+if TYPE_CHECKING:
+    from crawlfleet.model.feed import FetchCounts
 
 
 class RunPhase(Enum):
@@ -45,6 +48,7 @@ class Run:
         "context",
         "ended_at",
         "executor",
+        "fetch_counts",
         "phase",
         "task",
         "withdrawn",
@@ -57,6 +61,7 @@ class Run:
         self.task = task
         self.executor = executor
         self.context = context
+        self.fetch_counts: FetchCounts = {}
         self.phase = RunPhase.WAITING
         self.clock = clock
         self.claimed_at = clock.monotonic()

@@ -13,14 +13,16 @@ from crawlfleet.core.vendor_data import Figures, ReportRange
 from crawlfleet.executors.contract import Executor, ResultReplaced, TaskContext, TaskResult
 from crawlfleet.executors.task_dates import asked_range, count_days, only_known, required
 from crawlfleet.executors.user_apps import asks_for_all_apps, task_for_app, tasks_per_app, visible_apps
-from crawlfleet.model.task_spec import Task, TaskSpec
+from crawlfleet.model.task_spec import BELIEVE_EMPTY, Task, TaskSpec
 from crawlfleet.sources.contract import ALL_APPS, Report, Shape, Source
 
 
 def check_app_data(task: Task) -> None:
     """Raise PermanentError for a missing or impossible parameter."""
     required(task, "source", "username")
-    only_known(task, "days")
+    only_known(task, "days", BELIEVE_EMPTY)
+    if not isinstance(task.task_data.get(BELIEVE_EMPTY, False), bool):
+        raise PermanentError(f"{BELIEVE_EMPTY} must be true or false (got {task.task_data[BELIEVE_EMPTY]!r:.80})")
     asked_range(task)
 
 
@@ -41,6 +43,7 @@ def fetch_app_data(task: Task, context: TaskContext) -> TaskResult:
     Without a report it is the source's first. Without days it is yesterday, or today for a report that shows only now.
     An answer with as many rows as the vendor gives at most may lack some: none is stored, and two tasks for the halves
     of the range follow. Raises PermanentError when the range is a single day.
+    With `believe_empty` in its data, days of which the vendor has no rows any more lose those stored.
     """
     source, username = context.account.source, context.account.username
     report = task.report or next(iter(context.source.reports))
@@ -62,7 +65,8 @@ def fetch_app_data(task: Task, context: TaskContext) -> TaskResult:
         return TaskResult(summary={**summary, "app_tasks": len(follow_ups)}, follow_ups=follow_ups)
     declared.shape_of((end - start).days + 1)
     rows = context.source.fetch_app_data(context.account, app_id, report, start, end, context)
-    scope = ReportRange(source, username, app_id, report, start, end, declared.settle_days)
+    believe_empty = declared.rows_may_vanish or task.task_data.get(BELIEVE_EMPTY, False)
+    scope = ReportRange(source, username, app_id, report, start, end, declared.settle_days, believe_empty)
     summary["app_id"] = app_id
     rows = _rows_or_halves(rows, declared.row_cap, task, scope, summary)
     return TaskResult(rows=rows, replaces=scope, summary=summary)

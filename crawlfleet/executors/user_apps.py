@@ -9,7 +9,7 @@ from crawlfleet.core.errors import PermanentError
 from crawlfleet.core.vendor_data import App, AppList
 from crawlfleet.executors.contract import Executor, TaskContext, TaskResult
 from crawlfleet.executors.task_dates import asked_range, only_known, required
-from crawlfleet.model.task_spec import Task, TaskSpec
+from crawlfleet.model.task_spec import BELIEVE_EMPTY, Task, TaskSpec
 from crawlfleet.sources.contract import ALL_APPS, AppListUnavailable, Shape, Source
 from crawlfleet.sources.registry import default_report
 
@@ -17,7 +17,7 @@ from crawlfleet.sources.registry import default_report
 def check_user_apps(task: Task) -> None:
     """Raise PermanentError for a missing or impossible parameter."""
     required(task, "source", "username")
-    only_known(task, "days")
+    only_known(task, "days", BELIEVE_EMPTY)
     asked_range(task)
 
 
@@ -37,7 +37,8 @@ def sync_user_apps(task: Task, context: TaskContext) -> TaskResult:
     days = asked_range(task)
     app_ids = [ALL_APPS] if days and asks_for_all_apps(task, context.source) else [app.app_id for app in apps]
     follow_ups = tasks_per_app(task, app_ids, *days) if days else []
-    return TaskResult(rows=apps, replaces=AppList(source, username), summary=summary, follow_ups=follow_ups)
+    scope = AppList(source, username, by_hand=bool(context.account.app_ids))
+    return TaskResult(rows=apps, replaces=scope, summary=summary, follow_ups=follow_ups)
 
 
 def asks_for_all_apps(task: Task | TaskSpec, source: Source) -> bool:
@@ -75,6 +76,7 @@ def task_for_app(task: Task, app_id: str | None, start: date | None, end: date |
         end_date=end,
         report=task.report or (default_report(task.source) if task.source else None),
         priority=task.priority,
+        task_data={BELIEVE_EMPTY: True} if task.task_data.get(BELIEVE_EMPTY) else None,
     )
 
 

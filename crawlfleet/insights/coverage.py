@@ -24,10 +24,12 @@ SHOWN_DAYS = 5_000  # of all feeds of a page of coverage or gaps
 DAY_COLUMNS = ("day", "state", "rows", "fetched_at", "settles_at")
 WHY = {
     DayState.MISSING: "never fetched",
+    DayState.SUSPECT: "the vendor's last answer had no rows for days that had some, which are kept: worth another look;"
+    " if it is right, `tasks backfill --believe-empty`",
     DayState.THIN: "far fewer rows than on the days around: worth another look",
     DayState.SETTLING: "fetched before the vendor's figures were final, which they are now",
 }
-GAP_STATES = (DayState.MISSING, DayState.DENIED, DayState.THIN)
+GAP_STATES = (DayState.MISSING, DayState.SUSPECT, DayState.DENIED, DayState.THIN)
 UNDECLARED = Report("", ())  # of a source that is not known here
 
 
@@ -86,6 +88,7 @@ class Gap:
 class _Fetched(NamedTuple):
     row_count: int
     settled_fetches: int
+    suspect_fetches: int
     fetched_at: datetime
 
 
@@ -142,7 +145,7 @@ def gaps(
     reports_of: ReportsOf,
     now: datetime | None = None,
 ) -> Iterator[Gap]:
-    """Days that are missing, denied or thin, or settling although the vendor no longer changes them."""
+    """Days that are missing, suspect, denied or thin, or settling although the vendor no longer changes them."""
     moment = now or _clock(db)
     for covered in coverage(db, wanted, start, end, reports_of, moment):
         yield from gaps_of(covered, moment)
@@ -255,7 +258,7 @@ def _fetched_days(
     if not feed_ids:
         return {}
     query = sql(
-        "SELECT c.feed_id, c.day, c.row_count, c.settled_fetches, c.fetched_at"
+        "SELECT c.feed_id, c.day, c.row_count, c.settled_fetches, c.suspect_fetches, c.fetched_at"
         f" FROM {db.dialect.rows(id='int')} JOIN cl_coverage c ON c.feed_id = v.id"
         f" WHERE c.day BETWEEN {db.dialect.day('first')} AND {db.dialect.day('last')}"
     )
@@ -266,9 +269,9 @@ def _fetched_days(
     }
     found: dict[int, dict[date, _Fetched]] = defaultdict(dict)
     with db.read() as reader:
-        for feed_id, which, row_count, settled_fetches, fetched_at in reader.execute(query, parameters):
+        for feed_id, which, row_count, settled, suspect, fetched_at in reader.execute(query, parameters):
             known, moment = day(which), utc(fetched_at)
             assert known is not None
             assert moment is not None
-            found[feed_id][known] = _Fetched(row_count, settled_fetches, moment)
+            found[feed_id][known] = _Fetched(row_count, settled, suspect, moment)
     return found

@@ -144,14 +144,26 @@ class AccountDAO:
 
         return self.db.write(work)
 
-    def resume(self, source: str, username: str, actor: str | None = None) -> bool:
-        """Let the account's tasks run again; False when it was not parked."""
+    def resume(self, source: str, username: str, actor: str | None = None, accept_apps: bool = False) -> bool:
+        """Let the account's tasks run again; False when it was not parked.
+
+        With `accept_apps` its next list of apps counts, whatever it lacks: the apps known now are gone until it comes.
+        """
 
         def work(transaction: Transaction) -> bool:
+            if accept_apps:
+                transaction.execute(
+                    sql(
+                        "UPDATE cl_user_app SET app_status = 'gone'"
+                        " WHERE source = :source AND username = :username AND app_status <> 'gone'"
+                    ),
+                    {"source": source, "username": username},
+                )
             changed = _set_status(transaction, source, username, AccountStatus.HEALTHY, None)
             self._refresh_lanes(transaction, source, username)
             if changed:
-                audit.record(transaction, actor, "accounts.resume", _name(source, username))
+                details = {"accept_apps": True} if accept_apps else {}
+                audit.record(transaction, actor, "accounts.resume", _name(source, username), **details)
             return changed
 
         return self.db.write(work)
@@ -234,20 +246,26 @@ def _ask_accounts(reader: Statements, tables: str, owner: str, rows: str) -> Ans
     )
 
 
-def park(transaction: Transaction, source: str | None, username: str | None, reason: str) -> bool | None:
-    """The token was refused: let the account wait for a person, in the caller's transaction.
+def park(
+    transaction: Transaction,
+    source: str | None,
+    username: str | None,
+    reason: str,
+    status: AccountStatus = AccountStatus.TOKEN_EXPIRED,
+) -> bool | None:
+    """The token was refused, or is doubted: let the account wait for a person, in the caller's transaction.
 
     True when it did not wait before, None when there is no such account.
     """
     if source is None or username is None:
         return None
     known = sql("SELECT status FROM cl_account WHERE source = :source AND username = :username")
-    status = transaction.execute(known, {"source": source, "username": username}).scalar()
-    if status is None:
+    standing = transaction.execute(known, {"source": source, "username": username}).scalar()
+    if standing is None:
         return None
-    if status != AccountStatus.HEALTHY:
+    if standing != AccountStatus.HEALTHY:
         return False
-    return _set_status(transaction, source, username, AccountStatus.TOKEN_EXPIRED, reason)
+    return _set_status(transaction, source, username, status, reason)
 
 
 def _set_status(

@@ -12,7 +12,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from crawlfleet.core.transaction import Answer, AnyRow, Result, Statements, Tran
 from crawlfleet.model.account import Accounts, ask_accounts_of_lanes
 from crawlfleet.model.budget import Window
 from crawlfleet.model.claim_strategy import Strategy
+from crawlfleet.model.feed import FetchCounts, ask_fetch_counts, feeds_of
 from crawlfleet.model.lane_budgets import LaneBudgets
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import AccountStatus, AssignmentStatus, TaskStatus, task_guard
@@ -63,13 +64,15 @@ class Registration(NamedTuple):
 class Claim:
     """One assignment that this device now holds, with all its body needs.
 
-    `calls` says when each call of its source may be sent; None: as many as it likes, at any time.
+    `calls` says when each call of its source may be sent; None: as many as it likes, at any time. `fetch_counts` come
+    with the commit, and tell of the feeds that the task may write.
     """
 
     assignment_id: int
     task: Task
     account: Account | None
     calls: tuple[Window, ...] | None = ()
+    fetch_counts: Answer[FetchCounts] = field(default_factory=lambda: Answer.of({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,7 @@ def claim(ledger: Ledger, request: ClaimRequest) -> list[Claim]:
         won = _won(transaction, assigned)
         assigned = [each for each in assigned if each[0]["id"] in won]
     _open_runs(transaction, assigned)
+    fetch_counts = ask_fetch_counts(transaction, feeds_of(row for row, _, _ in assigned))
     ledger.touch(row["lane_id"] for row, _, _ in assigned if row["lane_id"] in lanes)
     return [
         Claim(
@@ -179,6 +183,7 @@ def claim(ledger: Ledger, request: ClaimRequest) -> list[Claim]:
             task_of(row),
             accounts.get((row["source"], row["username"]), (None, None))[0],
             ledger.hold(lanes[row["lane_id"]], number) if row["lane_id"] in lanes else (),
+            fetch_counts,
         )
         for row, _, number in assigned
     ]

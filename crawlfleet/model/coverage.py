@@ -59,6 +59,18 @@ class Covered:
     totals: Mapping[str, Any]
     settled_fetches: int
     fetched_at: datetime
+    fetch_number: int = 0
+    suspect_fetches: int = 0
+
+    def is_newer_than(self, fetched_at: datetime, fetch_number: int | None) -> bool:
+        """Whether the fetch that wrote the day began after the one with this number, which began at this moment.
+
+        The moments decide only between two of one number: the feed's store did not change from the claim of the one to
+        that of the other. None: it is not known what was stored when the other was claimed.
+        """
+        if fetch_number is None or fetch_number == self.fetch_number:
+            return self.fetched_at > fetched_at
+        return self.fetch_number > fetch_number
 
 
 def as_number(value: int | Decimal) -> int | float:
@@ -97,16 +109,19 @@ def of_feeds(reader: Statements, feed_ids: Iterable[int], start: date, end: date
     return _by_feed(reader.execute(statement, {"rows": rows, "first": start.isoformat(), "last": end.isoformat()}))
 
 
-_COVERED = "c.feed_id, c.day, c.row_count, c.checksum, c.totals, c.settled_fetches, c.fetched_at"
+_COVERED = (
+    "c.feed_id, c.day, c.row_count, c.checksum, c.totals, c.settled_fetches, c.fetched_at, c.fetch_number,"
+    " c.suspect_fetches"
+)
 
 
 def _by_feed(rows: Iterable[Any]) -> dict[int, dict[date, Covered]]:
     found: dict[int, dict[date, Covered]] = {}
-    for feed_id, which, row_count, checksum, totals, settled_fetches, fetched_at in rows:
+    for feed_id, which, row_count, checksum, totals, settled_fetches, fetched_at, number, suspect in rows:
         moment, known = utc(fetched_at), day(which)
         assert moment is not None
         assert known is not None
-        covered = Covered(row_count, checksum, json_value(totals), settled_fetches, moment)
+        covered = Covered(row_count, checksum, json_value(totals), settled_fetches, moment, number, suspect)
         found.setdefault(feed_id, {})[known] = covered
     return found
 
@@ -117,6 +132,7 @@ def write(
     found: Mapping[date, DayTotals],
     former: Mapping[date, Covered],
     fetched_at: datetime,
+    fetch_number: int,
     settle_days: int,
 ) -> None:
     """Note what a fetch found for these days, and what it changed."""
@@ -142,14 +158,15 @@ def write(
     columns = {"day": "day", "row_count": "int", "checksum": "text", "totals": "json", "settled_fetches": "int"}
     names = ", ".join(columns)
     statement = transaction.dialect.upsert(
-        f"INSERT INTO cl_coverage (feed_id, {names}, fetched_at) SELECT {feed}, {names}, {at}"
+        f"INSERT INTO cl_coverage (feed_id, {names}, fetched_at, fetch_number, suspect_fetches)"
+        f" SELECT {feed}, {names}, {at}, {transaction.dialect.integer('number')}, 0"
         f" FROM {transaction.dialect.rows(**columns)}",
         "feed_id, day",
-        ["row_count", "checksum", "totals", "settled_fetches", "fetched_at"],
+        ["row_count", "checksum", "totals", "settled_fetches", "fetched_at", "fetch_number", "suspect_fetches"],
     )
     parameters = {"feed": feed_id, "at": stamp(fetched_at)}
     for texts in json_batches(rows, transaction.dialect.batch_bytes):
-        transaction.execute(sql(statement), {**parameters, "rows": texts})
+        transaction.execute(sql(statement), {**parameters, "number": fetch_number, "rows": texts})
     if changes:
         columns = {
             "day": "day",
@@ -166,3 +183,14 @@ def write(
         )
         for texts in json_batches(changes, transaction.dialect.batch_bytes):
             transaction.execute(sql(statement), {**parameters, "rows": texts})
+
+
+def suspect(transaction: Transaction, feed_id: int, days: Collection[date]) -> None:
+    """The vendor had no rows for these days, which have some: they stay, and are to be looked at again."""
+    statement = transaction.dialect.update_from(
+        "cl_coverage",
+        {"suspect_fetches": "t.suspect_fetches + 1"},
+        transaction.dialect.rows(day="day"),
+        f"t.feed_id = {transaction.dialect.integer('feed')} AND t.day = v.day",
+    )
+    transaction.execute(sql(statement), {"feed": feed_id, "rows": json_rows([each] for each in sorted(days))})

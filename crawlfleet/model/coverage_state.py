@@ -18,6 +18,7 @@ class DayState(StrEnum):
     """In the order in which a person should look at them."""
 
     MISSING = "missing"  # never fetched
+    SUSPECT = "suspect"  # its rows are of an earlier fetch: the vendor's last answer had none
     THIN = "thin"  # fetched once after it settled, with far fewer rows than its neighbours: worth another look
     SETTLING = "settling"  # fetched while the vendor still changes it
     FINAL = "final"
@@ -33,6 +34,9 @@ class Fetched(Protocol):
 
     @property
     def settled_fetches(self) -> int: ...
+
+    @property
+    def suspect_fetches(self) -> int: ...
 
 
 def day_states(
@@ -56,6 +60,8 @@ def day_states(
         if covered is None:
             never = DayState.IMPOSSIBLE if too_old else DayState.DENIED
             states[which] = never if unreachable else DayState.MISSING
+        elif covered.suspect_fetches and not unreachable:
+            states[which] = DayState.SUSPECT
         elif covered.settled_fetches == 0:
             states[which] = DayState.FINAL if unreachable else DayState.SETTLING
         elif covered.settled_fetches == 1 and not unreachable and _is_thin(known, which):

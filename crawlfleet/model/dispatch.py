@@ -20,6 +20,7 @@ from crawlfleet.model import audit, signals
 from crawlfleet.model.account import ask_accounts_of_lanes
 from crawlfleet.model.claims import TASK_COLUMNS, Claim, Registration, task_of
 from crawlfleet.model.ending import Ending, Outcome
+from crawlfleet.model.feed import ask_fetch_counts, feeds_of
 from crawlfleet.model.gate import end_runs
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import LIVE_RUN, AssignmentStatus, DeviceStatus, quoted
@@ -187,6 +188,7 @@ def adopt(ledger: Ledger, rows: Sequence[Any]) -> list[Claim]:
     asked = ask_accounts_of_lanes(transaction, lane_ids)
     lanes = ledger.load(lane_ids)
     accounts = asked.read()
+    fetch_counts = ask_fetch_counts(transaction, feeds_of(rows))
     adopted, ids = [], []
     for row in rows:
         calls: tuple[Any, ...] | None = ()
@@ -195,7 +197,7 @@ def adopt(ledger: Ledger, rows: Sequence[Any]) -> list[Claim]:
             calls = ledger.hold(lane, row["assignment_id"])
         account = accounts.get((row["source"], row["username"]), (None, None))[0]
         ids.append([row["assignment_id"]])
-        adopted.append(Claim(row["assignment_id"], task_of(row), account, calls))
+        adopted.append(Claim(row["assignment_id"], task_of(row), account, calls, fetch_counts))
     if ids:
         taken = {"taken_at": transaction.dialect.moment("now"), "updated_at": transaction.dialect.moment("now")}
         statement = transaction.dialect.update_from(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.core.vendor_data import Scope
+from crawlfleet.model.lifecycle import AccountStatus
 from crawlfleet.model.task_spec import TaskSpec
+
+if TYPE_CHECKING:
+    from crawlfleet.model.feed import FetchCounts
 
 
 @dataclass(slots=True)
@@ -48,7 +52,8 @@ class Ending:
     """One run that ended, as the gate is told. Moments are the database's clock.
 
     `calls` are the moments by which the vendor saw the run's calls, None when nobody can tell. A task whose run lacked
-    calls moves to the lane `lane_id`.
+    calls moves to the lane `lane_id`. `fetch_counts` are its claim's. An ending that waits for a person parks the
+    account as `parks_as`.
     """
 
     assignment_id: int
@@ -58,6 +63,8 @@ class Ending:
     completed_at: datetime | None = None
     calls: Sequence[datetime] | None = ()
     lane_id: int | None = None
+    fetch_counts: FetchCounts = field(default_factory=dict)
+    parks_as: AccountStatus = AccountStatus.TOKEN_EXPIRED
 
     @property
     def kind(self) -> EndingKind:
@@ -78,6 +85,10 @@ class Ending:
     def failed(self, message: str | None) -> Ending:
         """The same run with nothing but this message: its task fails."""
         return replace(self, outcome=Outcome(EndingKind.PERMANENT, message))
+
+    def parked(self, message: str) -> Ending:
+        """The same run with nothing but this message: its account waits for a person, and the task with it."""
+        return replace(self, outcome=Outcome(EndingKind.AUTH, message), parks_as=AccountStatus.PARKED)
 
 
 def replaced_by(endings: Sequence[Ending]) -> list[Scope]:

@@ -8,18 +8,20 @@ or an answer without the vendor's words, is doubted first, and denied only when 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import SqlDialect, json_batches, json_rows, sql, stamp, utc
-from crawlfleet.core.transaction import Answer, Transaction
+from crawlfleet.core.transaction import Answer, AnyRow, Transaction
+from crawlfleet.core.vendor_data import ALL_APPS
 
 FIRST_PAUSE = timedelta(days=1)  # after the first denial; it doubles with each one that follows
 LONGEST_PAUSE = timedelta(days=30)
 PERSISTS_AFTER = timedelta(hours=1)  # of a denial in words: longer than a task tries again
 PERSISTS_UNSAID_AFTER = timedelta(hours=20)  # of one without: the next night says the same
+APP_LIST = "user_apps"  # the report name of the feed that an app list locks
 
 
 class FeedKey(NamedTuple):
@@ -38,6 +40,29 @@ class LockedFeed(NamedTuple):
     denials: int
     denied_until: datetime | None
     doubted_since: datetime | None
+    fetch_count: int
+
+
+def app_list_of(source: str, username: str) -> FeedKey:
+    """The feed that an account's app list locks."""
+    return FeedKey(source, username, "", APP_LIST)
+
+
+def feeds_of(rows: Iterable[AnyRow]) -> set[FeedKey]:
+    """The feeds that these tasks write if they do as their names say: of an app, of all apps at once, of apps."""
+    keys = set()
+    for row in rows:
+        source, username, app_id, report = row["source"], row["username"], row["app_id"], row["report"]
+        if source is None or username is None:
+            continue
+        if report is not None:
+            keys.add(FeedKey(source, username, app_id or ALL_APPS, report))
+        if app_id is None:
+            keys.add(app_list_of(source, username))
+    return keys
+
+
+FetchCounts = Mapping[FeedKey, int]  # how many fetches of each of these feeds were stored when a run was claimed
 
 
 def ensure_feeds(transaction: Transaction, keys: Collection[FeedKey]) -> Answer[dict[FeedKey, LockedFeed]]:
@@ -66,13 +91,13 @@ def _ask_locked(transaction: Transaction, keys: Collection[FeedKey]) -> Answer[d
     dialect = transaction.dialect
     columns = ", ".join(f"t.{name}" for name in FeedKey._fields)
     statement = (
-        f"SELECT {columns}, t.id, t.denials, t.denied_until, t.doubted_since"
+        f"SELECT {columns}, t.id, t.denials, t.denied_until, t.doubted_since, t.fetch_count"
         f" FROM {dialect.by_key(_keys(dialect), 'cl_feed', 'uq_feed')}"
         f" ON {_MATCH} ORDER BY {columns}{dialect.for_update_of_t}"
     )
     found = transaction.execute(sql(statement), {"rows": json_rows(sorted(set(keys)))})
     return found.map(
-        lambda rows: {FeedKey(*row[:4]): LockedFeed(row[4], row[5], utc(row[6]), utc(row[7])) for row in rows}
+        lambda rows: {FeedKey(*row[:4]): LockedFeed(row[4], row[5], utc(row[6]), utc(row[7]), row[8]) for row in rows}
     )
 
 
@@ -81,6 +106,21 @@ _MATCH = " AND ".join(f"t.{name} = v.{name}" for name in FeedKey._fields)
 
 def _keys(dialect: SqlDialect) -> str:
     return dialect.rows(**dict.fromkeys(FeedKey._fields, "text"))
+
+
+def ask_fetch_counts(transaction: Transaction, keys: Collection[FeedKey]) -> Answer[FetchCounts]:
+    """Ask how many fetches of each of these feeds are stored; nothing is locked, and a feed may not be there yet."""
+    if not keys:
+        return Answer.of({})
+    columns = ", ".join(f"t.{name}" for name in FeedKey._fields)
+    statement = sql(f"SELECT {columns}, t.fetch_count FROM {_keys(transaction.dialect)} JOIN cl_feed t ON {_MATCH}")
+    found = transaction.execute(statement, {"rows": json_rows(sorted(keys))})
+    return found.map(lambda rows: dict.fromkeys(keys, 0) | {FeedKey(*row[:4]): row[4] for row in rows})
+
+
+def count_fetch(transaction: Transaction, feed: LockedFeed) -> None:
+    """One more fetch of the feed is stored."""
+    transaction.execute(sql("UPDATE cl_feed SET fetch_count = fetch_count + 1 WHERE id = :id"), {"id": feed.id})
 
 
 def forget_denials(transaction: Transaction, feed: LockedFeed) -> None:
@@ -98,7 +138,7 @@ def deny(transaction: Transaction, key: FeedKey, reason: str, in_words: bool = T
     Further denials during a pause (the other tasks of one night) only renew the reason.
     """
     now = transaction.now
-    feed_id, denials, denied_until, doubted_since = ensure_feeds(transaction, [key]).read()[key]
+    feed_id, denials, denied_until, doubted_since, _ = ensure_feeds(transaction, [key]).read()[key]
     if not in_words or _has_worked(transaction, feed_id):
         if doubted_since is None:
             doubt = sql("UPDATE cl_feed SET doubted_since = :now WHERE id = :id")

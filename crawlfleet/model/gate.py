@@ -103,7 +103,8 @@ def end_runs(
 
 def _park(ledger: Ledger, ending: Ending, task: AnyRow) -> tuple[Ending, bool]:
     """The account waits for a person; True when it did not before. Without one nothing would hold the task back."""
-    parked = park(ledger.transaction, task["source"], task["username"], ending.message or "token refused")
+    reason = (ending.message or "token refused")[:MAX_MESSAGE]
+    parked = park(ledger.transaction, task["source"], task["username"], reason, ending.parks_as)
     if parked is None:
         return ending.failed(ending.message), False
     ledger.touch_account(task["source"], task["username"])

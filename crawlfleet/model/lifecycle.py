@@ -43,7 +43,7 @@ class AccountStatus(StrEnum):
 
     HEALTHY = "healthy"
     TOKEN_EXPIRED = "token_expired"  # the vendor refused it: waits for a person
-    PARKED = "parked"  # a person parked it
+    PARKED = "parked"  # a person parked it, or most of its apps vanished
 
 
 class TaskEvent(StrEnum):

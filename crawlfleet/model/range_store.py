@@ -1,7 +1,10 @@
 """Storing what a run fetched: a range is replaced exactly once.
 
 A fetch replaces all rows of its range: what vanished at the vendor vanishes here. The feed's row is locked first,
-so two fetches of one feed never mix; days that a later fetch has written are left alone.
+so two fetches of one feed never mix; days that a later fetch has written are left alone. Which of two is the later one
+is no matter of clocks: a run remembers how many fetches of its feed were stored when it was claimed.
+
+An answer without rows is more often a hiccup of the vendor's than the truth: days that had some keep them.
 """
 
 from __future__ import annotations
@@ -10,21 +13,23 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from crawlfleet.core.sql import json_batches, sql, stamp, utc
 from crawlfleet.core.transaction import Answer, Transaction
 from crawlfleet.core.vendor_data import AMOUNTS, COUNTS, DIMENSIONS, App, AppList, Figures, ReportRange, Scope
 from crawlfleet.model import coverage, feed
 from crawlfleet.model.coverage import Covered
+from crawlfleet.model.coverage_state import LEAST_ROWS
 from crawlfleet.model.feed import FeedKey, LockedFeed
 
 STORE_BATCH = 1000  # rows of one INSERT, or fewer that are wide
 AMOUNT_LIMIT = Decimal(10) ** 18  # revenue and cost are stored with 18 digits before the point and 6 after
-APP_LIST = "user_apps"  # the report name of the feed that an app list locks
+LEAST_VANISHED = 3  # apps that vanish at once, and are most of those known, before the list is doubted
 
 _FIGURES = {
     "date": "day",
@@ -47,7 +52,7 @@ _APPS = {
 def lock_key(scope: Scope) -> FeedKey:
     """The feed that a result locks."""
     if isinstance(scope, AppList):
-        return FeedKey(scope.source, scope.username, "", APP_LIST)
+        return feed.app_list_of(scope.source, scope.username)
     return FeedKey(scope.source, scope.username, scope.app_id, scope.report)
 
 
@@ -79,35 +84,65 @@ class Targets:
         return coverage.ask_days(self._transaction, [(lock_key(each), each.start, each.end) for each in ranges])
 
 
+class AppsVanished(Exception):
+    """Most of an account's known apps are missing from its list, so it may be another account's. Nothing was stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a fetch did not replace: days, or an app list, that a later fetch wrote; days for which it had no rows."""
+
+    newer: int = 0
+    suspect: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """As the summary of a task tells it; empty when all was replaced."""
+        told = {"kept_newer": self.newer, "kept_suspect_days": self.suspect}
+        return {name: count for name, count in told.items() if count}
+
+
 def replace_range(
     transaction: Transaction,
     scope: Scope,
     rows: Iterable[Any],
     fetched_at: datetime,
     targets: Targets | None = None,
-) -> None:
-    """Make the stored rows of this scope equal to `rows`, unless a later fetch was stored before.
+    fetch_count: int | None = None,
+) -> Kept:
+    """Make the stored rows of this scope equal to `rows`, but for days that a later fetch wrote or that are suspect.
 
-    `fetched_at` is when the fetch began, by the database's clock. Runs in the caller's transaction; `targets` are those
-    of this scope and others, for a caller who has more to store.
-    Raises DataError or IntegrityError for what the database refuses.
+    `fetched_at` is when the fetch began, by the database's clock; `fetch_count` is how many fetches of the feed were
+    stored when its run was claimed, where that is known. Runs in the caller's transaction; `targets` are those of this
+    scope and others, for a caller who has more to store.
+    Raises AppsVanished, and DataError or IntegrityError for what the database refuses.
     """
     targets = targets or Targets(transaction, [scope])
     found = targets.feed_of(scope)
     feed.forget_denials(transaction, found)
     if isinstance(scope, AppList):
-        _replace_apps(transaction, scope, list(rows), fetched_at)
+        had_none_since = fetch_count is not None and found.fetch_count == fetch_count
+        kept = _replace_apps(transaction, scope, list(rows), fetched_at, had_none_since)
     else:
-        _replace_figures(transaction, found.id, targets.former(scope, found.id), scope, rows, fetched_at)
+        number = None if fetch_count is None else fetch_count + 1
+        target = _Target(found.id, targets.former(scope, found.id), fetched_at, number)
+        kept = _replace_figures(transaction, target, scope, rows, number or found.fetch_count + 1)
+    feed.count_fetch(transaction, found)
+    return kept
 
 
-def _replace_apps(transaction: Transaction, scope: AppList, apps: list[App], fetched_at: datetime) -> None:
+def _replace_apps(
+    transaction: Transaction, scope: AppList, apps: list[App], fetched_at: datetime, had_none_since: bool
+) -> Kept:
+    """`had_none_since`: no list was stored since this one's run was claimed, so it is the latest."""
     owner = {"source": scope.source, "username": scope.username, "at": stamp(fetched_at)}
-    newest = transaction.execute(
-        sql("SELECT MAX(fetched_at) FROM cl_user_app WHERE source = :source AND username = :username"), owner
-    ).scalar()
-    if newest is not None and utc(newest) > fetched_at:  # type: ignore[operator]
-        return
+    known = transaction.execute(
+        sql("SELECT app_id, app_status, fetched_at FROM cl_user_app WHERE source = :source AND username = :username"),
+        owner,
+    ).all()
+    if not had_none_since and any(utc(at) > fetched_at for _, _, at in known):  # type: ignore[operator]
+        return Kept(newer=1)
+    if not scope.by_hand:
+        _check_vanished(scope, {app_id for app_id, status, _ in known if status != "gone"}, apps)
     transaction.execute(
         sql(
             "UPDATE cl_user_app SET app_status = 'gone', fetched_at = :at"
@@ -116,7 +151,7 @@ def _replace_apps(transaction: Transaction, scope: AppList, apps: list[App], fet
         owner,
     )
     if not apps:
-        return
+        return Kept()
     names = ", ".join(_APPS)
     at = transaction.dialect.moment("at")
     statement = transaction.dialect.upsert(
@@ -131,24 +166,42 @@ def _replace_apps(transaction: Transaction, scope: AppList, apps: list[App], fet
         ]
         for rows in json_batches(values, transaction.dialect.batch_bytes):
             transaction.execute(sql(statement), {**owner, "rows": rows})
+    return Kept()
+
+
+def _check_vanished(scope: AppList, known: Collection[str], apps: Sequence[App]) -> None:
+    """Raise AppsVanished when most of the known apps are not among these."""
+    listed = {app.app_id for app in apps}
+    vanished = sum(app_id not in listed for app_id in known)
+    if vanished >= LEAST_VANISHED and 2 * vanished > len(known):
+        raise AppsVanished(
+            f"{vanished} of the {len(known)} known apps are missing from the vendor's list of {len(listed)}: is the"
+            " token that of another account? Nothing was changed. Set the token right and resume the account; if the"
+            f" list is right, `accounts resume {scope.username} --accept-apps`"
+        )
+
+
+class _Target(NamedTuple):
+    """The feed that a fetch writes, what was known of its days, when the fetch began, and its number if it has one."""
+
+    feed_id: int
+    former: Mapping[date, Covered]
+    fetched_at: datetime
+    number: int | None
 
 
 def _replace_figures(
-    transaction: Transaction,
-    feed_id: int,
-    former: Mapping[date, Covered],
-    scope: ReportRange,
-    rows: Iterable[Figures],
-    fetched_at: datetime,
-) -> None:
-    later = {each for each, known in former.items() if known.fetched_at > fetched_at}
-    days = [each for each in _days(scope) if each not in later]
-    delete = sql(
-        "DELETE FROM cl_app_data WHERE feed_id = :feed"
-        f" AND date BETWEEN {transaction.dialect.day('start')} AND {transaction.dialect.day('end')}"
-    )
-    for first, last in _stretches(days):
-        transaction.execute(delete, {"feed": feed_id, "start": first.isoformat(), "end": last.isoformat()})
+    transaction: Transaction, target: _Target, scope: ReportRange, rows: Iterable[Figures], number: int
+) -> Kept:
+    feed_id, former = target.feed_id, target.former
+    newer = {each for each, known in former.items() if known.is_newer_than(target.fetched_at, target.number)}
+    days = [each for each in _days(scope) if each not in newer]
+    batches = _batches(row for row in rows if row.day not in newer)
+    first = next(batches, [])
+    # of a report with rows, a day of which all are gone is believed unless there were many
+    least = LEAST_ROWS if first else 1
+    doubted = {each for each in days if not scope.believe_empty and each in former and former[each].row_count >= least}
+    _delete(transaction, feed_id, [each for each in days if each not in doubted])
     found = {each: coverage.DayTotals() for each in days}
     seen: Counter[bytes] = Counter()
     names = ", ".join(_FIGURES)
@@ -157,13 +210,31 @@ def _replace_figures(
         f"INSERT INTO cl_app_data (feed_id, {names}) SELECT {transaction.dialect.integer('feed')}, {columns}"
         f" FROM {transaction.dialect.rows(**_FIGURES)}"
     )
-    for batch in _batches(row for row in rows if row.day not in later):
+    for batch in itertools.chain([first] if first else [], batches):
+        confirmed = doubted & {row.day for row in batch}
+        _delete(transaction, feed_id, confirmed)
+        doubted -= confirmed
         values = [_figures_row(row, seen) for row in batch]
         for row, stored in zip(batch, values, strict=True):
             found[row.day].add(row, stored)
         for texts in json_batches(values, transaction.dialect.batch_bytes):
             transaction.execute(insert, {"feed": feed_id, "rows": texts})
-    coverage.write(transaction, feed_id, found, former, fetched_at, scope.settle_days)
+    if doubted:
+        coverage.suspect(transaction, feed_id, doubted)
+        if not first:  # what it says of days without rows is not believed either
+            found.clear()
+    written = {each: totals for each, totals in found.items() if each not in doubted}
+    coverage.write(transaction, feed_id, written, former, target.fetched_at, number, scope.settle_days)
+    return Kept(len(newer), len(doubted))
+
+
+def _delete(transaction: Transaction, feed_id: int, days: Collection[date]) -> None:
+    statement = sql(
+        "DELETE FROM cl_app_data WHERE feed_id = :feed"
+        f" AND date BETWEEN {transaction.dialect.day('start')} AND {transaction.dialect.day('end')}"
+    )
+    for first, last in _stretches(sorted(days)):
+        transaction.execute(statement, {"feed": feed_id, "start": first.isoformat(), "end": last.isoformat()})
 
 
 class ValueRefused(ValueError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -84,10 +84,15 @@ def _without_denied(transaction: Transaction, ending: Ending, task: AnyRow) -> E
     wanted = [spec for spec, key in zip(ending.outcome.follow_ups, asked, strict=True) if key not in denied]
     if skipped := len(ending.outcome.follow_ups) - len(wanted):
         log.info("left out tasks of denied feeds: task=%d count=%d", ending.task_id, skipped)
-        told = {**json.loads(ending.outcome.summary or "{}"), "denied_skipped": skipped}
-        summary = json.dumps(told, ensure_ascii=False)
-        return replace(ending, outcome=replace(ending.outcome, follow_ups=wanted, summary=summary))
+        ending = _telling(ending, {"denied_skipped": skipped})
+        return replace(ending, outcome=replace(ending.outcome, follow_ups=wanted))
     return ending
+
+
+def _telling(ending: Ending, told: Mapping[str, int]) -> Ending:
+    """The ending with these counts in its summary."""
+    summary = json.dumps({**json.loads(ending.outcome.summary or "{}"), **told}, ensure_ascii=False)
+    return replace(ending, outcome=replace(ending.outcome, summary=summary))
 
 
 def _with_label(specs: Sequence[TaskSpec], label: str | None) -> Sequence[TaskSpec]:
@@ -132,7 +137,18 @@ def _write_data(
 ) -> Ending:
     if ending.outcome.replaces is not None:
         fetched_at = ending.started_at or ledger.now
-        range_store.replace_range(ledger.transaction, ending.outcome.replaces, ending.outcome.rows, fetched_at, targets)
+        scope = ending.outcome.replaces
+        fetch_count = ending.fetch_counts.get(range_store.lock_key(scope))
+        try:
+            kept = range_store.replace_range(
+                ledger.transaction, scope, ending.outcome.rows, fetched_at, targets, fetch_count
+            )
+        except range_store.AppsVanished as doubt:
+            return ending.parked(str(doubt))
+        if told := kept.as_dict():
+            counts = " ".join(f"{name}={count}" for name, count in told.items())
+            log.warning("kept what was stored: task=%d assignment=%d %s", ending.task_id, ending.assignment_id, counts)
+            ending = _telling(ending, told)
     if ending.outcome.follow_ups:
         ending = _without_denied(ledger.transaction, ending, task)
         specs = _with_label(ending.outcome.follow_ups, task["label"])

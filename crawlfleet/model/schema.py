@@ -255,7 +255,7 @@ feed = _table(
     _moment("denied_until", nullable=True),
     sa.Column("denied_reason", sa.Text),
     _moment("doubted_since", nullable=True),  # the first of such answers that was not believed yet
-    # each fetch draws a number when it begins: which of two is the later one is no matter of clocks
+    # of those stored; a run reads it when it is claimed: which of two is the later one is no matter of clocks
     sa.Column("fetch_count", sa.BigInteger, nullable=False, server_default="0"),
     _moment("created_at"),
     sa.UniqueConstraint("source", "username", "app_id", "report", name="uq_feed"),

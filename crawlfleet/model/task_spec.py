@@ -15,6 +15,7 @@ from typing import Any
 from crawlfleet.core.errors import UsageError
 
 DEFAULT_REPORT = "partners_by_date_report"
+BELIEVE_EMPTY = "believe_empty"  # in the data of an app_data task: days without rows are empty, also if they had some
 MAX_PRIORITY = 1000  # x 600 s of head start is a week; more would be a separate queue
 MAX_TASK_DATA_BYTES = 256 * 1024
 MAX_TEXT = 190  # characters: what fits every database's index

@@ -8,7 +8,7 @@ from datetime import date, datetime
 from typing import Any
 
 from crawlfleet.model.budget import digest
-from crawlfleet.model.task_spec import TaskSpec
+from crawlfleet.model.task_spec import BELIEVE_EMPTY, TaskSpec
 from crawlfleet.planning.call_plan import PlannedCall
 from crawlfleet.planning.day_needs import Skip
 from crawlfleet.planning.meters import Meter
@@ -22,6 +22,7 @@ class Backfill:
     """A plan. `finish_at` is when the budgets allow its last call, None without calls; `ids` those of queued tasks.
 
     `meters` are the budgets that matter to it; `skipped` counts the days of all apps that are not asked for.
+    `believe_empty`: a day that had rows and has none now loses them.
     """
 
     source: str
@@ -35,6 +36,7 @@ class Backfill:
     skipped: Mapping[Skip, int]
     notes: Sequence[str]
     ids: Sequence[int] = ()
+    believe_empty: bool = False
 
     @property
     def finish_at(self) -> datetime | None:
@@ -53,7 +55,8 @@ class Backfill:
                 self.report,
                 priority=EXPIRING_PRIORITY if call.is_expiring else PRIORITY,
                 run_at=call.run_at,
-                unique_key="backfill:"
+                task_data={BELIEVE_EMPTY: True} if self.believe_empty else None,
+                unique_key=("believe:" if self.believe_empty else "backfill:")
                 + digest(self.source, self.username, call.app_id, self.report, call.start, call.end),
                 label=label,
             )

@@ -164,11 +164,13 @@ class Fleet:
         label: str | None = None,
         dry_run: bool = False,
         actor: str | None = None,
+        believe_empty: bool = False,
     ) -> Backfill:
         """Queue the fewest calls that fetch what is missing of these days, as early as the budgets allow.
 
         For all known apps of the account unless `app_ids` names some; the tasks get the `label`. With `dry_run`
-        nothing is queued. Repeating it queues nothing twice. How it decides: docs/planning.md.
+        nothing is queued. Repeating it queues nothing twice. With `believe_empty` a day that had rows and has none now
+        loses them. How it decides: docs/planning.md.
         Raises UsageError for an account, a report or days that cannot be, CrawlfleetError when no app is known.
         """
         start, end = parse_date(start_date, "start_date"), parse_date(end_date, "end_date")
@@ -185,7 +187,7 @@ class Fleet:
             raise UsageError(f"report must be one of {', '.join(sorted(reports))} (got {name!r:.80})")
         with self.db.read() as reader:
             planner = BackfillPlanner(reader, accounts[0], reports[name], self._defaults.cost_of)
-            found = planner.plan(start, end, app_ids)
+            found = replace(planner.plan(start, end, app_ids), believe_empty=believe_empty)
         return found if dry_run else found.queued(self.tasks.add(found.specs(label), self._defaults, actor=actor))
 
     def retry_tasks(self, task_ids: Sequence[int], actor: str | None = None) -> list[int]:

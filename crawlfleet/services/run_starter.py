@@ -40,7 +40,9 @@ class RunStarter:
         """The run of a claim that was made when the device stood so."""
         permit = None if claim.task.source is None else self._permit(claim, state)
         executor = self._executors[claim.task.task_type]
-        return Run(claim.assignment_id, claim.task, executor, self._make_context(claim, permit), self._clock)
+        run = Run(claim.assignment_id, claim.task, executor, self._make_context(claim, permit), self._clock)
+        run.fetch_counts = claim.fetch_counts.read()
+        return run
 
     def _permit(self, claim: Claim, state: DeviceState) -> RunPermit:
         assignment_id, task_id = claim.assignment_id, claim.task.id

@@ -32,7 +32,8 @@ class UncommittedEnding:
 
     def undated(self) -> Ending:
         """What the gate is told of it, made anew each time; `date` adds the moments."""
-        return Ending(self.run.assignment_id, self.run.task.id, self.outcome)
+        counts = self.run.fetch_counts
+        return Ending(self.run.assignment_id, self.run.task.id, self.outcome, fetch_counts=counts)
 
     def date(self, ending: Ending, reading: ClockReading) -> None:
         """Set the moments, on the database's clock."""

@@ -9,9 +9,8 @@ from typing import Any, Protocol
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.errors import PermanentError, UsageError
+from crawlfleet.core.vendor_data import ALL_APPS as ALL_APPS  # noqa: PLC0414  (offered here, too)
 from crawlfleet.core.vendor_data import App, Figures
-
-ALL_APPS = "all"  # in place of an app id, where one call covers all apps of an account
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,8 @@ class Report:
     `shapes` are the ways of asking for it, shortest ranges first, without gaps between them. Figures of a day change
     for `settle_days` after it. The vendor answers days up to `lookback_days` ago (None: without end; 0: a snapshot
     of today, UTC), and at most `row_cap` rows, silently dropping the rest. `account_wide`: the app id `ALL_APPS` asks
-    for all apps in one call.
+    for all apps in one call. `rows_may_vanish`: days that had rows and have none now are believed; of other reports
+    that is more often a hiccup of the vendor's.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Report:
     settle_days: int = 2
     row_cap: int | None = None
     account_wide: bool = False
+    rows_may_vanish: bool = False
 
     @property
     def is_snapshot(self) -> bool:

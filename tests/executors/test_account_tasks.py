@@ -348,3 +348,24 @@ def test_both_types_need_an_account():
     assert APP_DATA.needs_account
     assert not USER_APPS.asynchronous
     assert not APP_DATA.asynchronous
+
+
+def test_that_an_answer_without_rows_is_believed_is_said_by_the_task_or_by_the_report(run):
+    """The word of a person goes on to the tasks for single apps; apps named by hand are not doubted."""
+    assert run(APP_DATA, app_id=APP_IDS[0], start_date=START, end_date=END).replaces.believe_empty is False
+    said = {"believe_empty": True}
+    assert run(APP_DATA, app_id=APP_IDS[0], start_date=START, end_date=END, task_data=said).replaces.believe_empty
+    for executor in (APP_DATA, USER_APPS):
+        result = run(executor, start_date=START, end_date=END, task_data=said)
+        assert [spec.task_data for spec in result.follow_ups] == [said] * len(APP_IDS)
+    with pytest.raises(PermanentError, match="believe_empty must be true or false"):
+        run(APP_DATA, app_id=APP_IDS[0], task_data={"believe_empty": 1})
+    by_hand = Account("appsflyer", "demo_agency", token_env="DEMO_TOKEN", app_ids=("a",))
+    assert run(USER_APPS, account=by_hand).replaces.by_hand
+    apple = Apple(SourceSettings())
+    assert {name for name, report in apple.reports.items() if report.rows_may_vanish} == {
+        "reviews",
+        "top_free_rank",
+        "top_paid_rank",
+    }
+    apple.close()

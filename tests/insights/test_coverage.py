@@ -132,9 +132,9 @@ def test_a_fetched_day_is_settling_until_it_was_fetched_after_it_settled(db: Dat
     add_days(db, "a", DAY, [3], settles_at - timedelta(seconds=1))
     [found] = coverage(db, ANY, DAY, DAY, reports_of, NOW)
     assert found.days == [CoveredDay(DAY, S, 3, settles_at - timedelta(seconds=1), settles_at)]
-    add_days(db, "a", DAY, [0], settles_at)
+    add_days(db, "a", DAY, [1], settles_at)
     [found] = coverage(db, ANY, DAY, DAY, reports_of, NOW)
-    assert found.days == [CoveredDay(DAY, F, 0, settles_at, settles_at)]
+    assert found.days == [CoveredDay(DAY, F, 1, settles_at, settles_at)]
 
 
 def test_settling_lasts_as_long_as_the_report_says(db: Database) -> None:

@@ -192,7 +192,7 @@ def run_resume(args: argparse.Namespace) -> int:
     """Let the account's tasks run again."""
     with existing_fleet(args) as fleet:
         row = _the_account(fleet, args)
-        changed = fleet.accounts.resume(row["source"], row["username"], actor())
+        changed = fleet.accounts.resume(row["source"], row["username"], actor(), args.accept_apps)
     print(f"account {row['username']} at {row['source']} {'is' if changed else 'was'} {AccountStatus.HEALTHY}")
     return 0
 
@@ -248,4 +248,7 @@ def add_parser(subparsers: Any) -> None:
         command.add_argument("--source", metavar="S", help="the vendor, when several know the name")
         if name == "park":
             command.add_argument("--reason", metavar="TEXT", required=True, help="why, for your colleagues")
+        if name == "resume":
+            accept = "take the next list of apps as it is, also when most of those known are missing from it"
+            command.add_argument("--accept-apps", action="store_true", help=accept)
         command.set_defaults(run=run)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LETTERS = {
     DayState.MISSING: "M",
+    DayState.SUSPECT: "?",
     DayState.THIN: "T",
     DayState.SETTLING: "s",
     DayState.FINAL: ".",
@@ -31,6 +32,7 @@ LETTERS = {
 }
 COLOURS = {
     DayState.MISSING: "bold white on red",
+    DayState.SUSPECT: "black on magenta",
     DayState.THIN: "black on yellow",
     DayState.SETTLING: "black on cyan",
     DayState.FINAL: "black on green",

@@ -10,7 +10,7 @@ from crawlfleet.cli.database import actor, ready_fleet
 from crawlfleet.cli.output import print_json, progress, say
 from crawlfleet.cli.tasks.lines import parse_json, read_task_lines
 from crawlfleet.core.errors import UsageError
-from crawlfleet.model.task_spec import DEFAULT_REPORT, MAX_PRIORITY, SPEC_KEYS, TaskSpec
+from crawlfleet.model.task_spec import BELIEVE_EMPTY, DEFAULT_REPORT, MAX_PRIORITY, SPEC_KEYS, TaskSpec
 
 if TYPE_CHECKING:
     from crawlfleet.services.fleet import Fleet, Queued
@@ -21,6 +21,8 @@ MANY = 10_000  # tasks, from which on adding them takes seconds
 def run_add(args: argparse.Namespace) -> int:
     """Queue tasks and print their ids."""
     given = {name: getattr(args, name) for name in SPEC_KEYS if getattr(args, name) is not None}
+    if args.believe_empty:
+        given["task_data"] = _with_belief(given)
     if args.from_file is not None:
         queued = _add_lines(args, given)
     else:
@@ -37,6 +39,14 @@ def run_add(args: argparse.Namespace) -> int:
     for note in queued.notes:
         say(note)
     return 0
+
+
+def _with_belief(given: dict[str, Any]) -> dict[str, Any]:
+    """The data of a task that is to believe days without rows; only the types that fetch figures read that."""
+    data = given.get("task_data", {})
+    if given.get("task_type") not in ("app_data", "user_apps") or not isinstance(data, dict):
+        raise UsageError("--believe-empty is for tasks of type app_data or user_apps, whose --data is an object")
+    return {**data, BELIEVE_EMPTY: True}
 
 
 def _add_lines(args: argparse.Namespace, given: dict[str, Any]) -> Queued:
@@ -99,6 +109,7 @@ def add_parser(subparsers: Any) -> None:
     add("--priority", metavar="N", type=priority, help="each step overtakes ten minutes of waiting (default: 0)")
     add("--run-at", metavar="T", help="not before this moment, as in 2026-01-31T08:00:00+08:00; UTC without a zone")
     add("--data", dest="task_data", metavar="JSON", type=_json_value, help="an object for the executor")
+    add("--believe-empty", action="store_true", help="a day that had rows and has none now loses them")
     add("--label", metavar="LABEL", help="only devices that have this label take the task")
     add("--unique-key", metavar="K", help="while a task with this key is open, adding gives that task's id")
     add("--force", action="store_true", help="queue a type although a known one has nearly the same name")

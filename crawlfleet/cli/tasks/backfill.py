@@ -30,6 +30,7 @@ def run_backfill(args: argparse.Namespace) -> int:
             label=args.label,
             dry_run=args.dry_run,
             actor=actor(),
+            believe_empty=args.believe_empty,
         )
     summary = plan.as_dict()
     if args.json:
@@ -90,6 +91,7 @@ def add_parser(subparsers: Any) -> None:
     add("--app-id", metavar="A", action="append", help="this app; may be repeated (default: all known apps)")
     add("--report", metavar="R", help=f"the vendor's report (default: its first, as {DEFAULT_REPORT})")
     add("--label", metavar="LABEL", help="only devices that have this label take the tasks")
+    add("--believe-empty", action="store_true", help="a day that had rows and has none now loses them")
     add("--dry-run", action="store_true", help="show the plan and queue nothing")
     add_json_option(parser)
     parser.set_defaults(run=run_backfill)

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from crawlfleet.core.account import Account
+from crawlfleet.core.vendor_data import App, AppList
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.sandbox.server import Sandbox
 from tests.cli.console import Console
+from tests.stored_figures import store
 
 
 def add(console: Console, *options: object, username: str = "u", variable: str = "NOT_SET_HERE") -> None:
@@ -220,3 +222,14 @@ def test_the_source_chooses_among_accounts_of_one_name(ready: Console) -> None:
 def test_an_account_of_a_source_that_is_not_installed_cannot_be_tested(ready: Console) -> None:
     elsewhere(ready)
     assert "unknown source 'othersource'" in ready.refuses(2, "accounts", "test", "u")
+
+
+def test_resuming_may_accept_that_most_apps_vanished(ready: Console) -> None:
+    """Nothing said that a token was another account's, and so nobody could say that it was right."""
+    ready("accounts", "add", "--source", "appsflyer", "--username", "u", "--token-env", "NOT_SET_HERE")
+    ready.on_database(lambda db: store(db, AppList("appsflyer", "u"), [App("a"), App("b")]))
+    ready("accounts", "park", "u", "--reason", "most apps are missing")
+    assert ready("accounts", "resume", "u").code == 0
+    assert {app["app_status"] for app in ready("data", "apps", "--json").json} == {"active"}
+    assert ready("accounts", "resume", "u", "--accept-apps").code == 0
+    assert {app["app_status"] for app in ready("data", "apps", "--json").json} == {"gone"}

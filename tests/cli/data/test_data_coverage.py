@@ -54,13 +54,25 @@ def test_coverage_as_lines_has_a_letter_for_each_day(any_console: Console) -> No
     any_console.on_database(fill)
     head, first, second, totals = any_console("data", "coverage", *DAYS).out.splitlines()
     assert head.split() == [
-        *("source", "username", "report", "app", "missing", "thin", "settling", "final", "denied", "impossible"),
+        *(
+            "source",
+            "username",
+            "report",
+            "app",
+            "missing",
+            "suspect",
+            "thin",
+            "settling",
+            "final",
+            "denied",
+            "impossible",
+        ),
         f"{FIRST}..{LAST}",
     ]
     letters = "." * 14 + "T" + "." * 5 + "MMMMMsMMMM"
-    assert first.split() == ["appsflyer", "u", DEFAULT_REPORT, "a", "9", "1", "1", "19", "0", "0", letters]
-    assert second.split() == ["appsflyer", "u", DEFAULT_REPORT, APP, "30", "0", "0", "0", "0", "0", "M" * 30]
-    assert totals == "all days: 39 missing, 1 thin, 1 settling, 19 final, 0 denied, 0 impossible"
+    assert first.split() == ["appsflyer", "u", DEFAULT_REPORT, "a", "9", "0", "1", "1", "19", "0", "0", letters]
+    assert second.split() == ["appsflyer", "u", DEFAULT_REPORT, APP, "30", *["0"] * 6, "M" * 30]
+    assert totals == "all days: 39 missing, 0 suspect, 1 thin, 1 settling, 19 final, 0 denied, 0 impossible"
 
 
 def test_coverage_as_json_has_exactly_the_promised_keys(any_console: Console) -> None:
@@ -99,7 +111,9 @@ def test_coverage_as_json_has_exactly_the_promised_keys(any_console: Console) ->
 def test_without_feeds_coverage_is_empty_and_says_why(ready: Console) -> None:
     said = ready("data", "coverage")
     assert said.code == 0
-    assert said.out.splitlines()[1:] == ["all days: 0 missing, 0 thin, 0 settling, 0 final, 0 denied, 0 impossible"]
+    assert said.out.splitlines()[1:] == [
+        "all days: 0 missing, 0 suspect, 0 thin, 0 settling, 0 final, 0 denied, 0 impossible"
+    ]
     assert "there are no feeds" in said.err
     assert ready("data", "coverage", "--json").json == []
 
@@ -135,9 +149,10 @@ def test_the_calendar_has_months_above_and_folds_at_the_width_of_the_terminal(
         "a             MMMM",
         "应用.with-a-… MMMM",
         "",
-        " M  missing 39   T  thin 1",
-        " s  settling 1   .  final 19",
-        " D  denied 0     -  impossible 0",
+        " M  missing 39   ?  suspect 0",
+        " T  thin 1       s  settling 1",
+        " .  final 19     D  denied 0",
+        " -  impossible 0",
     ]
 
 

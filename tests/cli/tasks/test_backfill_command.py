@@ -131,3 +131,16 @@ def test_wrong_usage_ends_with_two_and_what_is_missing_with_one(ready: Console) 
     assert "yesterday in UTC" in ready.refuses(2, *words)
     assert "'all' is not for report" in ready.refuses(2, *backfill(ready, "--app-id", "all"))
     assert "there is no database" in Console("sqlite:////nowhere/x.db", ready._capsys).refuses(3, *backfill(ready))
+
+
+def test_a_person_says_that_days_without_rows_are_empty(ready: Console) -> None:
+    account(ready, apps=1)
+    [plain] = ready(*backfill(ready, "--json")).json["ids"]
+    ready("tasks", "cancel", plain)
+    [believing] = ready(*backfill(ready, "--believe-empty", "--json")).json["ids"]
+    [single] = ready("tasks", "add", "--type", "app_data", "--username", "u", "--believe-empty", "--json").json["ids"]
+    for task_id, told in ((plain, {}), (believing, {"believe_empty": True}), (single, {"believe_empty": True})):
+        assert (ready("tasks", "show", task_id, "--json").json["task_data"] or {}) == told
+    said = ready("tasks", "add", "--type", "quick", "--believe-empty")
+    assert said.code == 2
+    assert "app_data or user_apps" in said.err
