@@ -11,20 +11,24 @@ from pathlib import Path
 from types import TracebackType
 
 from crawlfleet.core.errors import UsageError
+from crawlfleet.core.printable import printable
 
 LINE_FORMAT = "%(asctime)s [%(levelname)s] %(name)s - %(message)s"
 PACKAGE_PREFIX = "crawlfleet."
+CONTINUATION = "\n    "
 FILE_BYTES = 5 * 1024 * 1024
 FILE_BACKUPS = 3
 HIDDEN = "***"
+MAX_CHARACTERS = 32 * 1024  # of one line, its traceback included
+MARGIN = 4096  # how far beyond a cut is looked for the rest of a secret
 
-# The password of a URL may hold "/", so everything up to the last "@" of the word is hidden: rather too much.
-_URL_PASSWORD = re.compile(r"""(://[^\s:/@'"<>]*):[^\s'"<>]*@""")
 _AUTHORIZATION = re.compile(
     r"""(\bauthorization\b['"]?\s*[:=,]\s*)(?:b?(['"]).*?(?:\2|$)|(?:(?:bearer|basic|digest|token)\s+)?[^\s'",]+)""",
     re.IGNORECASE | re.MULTILINE,
 )
 _BEARER = re.compile(r"""(\bbearer\s+)[^\s'",;]+""", re.IGNORECASE)
+_BETWEEN_WORDS = re.compile(r"""([\s'"<>]+)""")
+_USER = re.compile(r"://[^:/@]*")
 
 _secrets: set[str] = set()
 _secrets_lock = threading.Lock()
@@ -39,26 +43,57 @@ def hide(secret: str) -> None:
             _secrets.add(secret)
 
 
-def redact(text: str) -> str:
-    """The text with URL passwords, bearer tokens, Authorization values and hidden secrets replaced by ***."""
+def redact(text: str, limit: int = MAX_CHARACTERS) -> str:
+    """The text with URL passwords, bearer tokens, Authorization values and hidden secrets replaced by ***.
+
+    The time is linear in the length, and a text of more than `limit` characters loses its middle before anything else:
+    it may be a vendor's or an attacker's, and this runs under the interpreter's lock.
+    """
+    if len(text) <= limit:
+        return _redact(text)
+    # a secret that the cut goes through is seen whole, or hidden to its end, and then cut away
+    head, tail = limit // 3, limit - limit // 3 - 1
+    return _redact(text[: head + MARGIN], is_cut=True)[:head] + "…" + _redact(text[-tail - MARGIN :])[-tail:]
+
+
+def _redact(text: str, is_cut: bool = False) -> str:
     with _secrets_lock:
         secrets = sorted(_secrets, key=len, reverse=True)
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
     if "://" in text:
-        text = _URL_PASSWORD.sub(rf"\1:{HIDDEN}@", text)
+        words = _BETWEEN_WORDS.split(text)
+        last = len(words) - 1
+        text = "".join(
+            _without_password(word, is_cut and number == last) if "://" in word else word
+            for number, word in enumerate(words)
+        )
     text = _AUTHORIZATION.sub(rf"\1{HIDDEN}", text)
     return _BEARER.sub(rf"\1{HIDDEN}", text)
 
 
+def _without_password(word: str, is_cut: bool) -> str:
+    """A password may hold "/", so everything up to the last "@" of the word is hidden: rather too much."""
+    end = len(word) if is_cut else word.rfind("@")
+    user = _USER.search(word)
+    while user is not None and user.end() < end:
+        if word[user.end()] == ":":
+            return f"{word[: user.end()]}:{HIDDEN}{word[end:]}"
+        user = _USER.search(word, user.end())
+    return word
+
+
 class LineFormatter(logging.Formatter):
-    """`2025-08-11 15:01:34,453 [INFO] services.task_scheduler - text`, redacted after the traceback was added."""
+    """`2025-08-11 15:01:34,453 [INFO] services.task_scheduler - text`, redacted after the traceback was added.
+
+    Further lines are indented, so that no text from outside looks like a line of ours.
+    """
 
     def __init__(self) -> None:
         super().__init__(LINE_FORMAT)
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        return printable(redact(super().format(record)), keep="\n\t").replace("\n", CONTINUATION)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         name = record.name

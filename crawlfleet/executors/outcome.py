@@ -10,6 +10,7 @@ import traceback
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CallRefused, NotPermitted, QuotaError, TaskError, UsageError
 from crawlfleet.core.logs import HIDDEN, redact
+from crawlfleet.core.printable import printable
 from crawlfleet.executors.contract import Cancelled, TaskContext
 from crawlfleet.model.ending import Outcome
 from crawlfleet.model.lifecycle import ENDINGS
@@ -17,7 +18,6 @@ from crawlfleet.model.lifecycle import ENDINGS
 SPOOL_ROWS = 1000  # more rows than this go to a temporary file and are committed apart from the pump
 MAX_MESSAGE = 2000  # characters of an error that are kept
 RAISED_KINDS = {kind for kind, rule in ENDINGS.items() if rule.may_be_raised}
-_CONTROL = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")
 
 
 def failed(error: BaseException, context: TaskContext) -> Outcome:
@@ -53,8 +53,8 @@ def failed(error: BaseException, context: TaskContext) -> Outcome:
 
 
 def clean(message: str, context: TaskContext) -> str:
-    """The message as it may be stored and shown: no secrets, one line, no control characters, at most 2,000."""
-    message = _without_secrets(message[: 10 * MAX_MESSAGE], context).translate(_CONTROL)
+    """The message as it may be stored and shown: no secrets, one line, printable, at most 2,000 characters."""
+    message = printable(_without_secrets(" ".join(message[: 10 * MAX_MESSAGE].split()), context))
     return message.encode("utf-8", "replace").decode()[:MAX_MESSAGE]
 
 

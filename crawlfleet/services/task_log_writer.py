@@ -19,6 +19,7 @@ from crawlfleet.core.backoff import Backoff
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.core.logs import redact
+from crawlfleet.core.printable import printable
 from crawlfleet.core.service import Service
 from crawlfleet.core.transaction import Transaction
 from crawlfleet.model.task_log import StoredLine, TaskLogDAO
@@ -32,7 +33,6 @@ BUFFER_LINES, BUFFER_BYTES = 10_000, 8 * 1024 * 1024  # that wait for the databa
 REST_FACTOR = 4  # with more to store: a pause of so many times the last transaction, so that others come in between
 STOP_SECONDS = 2.0  # how long a stopping node stores what is left
 READ_FACTOR = 10  # a line is read so many times as far as it is kept: what is hidden in it may make it shorter
-_CONTROL = dict.fromkeys([*(mark for mark in range(0x20) if mark not in {0x09, 0x0A}), *range(0x7F, 0xA0)], " ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +94,12 @@ class TaskLogWriter(Service):
         return keep
 
     def _text(self, record: logging.LogRecord) -> str:
-        """The line as it is stored: no secrets, no control characters but tabs and line ends; a long one loses its
+        """The line as it is stored: no secrets, printable but for tabs and line ends; a long one loses its
         middle."""
         text = record.getMessage()[: READ_FACTOR * self._line_bytes]
         if record.exc_text:
             text = f"{text}\n{record.exc_text[: READ_FACTOR * self._line_bytes]}"
-        found = redact(text).translate(_CONTROL).encode("utf-8", "replace")
+        found = printable(redact(text), keep="\n\t").encode("utf-8", "replace")
         if len(found) <= self._line_bytes:
             return found.decode()
         head = self._line_bytes // 3  # what a traceback is about stands at its end

@@ -80,7 +80,7 @@ def test_lines_of_a_body_are_kept_by_every_engine(backend: Backend, make_pump: M
     pump.until_status("completed", task_id)
     store(pump.logs)
     found = said(pump.db, task_id)
-    assert found[:3] == [("info", "said: one"), ("warning", "said: zwei\nüber"), ("error", "said: 三   [31m")]
+    assert found[:3] == [("info", "said: one"), ("warning", "said: zwei\nüber"), ("error", r"said: 三 \x00\x1b[31m")]
     level, trace = found[3]
     assert level == "error"
     assert trace.startswith("went wrong\nTraceback (most recent call last):\n")
