@@ -381,6 +381,7 @@ class Budget(BaseModel):
     closed_until: dt.datetime | None
     reason: str | None
     learned_calls: int | None
+    learned_seconds: float | None = Field(description="of a window that refusals taught to be longer than declared")
     last_call_at: dt.datetime | None
     waiting: int = Field(description="due tasks that need it")
 

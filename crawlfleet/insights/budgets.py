@@ -32,11 +32,12 @@ def budget_facts(budget: Budget, now: datetime, opens_at: datetime | None = None
     (null: no number is known) in `seconds` (86,400: the UTC day), and from when one more call is allowed.
 
     `opens_at` null: only the end of a run can tell. `closed_until` and `reason` while a refusal closes it;
-    `learned_calls` when refusals taught fewer than the vendor documents.
+    `learned_calls` when refusals taught fewer than the vendor documents, `learned_seconds` when they taught a longer
+    window; `allowed` and `seconds` are what holds now.
     """
     opens_at = opens_at or budget.next_opening(now)
     closed = budget.closed_until is not None and budget.closed_until > now
-    learned = budget.learned_until is not None and budget.learned_until > now
+    learned, seconds = budget.has_learned(now), budget.window_seconds(now)
     return {
         "source": budget.source,
         "limit": budget.limit_name,
@@ -45,11 +46,12 @@ def budget_facts(budget: Budget, now: datetime, opens_at: datetime | None = None
         "report": budget.report or None,
         "used": len(budget.busy),
         "allowed": budget.allowed(now),
-        "seconds": budget.seconds,
+        "seconds": seconds,
         "opens_at": None if opens_at >= NEVER else opens_at,
         "closed_until": budget.closed_until if closed else None,
         "reason": budget.closed_reason if closed else None,
         "learned_calls": budget.learned_calls if learned else None,
+        "learned_seconds": seconds if seconds > budget.seconds else None,
         "last_call_at": max((call.called_at for call in budget.busy if call.called_at is not None), default=None),
     }
 
@@ -64,7 +66,7 @@ def calls_used(facts: Mapping[str, Any]) -> str:
     """How much of the budget is used, as a sentence says it."""
     allowed = "" if facts["allowed"] is None else f" of {facts['allowed']}"
     span = "a UTC day" if facts["seconds"] == DAY_SECONDS else f"{facts['seconds']:g} s"
-    learned = ", learned from a refusal" if facts["learned_calls"] is not None else ""
+    learned = ", learned from a refusal" if facts["learned_calls"] or facts["learned_seconds"] else ""
     return f"{facts['used']}{allowed} calls in {span} are used{learned}"
 
 
@@ -134,7 +136,11 @@ def account_detail(db: Database, account: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **account,
         "health": health(account, [each for each in own if each["opens_at"] is None or each["opens_at"] > now], now),
-        "budgets": [each for each in own if each["used"] or each["closed_until"] or each["learned_calls"] is not None],
+        "budgets": [
+            each
+            for each in own
+            if each["used"] or each["closed_until"] or each["learned_calls"] or each["learned_seconds"]
+        ],
         "denied": denied_feeds(db, account["source"], account["username"]),
     }
 

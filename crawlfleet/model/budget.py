@@ -26,6 +26,8 @@ DAY_MARGIN_SECONDS = 432.0  # the vendor's midnight may be so much later than ou
 DAY_END_SECONDS = 2.0  # a day's call is not sent in its last seconds: it might arrive on the next day
 NEVER = datetime(9999, 1, 1, tzinfo=UTC)  # a moment that only an event can bring about
 LEARNED_FOR = timedelta(days=7)  # after which a limit that a refusal taught is put to the test again
+WIDER_SHARE, WIDEST = 1 / 12, 2.0  # of the declared window, that a refusal adds to it: 60 s, 65 s, ... 120 s
+AT_PACE = 1.5  # windows since the call that made room: a refused call so soon after it came at the declared pace
 MAX_CALLS = 128  # that one run may make
 
 
@@ -128,7 +130,9 @@ class Budget:
     closed_until: datetime | None
     closed_reason: str | None
     open_at: datetime
+    learned_seconds: float | None = None
     busy: list[Call] = field(default_factory=list)
+    recent: list[Call] = field(default_factory=list)  # calls that came free within the last window
 
     @property
     def is_daily(self) -> bool:
@@ -141,9 +145,19 @@ class Budget:
 
     def allowed(self, now: datetime) -> int | None:
         """Calls in one window: the declared number, or a smaller one that was learned; None: no number is known."""
-        if self.learned_calls is None or self.learned_until is None or self.learned_until <= now:
+        if self.learned_calls is None or not self.has_learned(now):
             return self.calls
         return self.learned_calls if self.calls is None else min(self.calls, self.learned_calls)
+
+    def window_seconds(self, now: datetime) -> float:
+        """The length of the window: the declared one, or a longer one that was learned."""
+        if self.learned_seconds is None or self.is_daily or not self.has_learned(now):
+            return self.seconds
+        return max(self.seconds, self.learned_seconds)
+
+    def has_learned(self, now: datetime) -> bool:
+        """Whether what refusals taught still holds."""
+        return self.learned_until is not None and self.learned_until > now
 
     def next_opening(self, now: datetime) -> datetime:
         """From when one more call is allowed: `now`, later, or NEVER when only the end of a run can tell."""
@@ -176,14 +190,23 @@ class Budget:
         """When a call that the vendor saw by this moment no longer counts there, to be sure."""
         if self.is_daily:
             return midnight_after(called_at) + timedelta(seconds=DAY_MARGIN_SECONDS)
-        return called_at + timedelta(seconds=self.seconds + max(LEAST_MARGIN_SECONDS, MARGIN_SHARE * self.seconds))
+        seconds = self.window_seconds(called_at)
+        return called_at + timedelta(seconds=seconds + max(LEAST_MARGIN_SECONDS, MARGIN_SHARE * seconds))
 
     def refuse(self, now: datetime, reason: str, retry_after: float | None, daily: bool) -> None:
-        """The vendor refused a call of ours: close, longer each time in a row, and learn how many it does allow."""
+        """The vendor refused a call of ours: close, longer each time in a row, and learn how many it does allow.
+
+        A call that came as soon as it was allowed teaches that the window is longer than declared.
+        """
         self.refusals += 1
+        if self.learned_until is not None and not self.has_learned(now):
+            self.learned_calls = self.learned_seconds = self.learned_until = None
         made = sum(call.called_at is not None for call in self.busy) - 1  # all but the one that was refused
         allowed = self.allowed(now)
-        if made >= 1 and (allowed is None or made < allowed):
+        if self._came_at_pace(allowed, now):
+            wider = self.window_seconds(now) + WIDER_SHARE * self.seconds
+            self.learned_seconds, self.learned_until = min(wider, WIDEST * self.seconds), now + LEARNED_FOR
+        elif made >= 1 and (allowed is None or made < allowed):
             self.learned_calls, self.learned_until = made, now + LEARNED_FOR
         next_day = midnight_after(now) + timedelta(seconds=1)
         if retry_after is not None:
@@ -191,14 +214,24 @@ class Budget:
         elif daily or self.is_daily:
             closed_until = next_day
         else:
-            closed_until = min(next_day, now + timedelta(seconds=self.seconds * 2 ** min(self.refusals - 1, 20)))
+            seconds = self.window_seconds(now) * 2 ** min(self.refusals - 1, 20)
+            closed_until = min(next_day, now + timedelta(seconds=seconds))
         self.closed_until = max(closed_until, self.closed_until or now)
         self.closed_reason = reason
+
+    def _came_at_pace(self, allowed: int | None, now: datetime) -> bool:
+        """Whether the call that was refused, the latest, had only waited for the window of an earlier one to pass."""
+        if allowed is None or self.is_daily or self.refusals > 1:
+            return False
+        moments = sorted((call.called_at for call in [*self.busy, *self.recent] if call.called_at), reverse=True)
+        if len(moments) <= allowed:
+            return False
+        return (moments[0] - moments[allowed]).total_seconds() <= AT_PACE * self.window_seconds(now)
 
 
 BUDGET_COLUMNS = (  # of cl_budget as t: what `budget_from` reads
     "t.id, t.source, t.limit_name, t.username, t.app_id, t.report, t.calls, t.seconds, t.learned_calls,"
-    " t.learned_until, t.refusals, t.closed_until, t.closed_reason, t.open_at"
+    " t.learned_until, t.refusals, t.closed_until, t.closed_reason, t.open_at, t.learned_seconds"
 )
 
 
@@ -221,6 +254,7 @@ def budget_from(row: AnyRow) -> Budget:
         utc(row["closed_until"]),
         row["closed_reason"],
         open_at,
+        row["learned_seconds"],
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from crawlfleet.core.sql import MANY_ROWS, SqlDialect, json_rows, sql, utc
@@ -108,9 +108,11 @@ class LaneBudgetReader:
         for budget_id, assignment_id, number, called_at, free_at in calls:
             if budget_id not in new:
                 continue
-            call = Call(assignment_id, number, utc(called_at), utc(free_at))
+            call, budget = Call(assignment_id, number, utc(called_at), utc(free_at)), self._budgets[budget_id]
             if call.busy_until > self.now:
-                self._budgets[budget_id].busy.append(call)
+                budget.busy.append(call)
+            elif not budget.is_daily and call.busy_until + timedelta(seconds=budget.seconds) > self.now:
+                budget.recent.append(call)
             else:
                 self._gone.append((budget_id, assignment_id, number))
 
@@ -169,6 +171,7 @@ CHANGING_COLUMNS = {
     "seconds": "real",
     "learned_calls": "int",
     "learned_until": "moment",
+    "learned_seconds": "real",
     "refusals": "int",
     "closed_until": "moment",
     "closed_reason": "text",

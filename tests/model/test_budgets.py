@@ -13,7 +13,9 @@ import sqlalchemy as sa
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable
+from crawlfleet.core.sql import utc
 from crawlfleet.core.transaction import Transaction
+from crawlfleet.insights.budgets import budgets
 from crawlfleet.model import rescue
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import DAY_MARGIN_SECONDS, LONGEST_WAY_SHARE, MARGIN_SHARE, Charge, Cost
@@ -296,6 +298,60 @@ def test_a_refusal_before_the_declared_number_teaches_a_stricter_limit(device: D
     device.end(ending(claim, calls=[tomorrow]), now=tomorrow)
     next_week = NOON + timedelta(days=8)
     assert len(device.claim(slots=5, now=next_week)) == 4  # put to the test again
+
+
+def call(device: Device, now: datetime, kind: str = "ok") -> datetime:
+    """Claim and end the next task as soon as it is allowed; when that was."""
+    with device.db.read() as connection:
+        open_at = utc(connection.execute(sa.text("SELECT open_at FROM cl_budget")).scalar_one())
+    assert open_at is not None
+    moment = max(now, open_at)
+    assert moment == now or device.claim(now=moment - timedelta(milliseconds=1)) == []
+    [claim] = device.claim(now=moment)
+    device.end(ending(claim, kind, calls=[moment]), now=moment)
+    return moment
+
+
+def test_a_refusal_at_the_declared_pace_widens_the_window(device: Device, db: Database) -> None:
+    """The number of calls cannot shrink below one, so every other call was refused for ever."""
+    add(db, 20, app=[1, MINUTE])
+    now, gaps = call(device, NOON), []
+    for _ in range(3):  # one too soon, one after the pause, one at the new pace
+        refused = call(device, now, "quota")
+        gaps.append((refused - now).total_seconds())
+        now = call(device, refused)
+        assert (now - refused).total_seconds() >= gaps[-1]
+    assert gaps == pytest.approx([60, 65, 70], abs=0.05)
+    assert budget(db)["learned_seconds"] == pytest.approx(75)
+    [facts] = budgets(db, now=now)
+    assert (facts["seconds"], facts["learned_seconds"], facts["allowed"]) == (pytest.approx(75), pytest.approx(75), 1)
+    week = now + timedelta(days=7, seconds=1)
+    assert (call(device, call(device, week)) - week).total_seconds() == pytest.approx(60, abs=0.05)
+
+
+def test_a_refusal_long_after_the_last_call_does_not_widen_the_window(device: Device, db: Database) -> None:
+    """Somebody else spends the account's quota as well: our own pace is not to blame."""
+    add(db, 3, app=[1, MINUTE])
+    now = call(device, NOON)
+    call(device, now + timedelta(seconds=95), "quota")
+    assert budget(db)["learned_seconds"] is None
+
+
+def test_a_window_never_grows_beyond_twice_its_length(device: Device, db: Database) -> None:
+    add(db, 40, app=[1, MINUTE])
+    now = call(device, NOON)
+    for _ in range(15):
+        now = call(device, call(device, now, "quota"))
+    assert budget(db)["learned_seconds"] == 120
+
+
+def test_a_window_of_several_calls_widens_only_when_all_of_them_were_made(device: Device, db: Database) -> None:
+    add(db, 9, app=[2, MINUTE])
+    first, second, third = NOON, NOON + timedelta(seconds=10), NOON + timedelta(seconds=61)
+    for moment, kind in ((first, "ok"), (second, "ok"), (third, "quota")):
+        [claim] = device.claim(slots=1, now=moment)
+        device.end(ending(claim, kind, calls=[moment]), now=moment)
+    assert (budget(db)["learned_seconds"], budget(db)["learned_calls"]) == (65, None)
 
 
 def test_a_quota_error_names_the_budget_that_it_closes(device: Device, db: Database) -> None:

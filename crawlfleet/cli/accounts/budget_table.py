@@ -15,14 +15,18 @@ COLUMNS = ("source", "limit", "account", "app", "report", "used", "opens", "wait
 def calls_text(budget: Mapping[str, Any]) -> str:
     """Return `24 of 24`; `*` marks a number that a refusal taught."""
     allowed = "any" if budget["allowed"] is None else budget["allowed"]
-    return f"{budget['used']} of {allowed}" + ("*" if budget["learned_calls"] is not None else "")
+    return f"{budget['used']} of {allowed}" + ("*" if _is_learned(budget) else "")
+
+
+def _is_learned(budget: Mapping[str, Any]) -> bool:
+    return budget["learned_calls"] is not None or budget["learned_seconds"] is not None
 
 
 def print_budgets(budgets: Sequence[Mapping[str, Any]]) -> None:
     """Print a table of the first 20 budgets, and say how many more there are."""
     print_table(COLUMNS, map(_line, budgets[:MOST_ROWS]))
-    if any(budget["learned_calls"] is not None for budget in budgets):
-        say("* learned from a refusal, fewer than the vendor documents")
+    if any(map(_is_learned, budgets)):
+        say("* learned from a refusal, fewer than the vendor documents, or in a longer window")
     if len(budgets) > MOST_ROWS:
         say(f"{len(budgets) - MOST_ROWS} more budgets; --json shows all")
 
