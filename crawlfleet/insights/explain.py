@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -19,6 +19,7 @@ from crawlfleet.model.budget import NEVER, Budget
 from crawlfleet.model.device import DeviceDAO, takes
 from crawlfleet.model.lane_budgets import LaneBudgetReader, LaneBudgets
 from crawlfleet.model.lifecycle import ENDED, LIVE, AccountStatus, DeviceStatus, TaskEvent, TaskStatus
+from crawlfleet.model.next_move import CRASH_CAP, KILLER_CRASHES
 
 When = Callable[[datetime], str]
 SHOWN_MESSAGE = 300  # characters of an error within a sentence
@@ -94,7 +95,12 @@ class _Teller:
     def tell(self) -> Explanation:
         with self.db.read(self._now) as self.reader:
             self.now = self.reader.now
-            return self._tell()
+            found = self._tell()
+        crashes = self.task["crash_count"]
+        if self.task["status"] in ENDED or crashes < KILLER_CRASHES:
+            return found
+        warning = f"it kills its runner: {crashes} runs died under it, and after {CRASH_CAP + 1} it fails"
+        return replace(found, sentence=f"{found.sentence}; {warning}")
 
     def _tell(self) -> Explanation:
         if self.task["status"] in ENDED:

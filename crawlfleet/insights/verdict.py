@@ -45,7 +45,7 @@ def count(number: int, noun: str) -> str:
 
 def verdict(fleet: Standing, when: When = utc_text) -> str:
     """How the fleet stands. `healthy` only when nothing is wrong and yesterday's figures are there."""
-    wrong = [*_devices(fleet), *_people(fleet), *_figures(fleet)]
+    wrong = [*_devices(fleet), *_people(fleet), *_killers(fleet), *_figures(fleet)]
     work = _work(fleet, when) if _running(fleet) else []
     if not wrong and fleet.yesterday.apps:
         there = f"yesterday's figures ({fleet.yesterday.day}, UTC) are there for {_all(fleet.yesterday.apps)}"
@@ -85,6 +85,14 @@ def _people(fleet: Standing) -> Iterable[str]:
     versions = sorted({each["version"] for each in online}, key=lambda text: version_of({"version": text}))
     if len(versions) > 1:
         yield f"versions differ: devices run {', '.join(versions)}; bring all to {versions[-1]}"
+
+
+def _killers(fleet: Standing) -> Iterable[str]:
+    lanes = [each for each in fleet.backlog.lanes if each.killers]
+    if lanes:
+        more = sum(each.killers for each in lanes) - 1
+        others = f", and so do {more} more" if more > 1 else ", and so does 1 more" if more else ""
+        yield f"task {lanes[0].killer} of type {lanes[0].task_type} kills its runner each time{others}"
 
 
 def _figures(fleet: Standing) -> Iterable[str]:

@@ -15,6 +15,7 @@ from crawlfleet.model.lifecycle import ENDED, ENDINGS, MOVES, Cost
 from crawlfleet.model.task_insert import order_key
 from crawlfleet.settings.definitions import Settings
 
+KILLER_CRASHES = 3  # from so many on people are told: one may have been the device, two an accident
 CRASH_CAP = 20  # runs of one task that may die under it before it is buried: it kills its runner
 CRASH_DELAY_CAP_SECONDS = 60.0
 

@@ -14,6 +14,7 @@ from crawlfleet.core.sql import SqlDialect, json_rows, sql, stamp, utc
 from crawlfleet.core.transaction import Statements
 from crawlfleet.model.claims import labels_fit
 from crawlfleet.model.lifecycle import LIVE, AssignmentStatus, quoted
+from crawlfleet.model.next_move import KILLER_CRASHES
 
 COUNT_CAP = 10_000  # tasks ahead are not counted further
 SPEED_RUNS = 500  # newest ended runs that tell how long a task of each type takes
@@ -113,7 +114,8 @@ class OpenLane:
     devices have now. `without_token` of those not due wait because a node lacked the account's token, and one of them
     says `no_token`. `retrying` of them did not succeed before, for such a reason as `retry_reason`, and come back from
     `next_retry_at` on; the others are due from `next_due_at` on. `is_closed`: those that are due wait for the account's
-    quota, until `opens_at` (None: until running tasks end)."""
+    quota, until `opens_at` (None: until running tasks end). Runs of `killers` die again and again; one is the task
+    `killer`."""
 
     id: int
     task_type: str
@@ -133,6 +135,8 @@ class OpenLane:
     next_retry_at: datetime | None = None
     retry_reason: str | None = None
     next_due_at: datetime | None = None
+    killers: int = 0
+    killer: int | None = None
 
     @property
     def tasks(self) -> int:
@@ -144,6 +148,8 @@ def open_lanes(reader: Statements) -> list[OpenLane]:
     lacks_token = f"error_kind = '{EndingKind.TOKEN}'"
     is_retry = f"error_kind <> '{EndingKind.TOKEN}'"
     nothing = ", NULL" * 7
+    kills = f"crash_count >= {KILLER_CRASHES}"
+    killers = f", COUNT(CASE WHEN {kills} THEN 1 END) AS killers, MIN(CASE WHEN {kills} THEN id END) AS killer"
     counts = sql(
         "SELECT lane_id, 0 AS due, COUNT(*) AS later, 0 AS live, MAX(wake_at) AS last_due_at,"
         f" MIN(CASE WHEN {lacks_token} THEN error_message END) AS no_token,"
@@ -151,14 +157,14 @@ def open_lanes(reader: Statements) -> list[OpenLane]:
         f" COUNT(CASE WHEN {is_retry} THEN 1 END) AS retrying,"
         f" MIN(CASE WHEN {is_retry} THEN wake_at END) AS next_retry_at,"
         f" MIN(CASE WHEN {is_retry} THEN error_message END) AS retry_reason,"
-        " MIN(CASE WHEN error_kind IS NULL THEN wake_at END) AS next_due_at"
+        f" MIN(CASE WHEN error_kind IS NULL THEN wake_at END) AS next_due_at{killers}"
         " FROM cl_crawl_task WHERE wake_at IS NOT NULL GROUP BY lane_id"
         " UNION ALL SELECT l.id, (SELECT COUNT(*) FROM cl_crawl_task t"
-        f"{_claim_index(reader.dialect)} WHERE t.ready_lane_id = l.id), 0, 0{nothing} FROM cl_lane l"
-        f" UNION ALL SELECT lane_id, 0, 0, COUNT(*){nothing} FROM cl_crawl_task WHERE status IN ({quoted(LIVE)})"
-        " GROUP BY lane_id"
+        f"{_claim_index(reader.dialect)} WHERE t.ready_lane_id = l.id), 0, 0{nothing}, 0, NULL FROM cl_lane l"
+        f" UNION ALL SELECT lane_id, 0, 0, COUNT(*){nothing}{killers} FROM cl_crawl_task"
+        f" WHERE status IN ({quoted(LIVE)}) GROUP BY lane_id"
     )
-    found = reader.execute(counts).all()
+    found = reader.execute(counts).mappings().all()
     names = sql(
         "SELECT id, task_type, source, username, label,"
         " CASE WHEN source IS NOT NULL AND head_key IS NOT NULL AND ready_key IS NULL THEN 1 ELSE 0 END, wake_at"
@@ -169,13 +175,15 @@ def open_lanes(reader: Statements) -> list[OpenLane]:
         lane = OpenLane(lane_id, task_type, source, username, label)
         lane.is_closed, lane.opens_at = bool(is_closed), utc(opens_at)
         lanes[lane_id] = lane
-    for lane_id, due, later, live, last, no_token, without_token, retrying, retry_at, why, next_due_at in found:
-        lane = lanes[lane_id]
-        lane.due, lane.later, lane.live = lane.due + due, lane.later + later, lane.live + live
-        if later:
-            lane.last_due_at, lane.no_token, lane.without_token = utc(last), no_token, without_token
-            lane.retrying, lane.next_retry_at, lane.retry_reason = retrying, utc(retry_at), why
-            lane.next_due_at = utc(next_due_at)
+    for row in found:
+        lane = lanes[row["lane_id"]]
+        lane.due, lane.later, lane.live = lane.due + row["due"], lane.later + row["later"], lane.live + row["live"]
+        lane.killers, lane.killer = lane.killers + row["killers"], lane.killer or row["killer"]
+        if row["later"]:
+            lane.last_due_at, lane.next_due_at = utc(row["last_due_at"]), utc(row["next_due_at"])
+            lane.no_token, lane.without_token = row["no_token"], row["without_token"]
+            lane.retrying, lane.retry_reason = row["retrying"], row["retry_reason"]
+            lane.next_retry_at = utc(row["next_retry_at"])
     return [lane for lane in lanes.values() if lane.tasks]
 
 

@@ -158,6 +158,29 @@ def test_a_task_that_is_not_due_says_until_when(device: Device, db: Database) ->
     assert "1 of 4 attempts are spent: 503" in found.sentence
 
 
+def test_a_task_that_kills_its_runner_is_told_from_the_third_time_on(device: Device, db: Database) -> None:
+    """While it waits and while it runs: the process of a device may die with it."""
+    [task_id] = add(db)
+    killer = "; it kills its runner: 3 runs died under it, and after 21 it fails"
+
+    def killers() -> list[tuple[int, int | None]]:
+        with db.read() as reader:
+            return [(each.killers, each.killer) for each in queue_depth.open_lanes(reader)]
+
+    now = NOON
+    for _ in range(3):
+        assert killers() == [(0, None)]
+        [claim] = device.claim(now=now)
+        device.end(ending(claim, "crashed", message="ended by signal 9", started_at=now, calls=[]), now=now)
+        now += timedelta(seconds=60)
+    waiting = why(db, task_id, now - timedelta(seconds=60))
+    assert (waiting.reason, waiting.sentence.endswith(f"ended by signal 9{killer}")) == (Reason.RETRY, True)
+    assert killers() == [(1, task_id)]
+    assert device.claim(now=now)
+    assert why(db, task_id, now).sentence.endswith(killer)
+    assert killers() == [(1, task_id)]
+
+
 def test_a_used_up_budget_says_how_much_and_when_the_claim_will_have_it(device: Device, db: Database) -> None:
     first, second, third = add(db, 3, app=[1, MINUTE], account=[9, DAY])
     [claim] = device.claim(now=NOON)

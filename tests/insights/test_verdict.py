@@ -101,6 +101,14 @@ def test_tasks_that_all_wait_for_retries_are_called_so() -> None:
     assert len(said(long)) < 200
 
 
+def test_a_task_that_kills_its_runner_is_named() -> None:
+    """Its runs died one after the other, and the verdict was that it is retried."""
+    told = "task 7 of type fetch kills its runner each time"
+    killer = OpenLane(1, "fetch", None, None, None, later=1, killers=1, killer=7)
+    assert said(killer).startswith(told)
+    assert said(killer, lane(later=9, killers=9, killer=8)).startswith(f"{told}, and so do 9 more")
+
+
 def test_tasks_for_another_day_are_not_called_work() -> None:
     later = lane(later=3, next_due_at=NOW + timedelta(days=1))
     assert said(later) == "3 tasks are not due before 2026-04-01 12:00:00 UTC"
