@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
@@ -21,6 +23,9 @@ from crawlfleet.model.lifecycle import OPEN, AccountStatus, quoted
 ACCOUNT_COLUMNS = "a.kind, a.token_env, a.token_file, a.token_sealed, a.proxy, a.app_ids"  # what `from_row` reads
 
 
+CHANGEABLE = ("kind", "token_env", "token_file", "token_sealed", "proxy", "app_ids")
+
+
 class AccountDAO:
     """Accounts, one for each (source, username)."""
 
@@ -28,43 +33,67 @@ class AccountDAO:
         self.db = db
 
     def add(self, account: Account, actor: str | None = None) -> bool:
-        """Store the account, healthy; True when it is new, False when it replaced its older self."""
+        """Store a new account, healthy; True when it is new, False when exactly this one is there already.
+
+        Raises UsageError when another one of its source and name is: `change` changes what is named of it.
+        """
+        there = UsageError(
+            f"account {account.username} at {account.source} is there already: `accounts set {account.username}`"
+            " changes what is named of it"
+        )
 
         def work(transaction: Transaction) -> bool:
+            query = sql(
+                f"SELECT a.source, a.username, {ACCOUNT_COLUMNS} FROM cl_account a"
+                " WHERE a.source = :source AND a.username = :username"
+            )
+            found = transaction.execute(query, {"source": account.source, "username": account.username})
+            former = found.mappings().first()
+            if former is not None:
+                if from_row(former) != replace(account, key_file=None):
+                    raise there
+                return False
             now = stamp(transaction.now)
-            key = {"source": account.source, "username": account.username}
-            values = {
-                "kind": account.kind,
-                "token_env": account.token_env,
-                "token_file": account.token_file,
-                "token_sealed": account.token_sealed,
-                "proxy": account.proxy,
-                "app_ids": json.dumps(list(account.app_ids)),
-                "status": AccountStatus.HEALTHY.value,
-                "now": now,
-            }
+            transaction.execute(
+                sql(
+                    "INSERT INTO cl_account (source, username, kind, token_env, token_file, token_sealed, proxy,"
+                    " app_ids, status, status_since, created_at, updated_at) VALUES (:source, :username, :kind,"
+                    " :token_env, :token_file, :token_sealed, :proxy, :app_ids, :status, :now, :now, :now)"
+                ),
+                {
+                    **{name: getattr(account, name) for name in ("source", "username", *CHANGEABLE)},
+                    "app_ids": json.dumps(list(account.app_ids)),
+                    "status": AccountStatus.HEALTHY.value,
+                    "now": now,
+                },
+            )
+            self._refresh_lanes(transaction, account.source, account.username)
+            audit.record(transaction, actor, "accounts.add", _name(account.source, account.username))
+            return True
+
+        try:
+            return self.db.write(work)
+        except IntegrityError:  # somebody else was faster
+            raise there from None
+
+    def change(self, source: str, username: str, values: Mapping[str, Any], actor: str | None = None) -> bool:
+        """Change these columns of the account (some of CHANGEABLE) and nothing else, not even whether it is parked.
+
+        False when there is no such account.
+        """
+        stored = {name: json.dumps(list(value)) if name == "app_ids" else value for name, value in values.items()}
+        pairs = ", ".join(f"{name} = :{name}" for name in CHANGEABLE if name in stored)
+
+        def work(transaction: Transaction) -> bool:
             changed = transaction.execute(
                 sql(
-                    "UPDATE cl_account SET kind = :kind, token_env = :token_env, token_file = :token_file,"
-                    " token_sealed = :token_sealed, proxy = :proxy, app_ids = :app_ids, status = :status,"
-                    " status_reason = NULL, status_since = :now, updated_at = :now"
-                    " WHERE source = :source AND username = :username"
+                    f"UPDATE cl_account SET {pairs}, updated_at = :now WHERE source = :source AND username = :username"
                 ),
-                {**key, **values},
+                {**stored, "source": source, "username": username, "now": stamp(transaction.now)},
             ).rowcount
-            if not changed:
-                transaction.execute(
-                    sql(
-                        "INSERT INTO cl_account (source, username, kind, token_env, token_file, token_sealed, proxy,"
-                        " app_ids, status, status_since, created_at, updated_at) VALUES (:source, :username, :kind,"
-                        " :token_env, :token_file, :token_sealed, :proxy, :app_ids, :status, :now, :now, :now)"
-                    ),
-                    {**key, **values},
-                )
-            self._refresh_lanes(transaction, account.source, account.username)
-            action = "accounts.replace" if changed else "accounts.add"
-            audit.record(transaction, actor, action, _name(account.source, account.username))
-            return not changed
+            if changed:
+                audit.record(transaction, actor, "accounts.set", _name(source, username), changed=sorted(stored))
+            return bool(changed)
 
         return self.db.write(work)
 

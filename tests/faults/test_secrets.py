@@ -156,7 +156,7 @@ def test_proxies_that_are_off_are_not_used_and_missing_ones_are_noticed_once(
         with NodeProcess(tmp_path, url, "--until-idle", **environ) as node:
             assert node.wait() == 0
         assert "goes direct" not in node.log
-        fleet.accounts.add(Account("appsflyer", "alice", token_env="TOKEN"))
+        fleet.accounts.change("appsflyer", "alice", {"proxy": None})
         for _ in range(3):
             fleet.add_task("user_apps", username="alice")
         with NodeProcess(tmp_path, url, "--until-idle", **environ, CRAWLFLEET_USE_PROXY="on") as node:

@@ -244,7 +244,7 @@ def test_the_apps_are_those_named_or_else_seen_or_else_given_by_hand(fleet: Flee
 
 
 def test_without_a_known_app_the_error_says_what_to_do(fleet: Fleet) -> None:
-    fleet.accounts.add(Account("appsflyer", "u", token_env="T"))
+    fleet.accounts.change("appsflyer", "u", {"app_ids": ()})
     with pytest.raises(CrawlfleetError, match="tasks add --type user_apps --username u --source appsflyer"):
         plan(fleet, apps=())
 

@@ -22,6 +22,7 @@ from crawlfleet.model.task_spec import TaskSpec
 
 if TYPE_CHECKING:
     from crawlfleet.services.fleet import Fleet
+    from crawlfleet.settings.definitions import Settings
 
 KINDS = ("advertiser", "agency", "ad_network")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -40,32 +41,77 @@ class RefuseToken(argparse.Action):
 
 
 def run_add(args: argparse.Namespace) -> int:
-    """Store an account; one of the same source and name is replaced."""
+    """Store a new account."""
     from crawlfleet.sources.contract import SourceSettings
     from crawlfleet.sources.registry import make_source
 
     settings = settings_from(args)
     source = make_source(args.source, SourceSettings())
     _check_token_place(args, source.needs_token)
-    for app_id in args.app_id or [None]:
-        TaskSpec("app_data", source=args.source, username=args.username, app_id=app_id)  # what no task could name
-    account = Account(
-        args.source,
-        args.username,
-        args.kind,
-        _variable(args.token_env),
-        _path(args.token_file),
-        tuple(args.app_id),
-        proxy=_proxy(args.proxy),
-        key_file=settings.secret_key_file,
-    )
-    if args.token_stdin:
-        account = replace(account, token_sealed=sealed_token(keyring(settings.secret_key_file)))
+    values = {"kind": KINDS[0], "app_ids": (), "proxy": None} | _given(args, settings)
+    account = Account(args.source, args.username, key_file=settings.secret_key_file, **values)
     with ready_fleet(args) as fleet:
         is_new = fleet.accounts.add(account, actor())
-    print(f"account {account.username} at {account.source} {'added' if is_new else 'replaced'}")
+    print(f"account {account.username} at {account.source} {'added' if is_new else 'is there already, just like this'}")
     _warn_of_what_is_missing(account, source.needs_token, settings.use_proxy)
     return 0
+
+
+def run_set(args: argparse.Namespace) -> int:
+    """Change what is named of an account."""
+    from crawlfleet.sources.contract import SourceSettings
+    from crawlfleet.sources.registry import make_source
+
+    settings = settings_from(args)
+    values = _given(args, settings)
+    if not values:
+        raise UsageError("say what to change: --token-env, --token-file, --token-stdin, --proxy, --kind or --app-id")
+    with existing_fleet(args) as fleet:
+        row = _the_account(fleet, args)
+        source = make_source(row["source"], SourceSettings())
+        if not source.needs_token:
+            _check_token_place(args, source.needs_token)
+        fleet.accounts.change(row["source"], row["username"], values, actor())
+        account = fleet.accounts.get(row["source"], row["username"])
+    if account is None:
+        raise CrawlfleetError(f"account {row['username']!r} was just removed")
+    print(f"account {account.username} at {account.source} changed")
+    account = replace(account, key_file=settings.secret_key_file)
+    _warn_of_what_is_missing(account, source.needs_token, settings.use_proxy)
+    _say_that_it_waits(row)
+    return 0
+
+
+def _given(args: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+    """What the options say of an account, by its columns; a token has one place only."""
+    values: dict[str, Any] = {}
+    if args.token_env is not None or args.token_file is not None or args.token_stdin:
+        values |= {"token_env": _variable(args.token_env), "token_file": _path(args.token_file), "token_sealed": None}
+    if args.token_stdin:
+        values["token_sealed"] = sealed_token(keyring(settings.secret_key_file))
+    if args.proxy is not None:
+        values["proxy"] = _proxy(args.proxy) if args.proxy else None
+    if args.kind is not None:
+        values["kind"] = args.kind
+    for app_id in args.app_id or [None]:
+        TaskSpec("app_data", source=args.source, username=args.username, app_id=app_id)  # what no task could name
+    if args.app_id is not None:
+        values["app_ids"] = tuple(args.app_id)
+    return values
+
+
+def _say_that_it_waits(row: Mapping[str, Any]) -> None:
+    if row["status"] != AccountStatus.HEALTHY:
+        say(f"its tasks still wait ({row['status']}): `accounts resume {row['username']}` lets them go on")
+
+
+def _say_when_nodes_read_variables(row: Mapping[str, Any]) -> None:
+    """A node that runs with the old value would be refused again."""
+    if row["token_env"]:
+        say(
+            f"a node reads the variable {row['token_env']} once, at its start: a node that started before the token was"
+            " renewed needs a new start (a file of --token-file is read at each use)"
+        )
 
 
 def _warn_of_what_is_missing(account: Account, needs_token: bool, use_proxy: bool) -> None:
@@ -107,11 +153,9 @@ def _path(name: str | None) -> str | None:
     return path
 
 
-def _proxy(address: str | None) -> str | None:
+def _proxy(address: str) -> str:
     from crawlfleet.sources.http.proxies import Proxy
 
-    if address is None:
-        return None
     if len(address) > MAX_PATH or not address.isprintable():
         raise UsageError(f"--proxy takes an address of at most {MAX_PATH} printable characters")
     if Proxy(address).holds_password:
@@ -173,8 +217,8 @@ def run_test(args: argparse.Namespace) -> int:
             say(f"{error}; the {len(account.app_ids)} apps named by hand are used")
         else:
             print(f"fine: {account.username} at {account.source} sees {count} apps")
-    if row["status"] != AccountStatus.HEALTHY:
-        say(f"its tasks still wait ({row['status']}): `accounts resume {account.username}` lets them go on")
+    _say_when_nodes_read_variables(row)
+    _say_that_it_waits(row)
     return 0
 
 
@@ -194,6 +238,8 @@ def run_resume(args: argparse.Namespace) -> int:
         row = _the_account(fleet, args)
         changed = fleet.accounts.resume(row["source"], row["username"], actor(), args.accept_apps)
     print(f"account {row['username']} at {row['source']} {'is' if changed else 'was'} {AccountStatus.HEALTHY}")
+    if row["status"] == AccountStatus.TOKEN_EXPIRED:
+        _say_when_nodes_read_variables(row)
     return 0
 
 
@@ -215,20 +261,16 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("accounts", help="accounts at the vendors")
     inner = parser.add_subparsers(title="sub-commands", dest="subcommand", metavar="COMMAND", required=True)
 
-    add = inner.add_parser("add", help="store an account, or replace it")
-    add.add_argument("--token", nargs="?", action=RefuseToken, help=argparse.SUPPRESS)
+    add = inner.add_parser("add", help="store a new account")
     add.add_argument("--source", metavar="S", required=True, help="the vendor, as in appsflyer")
     add.add_argument("--username", metavar="U", required=True, help="name of the account")
-    token = add.add_mutually_exclusive_group()
-    token.add_argument("--token-env", metavar="NAME", help="environment variable that holds the token on each node")
-    token.add_argument("--token-file", metavar="F", help="file that holds the token on each node")
-    token.add_argument("--token-stdin", action="store_true", help="read the token and keep it sealed in the database")
-    add.add_argument("--proxy", metavar="URL", help="proxy of the account, its password as ${VARIABLE}")
-    add.add_argument("--kind", choices=KINDS, default=KINDS[0], help=f"default: {KINDS[0]}")
-    add.add_argument(
-        "--app-id", metavar="A", action="append", default=[], help="an app of an account whose vendor lists none"
-    )
+    _add_account_options(add)
     add.set_defaults(run=run_add)
+    change = inner.add_parser("set", help="change what is named of an account")
+    change.add_argument("username", metavar="USERNAME", help="name of the account")
+    change.add_argument("--source", metavar="S", help="the vendor, when several know the name")
+    _add_account_options(change)
+    change.set_defaults(run=run_set)
 
     add_parsers(inner)
 
@@ -252,3 +294,17 @@ def add_parser(subparsers: Any) -> None:
             accept = "take the next list of apps as it is, also when most of those known are missing from it"
             command.add_argument("--accept-apps", action="store_true", help=accept)
         command.set_defaults(run=run)
+
+
+def _add_account_options(parser: argparse.ArgumentParser) -> None:
+    """Add what can be said of an account."""
+    parser.add_argument("--token", nargs="?", action=RefuseToken, help=argparse.SUPPRESS)
+    token = parser.add_mutually_exclusive_group()
+    token.add_argument("--token-env", metavar="NAME", help="environment variable that holds the token on each node")
+    token.add_argument("--token-file", metavar="F", help="file that holds the token on each node")
+    token.add_argument("--token-stdin", action="store_true", help="read the token and keep it sealed in the database")
+    parser.add_argument("--proxy", metavar="URL", help="proxy of the account, its password as ${VARIABLE}; '' for none")
+    parser.add_argument("--kind", choices=KINDS, help=f"of a new account: {KINDS[0]} unless given")
+    parser.add_argument(
+        "--app-id", metavar="A", action="append", help="an app of an account whose vendor lists none; may be repeated"
+    )

@@ -65,7 +65,7 @@ def test_neither_token_nor_key_is_in_the_files_of_the_database(ready: Console, k
 
 def test_another_kind_of_token_replaces_the_sealed_one(ready: Console, key: str) -> None:
     seal(ready)
-    assert ready(*ADD, "u", "--token-env", "X").out == "account u at appsflyer replaced\n"
+    assert ready("accounts", "set", "u", "--token-env", "X").out == "account u at appsflyer changed\n"
     [found] = ready("accounts", "list", "--json").json
     assert (found["token_env"], found["token_sealed"]) == ("X", False)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from crawlfleet.core.account import Account
+from crawlfleet.core.db import Database
 from crawlfleet.core.vendor_data import App, AppList
-from crawlfleet.model.account import AccountDAO
+from crawlfleet.model.account import AccountDAO, park
 from crawlfleet.sandbox.server import Sandbox
 from tests.cli.console import Console
 from tests.stored_figures import store
@@ -19,6 +20,11 @@ def add(console: Console, *options: object, username: str = "u", variable: str =
         "accounts", "add", "--source", "appsflyer", "--username", username, "--token-env", variable, *options
     )
     assert said.code == 0, said.err
+
+
+def refuse_token(db: Database) -> None:
+    """As if the vendor had refused the token of `u`."""
+    db.write(lambda transaction: park(transaction, "appsflyer", "u", "token refused"))
 
 
 def elsewhere(console: Console, username: str = "u") -> None:
@@ -60,12 +66,80 @@ def test_adding_makes_the_tables(console: Console) -> None:
     assert len(console("accounts", "list", "--json").json) == 1
 
 
-def test_a_second_account_of_that_name_replaces_the_first(ready: Console) -> None:
-    add(ready, "--app-id", "a")
-    said = ready("accounts", "add", "--source", "appsflyer", "--username", "u", "--token-env", "B", "--app-id", "b")
-    assert said.out == "account u at appsflyer replaced\n"
-    [found] = ready("accounts", "list", "--json").json
-    assert (found["token_env"], found["app_ids"]) == ("B", ["b"])
+def account(console: Console) -> dict[str, object]:
+    """What is stored of the only account."""
+    [found] = console("accounts", "list", "--json").json
+    names = ("kind", "token_env", "token_file", "proxy", "app_ids", "status")
+    return {name: found[name] for name in names}
+
+
+PROXY = "http://proxy.example:3128"
+
+
+def test_set_changes_only_what_is_named(any_console: Console) -> None:
+    """`accounts add` with nothing but another variable reset the kind and the proxy."""
+    add(any_console, "--kind", "agency", "--proxy", PROXY, "--app-id", "a")
+    any_console("accounts", "park", "u", "--reason", "tired")
+    before = account(any_console)
+    said = any_console("accounts", "set", "u", "--token-env", "OTHER")
+    assert said.out == "account u at appsflyer changed\n"
+    assert "OTHER is not set" in said.err
+    assert "its tasks still wait (parked)" in said.err
+    assert account(any_console) == {**before, "token_env": "OTHER"}
+    any_console("accounts", "set", "u", "--source", "appsflyer", "--app-id", "b", "--app-id", "应用")
+    assert account(any_console) == {**before, "token_env": "OTHER", "app_ids": ["b", "应用"]}
+    any_console("accounts", "set", "u", "--kind", "ad_network", "--proxy", "")
+    changed = {"token_env": "OTHER", "app_ids": ["b", "应用"], "kind": "ad_network", "proxy": None}
+    assert account(any_console) == {**before, **changed}
+
+
+def test_set_takes_a_new_place_of_the_token_for_the_old_one(ready: Console, tmp_path: Path) -> None:
+    add(ready)
+    (tmp_path / "t.token").write_text("very-secret")
+    assert ready("accounts", "set", "u", "--token-file", tmp_path / "t.token").err == ""
+    assert (account(ready)["token_env"], account(ready)["token_file"]) == (None, str(tmp_path / "t.token"))
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ([], "say what to change"),
+        (["--token-env", "very-secret.token"], "name of an environment variable"),
+        (["--app-id", ""], "app_id"),
+        (["--proxy", "http://user:very-secret@proxy:1"], "must not hold a password"),
+        (["--token", "very-secret"], "--token-env"),
+    ],
+)
+def test_a_wrong_change_is_refused_and_changes_nothing(ready: Console, options: list[str], part: str) -> None:
+    add(ready, "--proxy", PROXY)
+    before = account(ready)
+    error = ready.refuses(2, "accounts", "set", "u", *options)
+    assert part in error
+    assert "very-secret" not in error
+    assert account(ready) == before
+    assert "there is no account 'typo'" in ready.refuses(1, "accounts", "set", "typo", "--kind", "agency")
+
+
+def test_adding_an_account_that_is_there_refuses_and_points_to_set(ready: Console) -> None:
+    add(ready, "--kind", "agency", "--proxy", PROXY)
+    before = account(ready)
+    again = ("accounts", "add", "--source", "appsflyer", "--username", "u", "--token-env")
+    assert "`accounts set u`" in ready.refuses(2, *again, "B")
+    assert account(ready) == before
+    same = ready(*again, "NOT_SET_HERE", "--kind", "agency", "--proxy", PROXY)
+    assert (same.code, same.out) == (0, "account u at appsflyer is there already, just like this\n")
+
+
+def test_test_and_resume_say_that_nodes_read_variables_at_their_start(ready: Console, vendor: Sandbox) -> None:
+    """With a token renewed in the shell only, both were content, and the node's old token parked it again."""
+    add(ready, variable="U_TOKEN")
+    note = "a node reads the variable U_TOKEN once, at its start"
+    assert note in ready("accounts", "test", "u").err
+    ready.on_database(refuse_token)
+    assert note in ready("accounts", "resume", "u").err
+    assert ready("accounts", "resume", "u").err == ""
+    ready("accounts", "park", "u", "--reason", "tired")
+    assert ready("accounts", "resume", "u").err == ""
 
 
 def test_a_token_that_is_missing_here_is_a_warning(ready: Console, monkeypatch: pytest.MonkeyPatch) -> None:
