@@ -12,7 +12,7 @@ import crawlfleet
 from crawlfleet.cli.arguments import GLOBAL_DEFAULTS, Parser, first_word
 from crawlfleet.cli.ending import end_in_time
 from crawlfleet.cli.streams import lasting_stderr, lasting_stdout, open_missing_streams, point_to_nowhere
-from crawlfleet.core.errors import CrawlfleetError
+from crawlfleet.core.errors import CrawlfleetError, cause_of
 from crawlfleet.core.logs import configure_logging, make_stream_safe, redact
 
 # Only the module of the command that is used is imported: the others would double the start-up time.
@@ -76,7 +76,7 @@ def _guarded(arguments: list[str]) -> int:
     except CrawlfleetError as error:
         return _report(str(error), error.exit_code, debug)
     except Exception as error:
-        text = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+        text = f"unexpected {type(error).__name__}: {cause_of(error)} (--debug shows where)"
         return _report(text, 1, debug)
 
 

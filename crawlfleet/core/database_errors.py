@@ -11,7 +11,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from sqlalchemy import exc
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
+
+for _each in vars(exc).values():
+    if hasattr(_each, "code"):
+        _each.code = None  # else each message ends with an address that helps nobody who uses crawlfleet
 
 
 class Trouble(StrEnum):

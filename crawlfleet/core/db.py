@@ -8,6 +8,7 @@ have happened, and only the caller knows how to find out.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import re
 import time
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import registry
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -67,6 +68,8 @@ class Database:
         self.clock = clock
         self.dialect = SqlDialect(self.family, clock)
         self.version = ""
+        self._file = _file_of(self.address.url) if self.family == "sqlite" else None
+        self._file_id: tuple[int, int] | None = None  # device and inode, once it was opened
         self.engine = self._make_engine(
             quick=True,
             pool_size=pool_size,
@@ -93,7 +96,8 @@ class Database:
             engine = sa.create_engine(url, connect_args=self.address.arguments, **options)
         except ValueError as error:
             raise UsageError(f"database URL {self.name} has an option with a wrong value: {error}") from None
-        event.listen(engine, "connect", self._on_connect)
+        # before SQLAlchemy's own listeners: those read defaults of the server, as how it quotes names
+        event.listen(engine, "connect", self._on_connect, insert=True)
         if self.family == "postgresql":
             event.listen(engine, "do_connect", _connect_patiently)
         elif self.family == "mysql" and quick:
@@ -124,6 +128,8 @@ class Database:
             # FULL, not NORMAL: what was acknowledged must outlive a power cut; batches keep it cheap
             cursor.execute("PRAGMA synchronous = FULL")
             cursor.execute("PRAGMA foreign_keys = ON")
+            if self._file_id is None:
+                self._file_id = self._look_at_file()
         elif self.family == "postgresql":
             # Another process than the one that said hello: a pooler stands between, and each transaction may run in
             # another session. What we set must not stay in any of them.
@@ -189,6 +195,13 @@ class Database:
             reader.exec_driver_sql("SELECT COUNT(*) FROM sqlite_master")  # reads the file at last
             text = reader.exec_driver_sql("SELECT sqlite_version()").scalar_one()
         elif self.family == "postgresql":
+            encoding = reader.exec_driver_sql("SHOW server_encoding").scalar_one()
+            if isinstance(encoding, bytes) or encoding.upper() != "UTF8":
+                name = encoding.decode() if isinstance(encoding, bytes) else encoding
+                raise DatabaseRefused(
+                    f"the database {self.name} has the encoding {name}, which cannot hold every text: create another"
+                    f" one: CREATE DATABASE {self.url.database} ENCODING 'UTF8' TEMPLATE template0"
+                )
             text = reader.exec_driver_sql("SELECT version()").scalar_one()
         else:
             text, packet = reader.exec_driver_sql("SELECT version(), @@max_allowed_packet").one()
@@ -268,9 +281,28 @@ class Database:
                     time.sleep(random.uniform(0, 0.02 * 2**attempt))
         raise AssertionError("unreachable")
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file that was opened is no longer at its path: what is written to it nobody will ever read."""
+        return self._file_id is not None and self._look_at_file() != self._file_id
+
+    def _look_at_file(self) -> tuple[int, int] | None:
+        if self._file is None:
+            return None
+        try:
+            found = os.stat(self._file)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
     @contextmanager
     def _checkout(self, engine: Engine) -> Iterator[Connection]:
         """A connection from the pool; whatever keeps us from getting one means that the database is away."""
+        if self.is_gone:
+            raise DatabaseUnreachable(
+                f"the file of the database {self.name} was removed or replaced while it was in use: stop what uses it,"
+                " put the file back and start again"
+            )
         try:
             connection = engine.connect()
         except (DBAPIError, PoolTimeout, UnicodeError, self.driver_error) as error:
@@ -334,6 +366,11 @@ class Database:
         found = DatabaseUnreachable(f"cannot use the database {self.name}: {cause[:300]}: {advice}")
         found.maybe_committed, found.trouble = maybe_committed, trouble
         return found
+
+
+def _file_of(url: URL) -> str | None:
+    """The path of an SQLite file; None where the URL has SQLite's own form, which may say more than a path."""
+    return None if (url.database or "").startswith("file:") else os.path.abspath(url.database or "")
 
 
 def _begin_immediate(connection: Connection) -> None:

@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from crawlfleet.core.database_errors import Trouble
 
 
+def cause_of(error: Exception) -> str:
+    """What an error says, in the words of the driver where it has one: one line of at most 300 characters, no SQL."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())[:300]
+
+
 class CrawlfleetError(Exception):
     """A failure with a message for a person: what is wrong, which value, what to do."""
 

@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 
 from crawlfleet.core.backoff import Backoff
-from crawlfleet.core.errors import CrawlfleetError
+from crawlfleet.core.errors import CrawlfleetError, cause_of
 
 
 class Service(ABC):
@@ -99,7 +99,7 @@ class Service(ABC):
     def _note_failure(self, error: Exception) -> None:
         if self._backoff.failures == 0:
             self._failing_since = time.monotonic()
-        failure = f"{type(error).__name__}: {error}"
+        failure = f"{type(error).__name__}: {cause_of(error)}"
         if failure != self._failure:
             self._failure = failure
             cause = None if isinstance(error, CrawlfleetError) else error  # a message for people needs no traceback

@@ -150,6 +150,9 @@ def migration(db: Database) -> Iterator[Finding]:
         message, _, advice = str(error).rpartition(": ")
         is_newer = found is not None and advice == "update this program"
         yield fail("migrations", message, advice) if is_newer else warn("migrations", message, UPGRADE)
+        if lacking := migrations.lacking_privileges(db):
+            text = f"the user of the URL may not make tables: it lacks {', '.join(lacking)}"
+            yield fail("migrations", text, "grant it, or let another user run `db upgrade`")
         return
     yield ok("migrations", f"at {schema.HEAD}, as this program")
 

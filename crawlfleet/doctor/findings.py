@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from crawlfleet.core.errors import cause_of
 from crawlfleet.core.logs import redact
 
 LIMIT_SECONDS = 12.0  # of one check; above the 10 s that a database's driver tries to connect
@@ -71,7 +72,7 @@ class Check:
             for finding in self._look():
                 self._found.append(finding)
         except Exception as error:  # whatever it is: it is what the check found
-            text = redact(" ".join(str(getattr(error, "orig", None) or error).split())[:500])
+            text = redact(cause_of(error))
             self._found.append(
                 fail(self.name, f"{type(error).__name__}: {text}", "this should not be: please report it")
             )

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from crawlfleet.core.endings import EndingKind
-from crawlfleet.core.errors import DatabaseUnreachable
+from crawlfleet.core.errors import DatabaseUnreachable, cause_of
 from crawlfleet.core.vendor_data import Scope
 from crawlfleet.model.lifecycle import AccountStatus
 from crawlfleet.model.task_spec import TaskSpec
@@ -94,11 +94,6 @@ class Ending:
 def replaced_by(endings: Sequence[Ending]) -> list[Scope]:
     """The ranges that these endings replace."""
     return [each.outcome.replaces for each in endings if each.outcome.replaces is not None]
-
-
-def cause_of(error: Exception) -> str:
-    """Why the database refused something, in its own words: one line of at most 300 characters."""
-    return " ".join(str(getattr(error, "orig", None) or error).split())[:300]
 
 
 def result_refused(error: Exception) -> str:

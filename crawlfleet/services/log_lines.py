@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from crawlfleet.core.endings import EndingKind
+from crawlfleet.core.errors import cause_of
 from crawlfleet.engines.contract import Run
-from crawlfleet.model.ending import cause_of
 from crawlfleet.model.gate import Ended
 
 QUIET_LINES = 20  # more tasks or endings than this in one turn are told in one line, or in none

@@ -204,7 +204,10 @@ class Node:
                     code, self._ending = finished, True
                 else:
                     self._wakeup.wait(IDLE_LOOK_SECONDS)
+        is_gone = self.db.is_gone
         self.stop()
+        if is_gone:
+            return DatabaseUnreachable.exit_code
         return 1 if self._fatal is not None else code
 
     def stop(self) -> None:
@@ -214,7 +217,7 @@ class Node:
                 service.stop()
         if self.dispatcher is not None:
             self.dispatcher.join(5)
-        self.scheduler.drain(self.settings.shutdown_grace)
+        self.scheduler.drain(0.0 if self.db.is_gone else self.settings.shutdown_grace)
         for engine in set(self._engines):
             engine.stop()
         self.logs.stop()

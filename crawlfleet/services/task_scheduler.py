@@ -17,12 +17,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from crawlfleet.core.clock import ClockReading
 from crawlfleet.core.database_errors import condemns
 from crawlfleet.core.db import Database
-from crawlfleet.core.errors import CrawlfleetError, DatabaseUnreachable, LeaseLost
+from crawlfleet.core.errors import CrawlfleetError, DatabaseUnreachable, LeaseLost, cause_of
 from crawlfleet.core.service import Service
 from crawlfleet.core.transaction import Statements
 from crawlfleet.executors.contract import Executor
 from crawlfleet.model.claims import Registration, promote
-from crawlfleet.model.ending import cause_of
 from crawlfleet.services import log_lines
 from crawlfleet.services.alarm import AWAY_SECONDS, Alarm
 from crawlfleet.services.inbox import Inbox
@@ -161,7 +160,10 @@ class TaskScheduler(Service):
             result = self._turn()
         except DatabaseUnreachable as error:
             self._inbox.reconcile = True
-            if error.trouble is not None and self.runs.set_aside():
+            if self._turns.db.is_gone:
+                self.runs.stage = Stage.DRAINING
+                self._on_fatal(str(error))
+            elif error.trouble is not None and self.runs.set_aside():
                 self.alarm.set(0.0)  # without them it may go well
             elif self.alarm.database_away(began, str(error)):
                 log_lines.database_away(error)

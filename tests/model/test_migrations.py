@@ -20,8 +20,10 @@ from sqlalchemy import event
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseRefused
+from crawlfleet.doctor.database_checks import migration
 from crawlfleet.model import migrations, schema
 from tests.conftest import Backend
+from tests.servers import SharedServer
 
 DOCUMENTED = {  # the columns that users of the documented tables rely on; a count that can be asked is not stored
     "cl_device": "id device_id device_name device_type ip_address port status capabilities max_concurrent_tasks"
@@ -269,3 +271,40 @@ def test_an_upgrade_logs_one_line(empty_backend: Backend) -> None:
     _, errors = run_program(code, empty_backend.url).communicate(timeout=60)
     [line] = errors.splitlines()
     assert line.endswith(f"[INFO] model.migrations - Database upgraded from nothing to {schema.HEAD}")
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_cannot_hold_every_text_is_refused(
+    encoding: str, shared_postgresql: Callable[[], SharedServer]
+) -> None:
+    """One ended in a TypeError, with the other it went well until an emoji failed its task for good."""
+    server = shared_postgresql()
+    name = f"of_{encoding.lower()}"
+    server.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    with pytest.raises(DatabaseRefused, match=f"has the encoding {encoding}.*ENCODING 'UTF8' TEMPLATE template0"):
+        Database(server.url(name)).open()
+    server.drop_database(name)
+
+
+@pytest.mark.parametrize("empty_backend", ["mariadb", "postgresql"], indirect=True)
+def test_a_user_who_may_not_make_tables_is_told_what_to_grant(empty_backend: Backend) -> None:
+    """PostgreSQL 15 gives nobody CREATE on schema public: `db upgrade` showed raw SQL and an address."""
+    server = empty_backend.server
+    assert server is not None
+    name = empty_backend.url.rpartition("/")[2]
+    user, at = f"guest_{name}", "" if empty_backend.name == "postgresql" else "@'127.0.0.1'"
+    server.execute(f"CREATE USER {user}{at}")
+    if not at:
+        with server.connect(name) as connection:
+            connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    else:
+        server.execute(f"GRANT SELECT ON {name}.* TO {user}{at}")
+    db = Database(empty_backend.url.replace("root@", f"{user}@").replace("postgres@", f"{user}@")).open()
+    wanted = "CREATE on schema public.*GRANT CREATE" if not at else "ALTER, CREATE.*GRANT ALL ON"
+    with pytest.raises(DatabaseRefused, match=wanted):
+        migrations.upgrade(db)
+    told = [each for each in migration(db) if each.status == "FAIL"]
+    assert [each.finding.startswith("the user of the URL may not make tables") for each in told] == [True]
+    assert "sqlalche.me" not in str(sa.exc.OperationalError("SELECT 1", None, Exception("no"), hide_parameters=True))
+    db.close()
+    server.execute(f"DROP USER {user}{at}")

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from crawlfleet.core.db import Database
-from crawlfleet.core.errors import DatabaseRefused
+from crawlfleet.core.errors import DatabaseRefused, cause_of
 from crawlfleet.core.transaction import Reader
 from crawlfleet.model.schema import HEAD
 
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 LOCK_NAME = "crawlfleet.migrations"
 LOCK_NUMBER = 4_031_977  # the same for PostgreSQL, which locks numbers
 LOCK_WAIT_SECONDS = 50  # below ANSWER_SECONDS, after which a driver gives the server up
+NEEDED = {"ALTER", "CREATE", "CREATE VIEW", "DELETE", "DROP", "INDEX", "INSERT", "SELECT", "UPDATE"}  # of MySQL's
 LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code
 
 
@@ -51,6 +52,10 @@ def upgrade(db: Database) -> bool:
     """
     if _check(db, current(db)) == HEAD:
         return False
+    if lacking := lacking_privileges(db):
+        raise DatabaseRefused(
+            f"the user of {db.name} may not make tables (no {', '.join(lacking)}): as its owner say {_grant(db)}"
+        )
     try:
         with _lock(db) as connection:
             exists = sa.inspect(connection).has_table("alembic_version")
@@ -65,9 +70,40 @@ def upgrade(db: Database) -> bool:
     except DBAPIError as error:
         if db.is_away(error):
             raise db.unreachable(error) from None
-        raise
+        raise DatabaseRefused(
+            f"the tables of {db.name} cannot be made: {cause_of(error)}: the user of the URL needs all privileges on"
+            f" the database, as by {_grant(db)}"
+        ) from error
     log.info("Database upgraded from %s to %s", found or "nothing", HEAD)
     return True
+
+
+def lacking_privileges(db: Database) -> list[str]:
+    """Which privileges the user lacks to make and upgrade the tables; none where the server does not tell."""
+    if db.family == "sqlite":
+        return []
+    with db.read() as reader:
+        if db.family == "postgresql":
+            found = reader.exec_driver_sql("SELECT current_schema(), has_schema_privilege(current_schema(), 'CREATE')")
+            schema, may_create = found.one()
+            return [] if may_create else [f"CREATE on schema {schema}" if schema else "schema in the search_path"]
+        has = {str(name).upper() for name in reader.execute(sa.text(_MYSQL_PRIVILEGES)).scalars()}
+    return [] if has <= {"USAGE"} else sorted(NEEDED - has)  # nothing by itself: by a role, or this server hides it
+
+
+_MYSQL_USER = """grantee = CONCAT("'", REPLACE(CURRENT_USER(), '@', "'@'"), "'")"""
+_MYSQL_PRIVILEGES = (
+    f"SELECT privilege_type FROM information_schema.user_privileges WHERE {_MYSQL_USER}"
+    f" UNION SELECT privilege_type FROM information_schema.schema_privileges"
+    f" WHERE {_MYSQL_USER} AND DATABASE() LIKE table_schema"
+)
+
+
+def _grant(db: Database) -> str:
+    user = db.url.username or "USER"
+    if db.family == "postgresql":
+        return f"GRANT CREATE, USAGE ON SCHEMA public TO {user}"
+    return f"GRANT ALL ON {db.url.database}.* TO {user}"
 
 
 def check(db: Database) -> str:
