@@ -111,11 +111,16 @@ def _has_no_server(family: str, error: DBAPIError, code: object) -> bool:
     return family == "postgresql" and isinstance(error, OperationalError) and not code
 
 
+# What Python raises of a value that cannot be written: text that is no UTF-8, a number that no column holds, a moment
+# after the year 9999, a statement too large, something of a wrong type.
+VALUE_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
+
+
 def condemns(family: str, error: Exception) -> bool:
     """Whether the error says that what was to be stored never can be."""
     if isinstance(error, DBAPIError):
         return trouble_of(family, error) is Trouble.DATA
-    return isinstance(error, ValueError)  # text that is no UTF-8, a number that no column holds, a statement too large
+    return isinstance(error, VALUE_ERRORS)
 
 
 def code_of(error: Exception) -> object:

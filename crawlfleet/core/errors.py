@@ -22,7 +22,8 @@
             +-- TokenUnavailable    this node cannot have the account's token; another node may
             +-- ProxyError          the proxy fails, before the vendor saw anything
 
-Anything else that a body raises counts as transient: an unknown failure may pass.
+Anything else that a body raises counts as transient: an unknown failure may pass. Only what is an error of the program
+itself, as a KeyError, is permanent, unless the executor names it as `transient`.
 """
 
 from __future__ import annotations

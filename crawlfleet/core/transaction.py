@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection, CursorResult, RowMapping
 from sqlalchemy.exc import DBAPIError
 
 from crawlfleet.core.clock import SYSTEM_CLOCK, Clock, ClockReading
-from crawlfleet.core.database_errors import condemns
+from crawlfleet.core.database_errors import VALUE_ERRORS, condemns
 from crawlfleet.core.errors import StatementTooLarge
 from crawlfleet.core.sql import SqlDialect, sql, utc
 
@@ -302,7 +302,7 @@ class Transaction(Statements):
             yield
             self.execute(RELEASE)
             self.send()
-        except (DBAPIError, ValueError) as error:
+        except (DBAPIError, *VALUE_ERRORS) as error:
             if not condemns(self.dialect.family, error):
                 raise
             del self._queue[self._queue.index(mark) + 1 if mark in self._queue else 0 :]

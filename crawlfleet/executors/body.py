@@ -32,7 +32,7 @@ def run_body(executor: Executor, task: Task, context: TaskContext) -> Outcome:
     except BaseException as error:
         if os.getpid() != process:
             _leave(error)
-        return failed(error, context)
+        return failed(error, context, executor)
     if os.getpid() != process:
         _leave()
     return outcome
@@ -54,7 +54,7 @@ async def run_body_async(executor: Executor, task: Task, context: TaskContext) -
     except BaseException as error:
         if os.getpid() != process:
             _leave(error)
-        return failed(error, context)
+        return failed(error, context, executor)
     if os.getpid() != process:
         _leave()
     return outcome

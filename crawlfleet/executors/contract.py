@@ -183,7 +183,8 @@ class Executor:
 
     `check`, when given, is called with the task before the body and raises PermanentError for a bad parameter.
     `needs_account` marks types that run on behalf of an account at a source. `cost` says what a task to be added will
-    ask of its source; without it a body may not call a source.
+    ask of its source; without it a body may not call a source. `transient` are exceptions that are worth a retry though
+    they look like errors of the program, as a KeyError.
     """
 
     name: str
@@ -191,6 +192,7 @@ class Executor:
     needs_account: bool = False
     check: Callable[[Task], None] | None = None
     cost: Callable[[TaskSpec, Source], Shape] | None = None
+    transient: tuple[type[BaseException], ...] = ()
 
     @property
     def asynchronous(self) -> bool:
@@ -199,3 +201,7 @@ class Executor:
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise UsageError(f"executor {self.name!r} must be a function (got {self.function!r:.80})")
+        if not all(isinstance(each, type) and issubclass(each, BaseException) for each in self.transient):
+            raise UsageError(
+                f"transient of executor {self.name!r} must be exception types (got {self.transient!r:.80})"
+            )

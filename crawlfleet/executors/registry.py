@@ -33,17 +33,17 @@ def task_executor(
     needs_account: bool = False,
     check: Callable[[Task], None] | None = None,
     cost: Callable[[TaskSpec, Source], Shape] | None = None,
+    transient: Iterable[type[BaseException]] = (),
 ) -> Callable[[F], F]:
     """Decorator that makes a function, plain or `async def`, the executor of a task type; the function is unchanged.
 
-    `needs_account`, `check` and `cost`: see `Executor`. Raises UsageError for a name that is taken or cannot be a task
-    type.
+    The options are those of `Executor`. Raises UsageError for a name that is taken or cannot be a task type.
     """
     if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
         raise UsageError(f"@task_executor needs a task type of 1 to 64 of A-Z a-z 0-9 _ . : - (got {name!r:.80})")
 
     def register(function: F) -> F:
-        _register(_registered, Executor(name, function, needs_account, check, cost))
+        _register(_registered, Executor(name, function, needs_account, check, cost, tuple(transient)))
         return function
 
     return register

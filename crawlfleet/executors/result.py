@@ -16,9 +16,10 @@ from crawlfleet.executors.contract import ResultReplaced, TaskResult
 from crawlfleet.executors.outcome import SPOOL_ROWS
 from crawlfleet.executors.spool import Spool
 from crawlfleet.model.ending import Outcome
-from crawlfleet.model.task_spec import TaskSpec
+from crawlfleet.model.task_spec import MAX_TEXT, TaskSpec
 
 MAX_SUMMARY_BYTES = 64 * 1024
+MAX_RANGE_DAYS = 3660  # of one result: each day gets a row of its own that says that it is covered
 STEP_ROWS = 250  # rows read between two looks at `cancelled`
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -124,6 +125,8 @@ def _batches(items: Iterable[Any], name: str) -> Iterator[list[Any]]:
 
 
 def _row_check(scope: Scope | None) -> Callable[[list[Any]], None]:
+    if isinstance(scope, (AppList, ReportRange)):
+        _check_scope(scope)
     if isinstance(scope, AppList):
         return _check_apps
     if isinstance(scope, ReportRange):
@@ -132,6 +135,24 @@ def _row_check(scope: Scope | None) -> Callable[[list[Any]], None]:
     if scope is None:
         return _refuse_rows
     raise PermanentError(f"replaces must be an AppList or a ReportRange (got {type(scope).__name__})")
+
+
+def _check_scope(scope: Scope) -> None:
+    """Raise PermanentError for a range that cannot be: its rows have a place that nothing can be stored at."""
+    texts = {name: getattr(scope, name, "-") for name in ("source", "username", "app_id", "report")}
+    for name, value in texts.items():
+        most = 64 if name in ("source", "report") else MAX_TEXT
+        if not isinstance(value, str) or not 1 <= len(value) <= most or not value.isprintable():
+            raise PermanentError(f"{name} of replaces must be text of 1 to {most} characters (got {value!r:.80})")
+    if isinstance(scope, ReportRange):
+        if not (type(scope.start) is date and type(scope.end) is date and scope.start <= scope.end):
+            got = f"(got {scope.start!r:.80} and {scope.end!r:.80})"
+            raise PermanentError(f"start and end of replaces must be dates in this order {got}")
+        if (scope.end - scope.start).days >= MAX_RANGE_DAYS:
+            raise PermanentError(f"replaces must be at most {MAX_RANGE_DAYS} days (got {scope.start} to {scope.end})")
+        days = scope.settle_days
+        if isinstance(days, bool) or not isinstance(days, int) or not 0 <= days <= 3650:
+            raise PermanentError(f"settle_days of replaces must be a whole number from 0 to 3650 (got {days!r:.80})")
 
 
 def _check_apps(batch: list[Any]) -> None:

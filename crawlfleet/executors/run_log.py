@@ -41,9 +41,9 @@ class RunLogger(logging.Logger):
         if not is_note(record):
             super().callHandlers(record)
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, level: int = logging.DEBUG) -> None:
         """Write a line to the task's log alone, whatever the levels are."""
-        record = self.makeRecord(self.name, logging.DEBUG, "", 0, text, (), None)
+        record = self.makeRecord(self.name, level, "", 0, text, (), None)
         record.is_note = True
         self.handle(record)
 

@@ -100,4 +100,5 @@ def result_refused(error: Exception) -> str:
     """The message of a run whose result the database does not take."""
     if isinstance(error, DatabaseUnreachable):
         return f"the result breaks each connection on which it is written, while others live: {cause_of(error)}"
-    return f"the database refused the result: {cause_of(error)}"
+    name = "" if hasattr(error, "orig") else f"{type(error).__name__}: "  # a KeyError says no more than the key
+    return f"the database refused the result: {name}{cause_of(error)}"

@@ -51,6 +51,7 @@ class TaskEvent(StrEnum):
 
     CANCELLED = "cancelled"
     REVIVED = "revived"
+    MADE_DUE = "made_due"
 
 
 LIVE = (TaskStatus.ASSIGNED, TaskStatus.RUNNING)

@@ -1,4 +1,4 @@
-"""Moves that no run of this node makes: expire, release what nobody holds, cancel, revive.
+"""Moves that no run of this node makes: expire, release what nobody holds, cancel, revive, make due.
 
 Each takes the tasks' rows first, like the gate, so they never cross it.
 """
@@ -185,6 +185,37 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
         ledger.close()
         record_events(transaction, list(found), TaskEvent.REVIVED, actor)
         audit.record(transaction, actor, "tasks.retry", task_ids=sorted(found))
+        signals.tasks_changed(transaction)
+        return sorted(found)
+
+    return _in_batches(db, task_ids, work)
+
+
+def make_due(db: Database, task_ids: Sequence[int], actor: str | None = None) -> list[int]:
+    """Let pending tasks that wait for their time, or for their next try, be due now; the ids of those that did wait."""
+
+    def work(transaction: Transaction, batch: Sequence[int]) -> list[int]:
+        pending = task_guard("claim", "COALESCE(t.status, '')")
+        found = dict(_lock(transaction, batch, "t.priority", f"{pending} AND t.wake_at IS NOT NULL"))
+        if not found:
+            return []
+        now = transaction.now
+        columns = {
+            "order_key": "v.order_key",
+            "ready_key": "v.order_key",
+            "wake_at": "NULL",
+            **dict.fromkeys(("next_run_at", "updated_at"), db.dialect.moment("now")),
+        }
+        statement = db.dialect.update_from(
+            "cl_crawl_task", columns, db.dialect.rows(id="int", order_key="int"), "t.id = v.id"
+        )
+        rows = json_rows((key, order_key(now, priority)) for key, priority in found.items())
+        transaction.execute(sql(statement), {"rows": rows, "now": stamp(now)})
+        ledger = Ledger(transaction)
+        ledger.touch(_lanes_of_sources(transaction, list(found)))
+        ledger.close()
+        record_events(transaction, list(found), TaskEvent.MADE_DUE, actor)
+        audit.record(transaction, actor, "tasks.run_now", task_ids=sorted(found))
         signals.tasks_changed(transaction)
         return sorted(found)
 

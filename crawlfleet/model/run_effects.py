@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from crawlfleet.core.database_errors import condemns
+from crawlfleet.core.database_errors import VALUE_ERRORS, condemns
 from crawlfleet.core.transaction import AnyRow, Transaction
 from crawlfleet.model import feed, range_store
 from crawlfleet.model.ending import Ending, replaced_by, result_refused
@@ -118,7 +118,7 @@ def _store(
     try:
         with ledger.transaction.savepoint():
             return [_write_data(ledger, e, tasks[e.task_id], targets, defaults) for e in endings]
-    except (sa.exc.DBAPIError, ValueError) as error:
+    except (sa.exc.DBAPIError, *VALUE_ERRORS) as error:
         if not condemns(ledger.transaction.dialect.family, error):
             raise
         if len(endings) > 1:

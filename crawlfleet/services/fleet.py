@@ -197,6 +197,10 @@ class Fleet:
         """
         return rescue.revive(self.db, task_ids, actor)
 
+    def run_now(self, task_ids: Sequence[int], actor: str | None = None) -> list[int]:
+        """Let pending tasks that wait for their time, or for their next try, be due now; the ids of those that did."""
+        return rescue.make_due(self.db, task_ids, actor)
+
     def open_elsewhere(self, task_ids: Sequence[int]) -> list[str]:
         """For people: which of these tasks were left as they were since another open task has their unique key."""
         with self.db.read() as reader:

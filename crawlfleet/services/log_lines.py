@@ -106,6 +106,17 @@ def loop_free() -> None:
     _scheduler.info("the event loop goes on")
 
 
+def run_abandoned(run: Run, error: Exception) -> None:
+    """Not even the failure of a run can be written."""
+    _scheduler.error(
+        "run cannot be ended, it goes back: task=%d assignment=%d error=%s: %s",
+        run.task.id,
+        run.assignment_id,
+        type(error).__name__,
+        str(error)[:300],
+    )
+
+
 def result_rejected(run: Run) -> None:
     """A result came too late."""
     _scheduler.warning("stale result rejected: task=%d assignment=%d", run.task.id, run.assignment_id)

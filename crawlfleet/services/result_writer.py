@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from sqlalchemy.exc import SQLAlchemyError
 
 from crawlfleet.core.backoff import Backoff
-from crawlfleet.core.database_errors import Trouble, condemns
+from crawlfleet.core.database_errors import VALUE_ERRORS, Trouble, condemns
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.core.service import Service
@@ -100,7 +100,7 @@ class ResultWriter(Service):
             if unreachable.trouble is None:
                 raise
             error, trouble = unreachable, unreachable.trouble
-        except (SQLAlchemyError, ValueError) as refused:
+        except (SQLAlchemyError, *VALUE_ERRORS) as refused:
             if condemns(self.db.family, refused):
                 return self._fail(waiting, refused)
             error, trouble = refused, Trouble.UNKNOWN

@@ -124,6 +124,16 @@ class RunKeeper:
             self.writer.put(ending)
         return bool(heavy)
 
+    def abandon(self, writes: Writes, error: Exception) -> bool:
+        """Let go of a run that cannot even be ended as a failure, for what its end is made of: the other runs go on.
+        The next look at what this device holds gives it back. False when that is not what failed."""
+        ending = self.outbox.take_hopeless(writes, error)
+        if ending is None:
+            return False
+        self.table.settle(ending.run)
+        log_lines.run_abandoned(ending.run, error)
+        return True
+
     # -- runs that the node ends
 
     def end_overdue(self) -> str | None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from sqlalchemy.exc import SQLAlchemyError
 
 from crawlfleet.core.clock import ClockReading
-from crawlfleet.core.database_errors import condemns
+from crawlfleet.core.database_errors import VALUE_ERRORS, condemns
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, DatabaseUnreachable, LeaseLost, cause_of
 from crawlfleet.core.service import Service
@@ -195,9 +195,11 @@ class TaskScheduler(Service):
             return None
         try:
             result = self._turns.take(given)
-        except (SQLAlchemyError, ValueError) as error:  # ValueError: text that is no UTF-8
+        except (SQLAlchemyError, *VALUE_ERRORS) as error:
             self.alarm.set(AWAY_SECONDS)
             family = self._turns.db.family
+            if self.runs.abandon(given.writes, error):
+                return None
             stays = condemns(family, error) or not self.runs.set_aside()
             if stays and self.runs.outbox.find_culprit(given.writes, error, family):
                 log_lines.turn_refused(cause_of(error))

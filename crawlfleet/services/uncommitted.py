@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from crawlfleet.core.clock import ClockReading
-from crawlfleet.core.database_errors import condemns
+from crawlfleet.core.database_errors import VALUE_ERRORS, condemns
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.engines.contract import Run
@@ -112,6 +112,14 @@ class Outbox:
         heavy = [each for each in self.endings if each.undated().writes_data]
         self.endings = [each for each in self.endings if not each.undated().writes_data]
         return heavy
+
+    def take_hopeless(self, writes: Writes, error: Exception) -> UncommittedEnding | None:
+        """Take out the only ending of a turn, not even whose failure can be written, if the database never saw it."""
+        batch = writes.endings
+        if not (self.one_by_one and batch and batch[0].condemned and isinstance(error, VALUE_ERRORS)):
+            return None
+        self.one_by_one = len(self.endings) > 1
+        return self.endings.pop(0)
 
     def find_culprit(self, writes: Writes, error: Exception, family: str) -> bool:
         """The database refused a turn, not because it is away: one ending may be what it cannot take.

@@ -113,7 +113,7 @@ def test_a_run_interrupted_right_after_it_was_submitted_ends_or_never_begins(
         ("quota", "quota", "used up"),
         ("auth", "auth", "refused"),
         ("usage", "permanent", "UsageError: wrong"),
-        ("bug", "transient", "ZeroDivisionError: division by zero"),
+        ("bug", "permanent", "ZeroDivisionError: division by zero"),
         ("exit", "transient", "SystemExit: 3"),
         ("keyboard", "transient", "KeyboardInterrupt"),
         ("memory", "transient", "MemoryError"),

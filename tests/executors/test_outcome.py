@@ -21,9 +21,11 @@ from crawlfleet.core.errors import (
     NotPermitted,
     PermanentError,
     ProxyError,
+    QuotaError,
     TaskError,
     TokenUnavailable,
     TransientError,
+    UsageError,
     WaitError,
 )
 from crawlfleet.core.secrets import KEY_VARIABLE, keyring, new_key
@@ -263,9 +265,73 @@ def test_a_body_cancelled_before_it_begins_is_not_called(play: Play) -> None:
     assert play(raiser(AssertionError("the body ran")), context).kind == "cancelled"
 
 
-@pytest.mark.parametrize("retry_after", [float("nan"), float("inf"), "soon", None])
+@pytest.mark.parametrize("retry_after", [float("nan"), float("inf"), "soon", None, True, 3j, [1]])
 def test_a_retry_after_that_is_no_number_of_seconds_is_dropped(play: Play, retry_after: Any) -> None:
     assert play(raiser(TransientError("x", retry_after))).retry_after is None
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "kept"), [(1e12, 31 * 86_400), (10**400, 31 * 86_400), (-5, 0), (-(10**400), 0)]
+)
+def test_a_retry_after_is_cut_to_what_can_be_reckoned_with(play: Play, retry_after: float, kept: float) -> None:
+    """A moment after the year 9999 stopped the node: nothing ended, nothing was claimed."""
+    assert play(raiser(QuotaError("x", retry_after))).retry_after == kept
+
+
+@pytest.mark.parametrize(
+    "feed", [(), ("a",), ("a", "r", "x"), "ar", ("a", None), (1, 2), ("", "r"), ("a\0", "r"), {}, 7]
+)
+def test_a_denied_feed_of_a_wrong_shape_is_dropped(play: Play, feed: Any) -> None:
+    error = NotPermitted("not in your plan")
+    error.feed = feed
+    outcome = play(raiser(error))
+    assert (outcome.kind, outcome.message, outcome.denied) == ("permanent", "not in your plan", None)
+
+
+def test_an_error_that_lacks_or_twists_its_own_fields_still_ends_the_run(play: Play) -> None:
+    class Bare(QuotaError):
+        def __init__(self) -> None:
+            pass
+
+    class Twisted(TransientError):
+        kind: Any = ()
+
+        def __init__(self) -> None:
+            pass
+
+        @property  # type: ignore[override]
+        def retry_after(self) -> float:
+            raise SystemExit
+
+    for error in (Bare(), Twisted()):
+        outcome = play(raiser(error))
+        assert outcome.kind == "permanent"
+        assert f"{type(error).__name__} that cannot be read" in (outcome.message or "")
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("installs"), TypeError("no"), AttributeError("x"), IndexError(3), NameError("n")]
+)
+def test_an_error_of_the_program_fails_at_once_with_its_traceback_in_the_tasks_log(
+    play: Play, error: Exception
+) -> None:
+    """It was tried again after 5, 10 and 20 minutes, and only DEBUG showed where it was."""
+    written: list[logging.LogRecord] = []
+    context = TaskContext(TASK)
+    context.open_task_log = lambda: written.append
+    outcome = play(raiser(error), context)
+    assert (outcome.kind, outcome.message) == ("permanent", f"{type(error).__name__}: {error}")
+    [line] = written
+    assert line.levelno == logging.ERROR
+    assert "Traceback" in line.getMessage()
+    assert "in raiser" in line.getMessage() or "in body" in line.getMessage()
+
+
+def test_an_executor_may_say_that_an_error_is_worth_a_retry(play: Play) -> None:
+    assert play(raiser(KeyError("installs")), transient=(LookupError,)).kind == "transient"
+    assert play(raiser(ValueError("no date"))).kind == "transient"
+    with pytest.raises(UsageError, match="transient of executor 'some' must be exception types"):
+        Executor("some", print, transient=("KeyError",))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("error", [TokenUnavailable, ProxyError])

@@ -74,6 +74,17 @@ def raising(task: Task, context: TaskContext) -> None:
     raise ERRORS[task.task_data["kind"]]
 
 
+ODD: list[Any] = []  # what bodies of the type `odd` return or raise, each once
+
+
+@task_executor("odd")
+def odd(task: Task, context: TaskContext) -> Any:
+    found = ODD.pop()
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
 @task_executor("held")
 def held(task: Task, context: TaskContext) -> dict[str, Any]:
     while not os.path.exists(task.task_data["gate"]):

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import random
+from datetime import date
+from typing import Any
+
+import pytest
+
 from crawlfleet.core.account import Account
+from crawlfleet.core.errors import CallRefused, NotPermitted, QuotaError, TokenUnavailable, TransientError
+from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange
+from crawlfleet.executors.contract import TaskResult
+from crawlfleet.model import gate
+from crawlfleet.model.ending import Ending
 from tests.conftest import Backend
 from tests.fleets import task
+from tests.services.bodies import ODD
 from tests.services.conftest import Log, MakePump
 from tests.services.poison import poison
 
@@ -76,3 +88,82 @@ def test_a_result_that_the_database_refuses_fails_its_own_task_only(
     assert [pump.run_states(each) for each in good] == [["completed"]] * 4
     assert log.count("ERROR turn refused by the database") == log.count("turn refused by the database") == 1
     pump.until_status("completed", *pump.add("quick", 7))
+
+
+def odd_ending(chance: random.Random) -> Any:
+    """What a body returns or raises, made by chance: something odd, or something odd within what looks right."""
+    junk = [
+        None,
+        True,
+        -1,
+        10**400,
+        1e308,
+        float("nan"),
+        "",
+        "x\0",
+        "\ud800",
+        b"x",
+        object(),
+        [[]],
+        {},
+        {1: 2},
+        date.max,
+    ]
+    day = date(2026, 1, 1)
+
+    def some(*usual: Any) -> Any:
+        return chance.choice(junk) if chance.random() < (0.3 if usual else 1) else chance.choice(usual)
+
+    def error() -> Exception:
+        kinds = (QuotaError, TransientError, NotPermitted, CallRefused, TokenUnavailable)
+        found = chance.choice(kinds)("no luck")
+        for name in ("retry_after", "scope", "daily", "calls_wanted", "feed", "kind"):
+            if chance.random() < 0.4:
+                setattr(found, name, chance.choice([some(), (some(), some())]))
+        return found
+
+    def result() -> Any:
+        if chance.random() < 0.5:
+            rows = [App(some("a"), some("name"), extra=some({}))]
+            return TaskResult(rows, [some({"task_type": "quick"})], some({}), AppList("s", some("u", "v")))
+        scope = ReportRange("s", "u", some("a"), "r", some(day), some(day), some(2))
+        figures = [Figures(day, some("x"), installs=some(1), revenue=some(2), extra=some({})) for _ in range(3)]
+        return TaskResult(some(figures), (), some({}), scope)
+
+    return chance.choice([some, error, result, result])()
+
+
+def test_whatever_a_body_returns_or_raises_the_node_goes_on(backend: Backend, make_pump: MakePump) -> None:
+    """A retry_after of 1e12, or a NotPermitted whose feed had another shape, stopped the pump of a node for good."""
+    pump = make_pump(backend.url, slots=20)
+    pump.scheduler.runs.writer.start()
+    chance = random.Random(20261201)
+    ODD.extend(odd_ending(chance) for _ in range(120))
+    ids = pump.add("odd", 120, max_retry_count=0)
+    pump.until(lambda: not ODD, "all bodies")
+    good = pump.add("quick", 3)
+    pump.until_status("completed", *good)
+    pump.until(lambda: not pump.scheduler.runs.table.held, "every run has ended")
+    states = {pump.status(each) for each in ids}
+    assert states <= {"completed", "failed", "pending"}
+
+
+def test_a_run_that_cannot_be_ended_is_let_go_and_the_others_end(
+    url: str, make_pump: MakePump, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pump = make_pump(url, slots=5)
+    good, [bad], more = pump.add("quick", 2), pump.add("quick"), pump.add("quick", 2)
+    move = gate.next_move
+
+    def poisoned(ending: Ending, *args: Any) -> Any:
+        if ending.task_id == bad:
+            raise OverflowError("date value out of range")
+        return move(ending, *args)
+
+    monkeypatch.setattr(gate, "next_move", poisoned)
+    pump.turn()
+    pump.wait_ended(5)
+    pump.until_status("completed", *good, *more)
+    pump.until(lambda: log.count("ERROR run cannot be ended, it goes back") == 1, "the run is let go")
+    assert log.count(f"goes back: task={bad} ") == 1
+    assert not pump.scheduler.runs.table.held

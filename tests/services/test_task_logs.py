@@ -249,7 +249,7 @@ def test_the_traceback_of_an_unforeseen_error_is_in_the_tasks_log_alone(
     pump.until_status("failed", task_id, foreseen)
     store(pump.logs)
     [_, _, note, end] = lines_of(pump.db, task_id)
-    assert (note.level, end.level) == ("debug", "error")
+    assert (note.level, end.level) == ("error", "error")
     assert note.message.startswith(f"body raised: task={task_id}\nTraceback (most recent call last):\n")
     assert note.message.endswith("integer division or modulo by zero")
     assert log.count("Traceback") == 0

@@ -9,7 +9,7 @@ from typing import Any
 from crawlfleet.cli.arguments import MAX_ID, MAX_ROWS, add_json_option, whole_number
 from crawlfleet.cli.database import actor, existing_database, existing_fleet
 from crawlfleet.cli.output import cell, print_json, print_table, progress, say
-from crawlfleet.cli.tasks import add, backfill, explain, forecast, logs
+from crawlfleet.cli.tasks import add, backfill, explain, forecast, logs, run_now
 from crawlfleet.core.errors import CrawlfleetError, UsageError
 from crawlfleet.model.lifecycle import MOVES, TaskStatus
 
@@ -156,7 +156,7 @@ def add_parser(subparsers: Any) -> None:
     """Add `tasks` with its sub-commands."""
     parser = subparsers.add_parser("tasks", help="add, list, retry and cancel tasks")
     inner = parser.add_subparsers(title="sub-commands", dest="subcommand", metavar="COMMAND", required=True)
-    for module in (add, backfill, explain, forecast, logs):
+    for module in (add, backfill, explain, forecast, logs, run_now):
         module.add_parser(inner)
 
     listing = inner.add_parser("list", help="show the newest tasks")

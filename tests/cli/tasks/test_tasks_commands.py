@@ -407,6 +407,40 @@ def test_a_task_whose_unique_key_is_taken_is_not_retried(ready: Console) -> None
     assert status(ready, first) == "cancelled"
 
 
+def test_a_task_that_waits_is_made_due(any_console: Console) -> None:
+    later = any_console.add("--type", "noop", "--run-at", "2099-01-01")
+    tried = any_console.add("--type", "noop", "--priority", "9")
+
+    def fail_once(db: Any) -> None:
+        device = Device(db)
+        device.register()
+        [claim] = device.claim()
+        device.end(ending(claim, "transient", message="no luck"))
+
+    any_console.on_database(fail_once)
+    assert any_console("tasks", "explain", later, "--json").json["reason"] == "not_due"
+    assert any_console("tasks", "explain", tried, "--json").json["reason"] == "retry"
+    for task_id in (later, tried, tried):
+        said = any_console("tasks", "run-now", task_id)
+        assert (said.code, said.out) == (0, "ready: the next free slot takes it\n")
+    assert [e["event"] for e in any_console("tasks", "show", tried, "--json").json["events"]] == ["made_due"]
+    claimed = any_console.on_database(lambda db: [claim.task.id for claim in _registered(db).claim()])
+    assert claimed == [tried, later]
+    assert (
+        "running" in any_console("tasks", "run-now", later).out
+        or "assigned" in any_console("tasks", "run-now", later).out
+    )
+    any_console("tasks", "cancel", later)
+    assert f"`tasks retry {later}`" in any_console.refuses(1, "tasks", "run-now", later)
+    assert "no task 999" in any_console.refuses(1, "tasks", "run-now", 999)
+
+
+def _registered(db: Any) -> Device:
+    device = Device(db)
+    device.register()
+    return device
+
+
 def test_of_two_tasks_with_one_unique_key_one_is_retried_and_the_other_named(any_console: Console) -> None:
     """Both were queued at once, which the database refused with its own words and a link."""
     ids = []
