@@ -88,7 +88,11 @@ def start_distribution_services(node: Node) -> ApiServer | None:
     if node.listener is None:
         return None
     server = ApiServer(node, node.listener)
-    server.start()
+    try:
+        server.start()
+    except BaseException:
+        node.stop()
+        raise
     if server.wait_until_serving():
         log.info("HTTP API available at %s", server.url)
         log.info("API documentation available at %s/docs", server.url)

@@ -125,8 +125,14 @@ class DistributionCLI:
         return 0
 
 
+HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # unknown to Windows
+
+
 class StopSignals:
-    """Handles SIGINT and SIGTERM: the first goes to the node, the second ends the process at once."""
+    """Handles SIGINT, SIGTERM and SIGHUP: the first goes to the node, the second ends the process at once.
+
+    Not a second SIGHUP: a terminal that is closed may send several, by its shell and by the kernel.
+    """
 
     def __init__(self) -> None:
         self.handler: Callable[[int, FrameType | None], object] | None = None
@@ -135,20 +141,27 @@ class StopSignals:
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         # Without a node, and in a process that a body forked, there is nothing to end in order.
-        if self._seen or self.handler is None or os.getpid() != self._process:
+        if self.handler is None or os.getpid() != self._process or (self._seen and signum != HANGUP):
             os._exit(128 + signum)
-        self._seen = True
-        self.handler(signum, frame)
+        if not self._seen:
+            self._seen = True
+            self.handler(signum, frame)
 
 
 @contextmanager
 def stop_signals() -> Iterator[StopSignals]:
-    """Handle SIGINT and SIGTERM inside the block. Only a main thread can; in another thread nothing changes."""
+    """Handle SIGINT, SIGTERM and SIGHUP inside the block. Only a main thread can; in another thread nothing changes.
+
+    A SIGHUP that was ignored before, as by nohup, stays so.
+    """
     stop = StopSignals()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN:
+        numbers.append(HANGUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield stop
     finally:

@@ -161,14 +161,36 @@ def make_stream_safe(stream: object) -> None:
 def _file_handler(log_file: str) -> logging.Handler:
     from logging.handlers import RotatingFileHandler  # costs 10 ms
 
+    class FollowingHandler(RotatingFileHandler):
+        """Goes on in a new file when somebody else has moved or deleted this one, as logrotate does."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if self.stream is not None and not _is_at(self.stream.fileno(), self.baseFilename):
+                try:
+                    stream = self._open()
+                except OSError:  # its folder is gone, too: go on as before until it is back
+                    pass
+                else:
+                    self.stream.close()
+                    self.stream = stream
+            super().emit(record)
+
     try:
         Path(log_file).parent.mkdir(parents=True, exist_ok=True)
-        return RotatingFileHandler(
+        return FollowingHandler(
             log_file, maxBytes=FILE_BYTES, backupCount=FILE_BACKUPS, encoding="utf-8", errors="backslashreplace"
         )
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"log_file {log_file} cannot be written: {reason}: name a file in a writable folder") from None
+
+
+def _is_at(descriptor: int, path: str) -> bool:
+    """Whether the open file is the one that has this path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
 
 
 def _log_thread_error(failure: threading.ExceptHookArgs) -> None:

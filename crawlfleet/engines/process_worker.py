@@ -135,7 +135,7 @@ class RunConnection:
 def main(descriptor: int, node_pid: int) -> None:
     """Run bodies for the node at the other end of the socket `descriptor`, until the node closes it or ends."""
     _end_with(node_pid)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _signals_of_the_node():
         signal.signal(number, _leave_it_to_the_node)
     os.register_at_fork(after_in_child=_take_signals)
     connection = Connection(descriptor)
@@ -185,6 +185,14 @@ def _log_to(node: NodeConnection, levels: Mapping[str, int]) -> None:
         logging.getLogger(name).setLevel(level)
 
 
+def _signals_of_the_node() -> list[signal.Signals]:
+    """Those at which a node stops; a SIGHUP that is ignored, as by nohup, stays so."""
+    hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)  # unknown to Windows
+    if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN:
+        return [signal.SIGINT, signal.SIGTERM]
+    return [signal.SIGINT, signal.SIGTERM, hangup]
+
+
 def _leave_it_to_the_node(_number: int, _frame: FrameType | None) -> None:
     """Do nothing: a signal to the whole service must not end a body that the node still waits for.
 
@@ -194,7 +202,7 @@ def _leave_it_to_the_node(_number: int, _frame: FrameType | None) -> None:
 
 def _take_signals() -> None:
     """In a process that a body forks: SIGTERM ends it, as the body may expect."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _signals_of_the_node():
         signal.signal(number, signal.SIG_DFL)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from crawlfleet.core.backoff import Backoff
 from crawlfleet.core.clock import ClockReading
@@ -68,17 +69,20 @@ class Lease:
         arrived_at = self.arrived_at
         return None if arrived_at is None else max(0.0, self._clock.monotonic() - arrived_at)
 
-    def register(self, takeover: bool = False, wait_seconds: float = 0) -> None:
+    def register(
+        self, takeover: bool = False, wait_seconds: float = 0, is_ending: Callable[[], bool] = lambda: False
+    ) -> None:
         """Register and write the first heartbeat; raises DeviceRefused when the id is alive elsewhere.
 
         `takeover` takes the id even so. Tries for `wait_seconds` while the database is away: registering again after
-        a lost reply only takes the next epoch.
+        a lost reply only takes the next epoch. A node that `is_ending` does not register any more.
         """
         deadline, backoff = self._clock.monotonic() + wait_seconds, Backoff()
         with self._lock:
-            while True:
+            while not is_ending():
                 try:
-                    return self._register(takeover, again=backoff.failures > 0)
+                    self._register(takeover, again=backoff.failures > 0)
+                    return
                 except DatabaseUnreachable as error:
                     if self._clock.monotonic() > deadline:
                         raise
@@ -97,9 +101,8 @@ class Lease:
             return self.epoch
 
     def _register(self, takeover: bool, again: bool) -> None:
-        epoch = self._devices.register_device(self._info, self._offline_timeout, takeover, again)
-        self.beat(epoch, delay_seconds=0.0)
-        self.epoch = epoch
+        self.epoch = self._devices.register_device(self._info, self._offline_timeout, takeover, again)
+        self.beat(self.epoch, delay_seconds=0.0)
 
     def beat(self, epoch: int, delay_seconds: float) -> None:
         """Write one beat, which is so late; raises LeaseLost or DatabaseUnreachable."""
@@ -135,6 +138,8 @@ class Lease:
     def give_up(self) -> None:
         """Leave the fleet: the device is offline, unless another process holds its id by now."""
         self.arrived_at = None
+        if not self.epoch:
+            return
         try:
             self._devices.set_offline(self.device_id, self.epoch)
             forget(self._info.process.as_dict())

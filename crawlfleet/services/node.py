@@ -164,11 +164,17 @@ class Node:
         try:
             for engine in set(self._engines):
                 engine.start()
-            self.lease.register(self._takeover, self.settings.database_wait)
+            self.lease.register(self._takeover, self.settings.database_wait, lambda: self._ending)
+            if not self._ending:
+                self._start_services()
         except BaseException:
+            if self.lease.epoch:
+                self.stop()
             for engine in set(self._engines):
                 engine.stop()
             raise
+
+    def _start_services(self) -> None:
         self._signs.work = self.scheduler.report
         self.manager.start()
         log_lines.device_manager_started()

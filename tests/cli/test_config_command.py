@@ -288,6 +288,31 @@ def test_a_second_signal_ends_the_process_at_once(monkeypatch: pytest.MonkeyPatc
     assert codes == [143]
 
 
+def test_a_closed_terminal_stops_gracefully_however_often_it_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGHUP ended the node at once, with its device online and nothing handed back."""
+    codes: list[int] = []
+    monkeypatch.setattr("crawlfleet.cli.distribution_cli.os._exit", codes.append)
+    seen: list[int] = []
+    with stop_signals() as stop:
+        stop.handler = lambda signum, _frame: seen.append(signum)
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        assert (seen, codes) == ([signal.SIGHUP], [])
+        signal.raise_signal(signal.SIGTERM)
+        assert codes == [143]
+
+
+def test_a_hangup_that_was_ignored_at_the_start_stays_ignored() -> None:
+    """As by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals() as stop:
+            stop.handler = lambda signum, _frame: pytest.fail("the node is told")
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_signal_before_there_is_a_node_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     codes: list[int] = []
 

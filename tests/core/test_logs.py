@@ -159,6 +159,29 @@ def test_the_log_file_gets_the_same_lines_in_utf_8_and_is_rotated(
     assert "代理状态" in stderr.getvalue()
 
 
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_a_log_file_that_somebody_moves_or_deletes_is_opened_anew(tmp_path: Path, is_moved: bool) -> None:
+    """logrotate moves it: the lines went to the moved file, or vanished with a deleted one."""
+    path, moved = tmp_path / "logs" / "node.log", tmp_path / "node.log.1"
+    configure_logging(str(path))
+    log = logging.getLogger("crawlfleet.x")
+    log.info("before")
+    if is_moved:
+        path.rename(moved)
+    else:
+        path.unlink()
+    log.info("after")
+    log.info("later")
+    assert [line.rpartition(" ")[2] for line in path.read_text().splitlines()] == ["after", "later"]
+    path.unlink()
+    path.parent.rmdir()
+    log.info("nowhere")  # and nothing is raised
+    path.parent.mkdir()
+    log.info("back")
+    assert path.read_text().endswith("back\n")
+    assert not is_moved or moved.read_text().endswith("before\n")
+
+
 def test_a_log_file_that_cannot_be_written_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path, tmp_path / "file" / "run.log"):
