@@ -170,7 +170,8 @@ class Storm:
         environ = {f"TOKEN_{username}": f"sandbox-{username}" for username in ACCOUNTS}
         if CLOCK_LIBRARY.exists():
             clock = self._clock_file(name)
-            clock.touch()
+            if not clock.exists():
+                clock.write_text("+0s\n")
             environ |= {"LD_PRELOAD": str(CLOCK_LIBRARY), "DONT_FAKE_MONOTONIC": "1", "FAKETIME_NO_CACHE": "1"}
             environ |= {"FAKETIME_TIMESTAMP_FILE": str(clock)}
         self._nodes[name] = NodeProcess(self._folder / name, self._url, *self._options, device_id=name, **environ)
@@ -211,7 +212,9 @@ class Storm:
             code = node.process.poll()
             if code == 2:
                 raise RuntimeError(f"the storm starts its nodes in a wrong way: {node.log}")
-            if code is not None and name not in self._down_until:
+            if code == 3 and name not in self._down_until:  # it started while the database was away, and said so
+                self._down_until[name] = now
+            elif code is not None and name not in self._down_until:
                 self.books.wrong.append(f"{name} ended by itself with {code}: {node.log[-2000:]}")
                 self._down_until[name] = now
 
@@ -262,7 +265,9 @@ class Storm:
         if (name := self._running()) is not None:
             seconds = self._dice.choice([-7200, -60, -2, 2, 60, 7200, 86400])
             self._say(f"step the clock of {name} to {seconds:+d} s")
-            self._clock_file(name).write_text(f"{seconds:+d}s\n")
+            whole = self._folder / "next.clock"  # the library ends a process that reads half a file
+            whole.write_text(f"{seconds:+d}s\n")
+            whole.replace(self._clock_file(name))
 
     # -- afterwards
 
