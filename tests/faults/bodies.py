@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import time
@@ -77,7 +78,6 @@ def endless(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> None:
 
 @crawlfleet.task_executor("leaving")
 def leaving(task: crawlfleet.Task, context: crawlfleet.TaskContext) -> None:
-    """Returns while threads of its own go on, for which Python waits at its end."""
-    pool = ThreadPoolExecutor(2, "of-the-body")
-    for _ in range(2):
-        pool.submit(time.sleep, 600)
+    """Returns while a thread and a process of its own go on, for which Python waits at its end."""
+    ThreadPoolExecutor(1, "of-the-body").submit(time.sleep, 600)
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(10,), name="left").start()
