@@ -144,6 +144,7 @@ def _check_scope(scope: Scope) -> None:
         most = 64 if name in ("source", "report") else MAX_TEXT
         if not isinstance(value, str) or not 1 <= len(value) <= most or not value.isprintable():
             raise PermanentError(f"{name} of replaces must be text of 1 to {most} characters (got {value!r:.80})")
+        _check_blanks(name, value)
     if isinstance(scope, ReportRange):
         if not (type(scope.start) is date and type(scope.end) is date and scope.start <= scope.end):
             got = f"(got {scope.start!r:.80} and {scope.end!r:.80})"
@@ -159,6 +160,12 @@ def _check_apps(batch: list[Any]) -> None:
     for row in batch:
         if not isinstance(row, App):
             raise PermanentError(f"rows that replace an AppList must be App (got {type(row).__name__})")
+        _check_blanks("app_id", row.app_id)
+
+
+def _check_blanks(name: str, value: object) -> None:
+    if isinstance(value, str) and value != value.strip(" "):  # some databases take 'a' and 'a ' for the same
+        raise PermanentError(f"{name} must not begin or end with a blank (got {value!r:.80})")
 
 
 def _check_figures(batch: list[Any], first: date, last: date) -> None:

@@ -19,6 +19,7 @@ from crawlfleet.core.transaction import Answer, AnyRow, Statements, Transaction
 from crawlfleet.model import audit, schema, signals
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import OPEN, AccountStatus, quoted
+from crawlfleet.model.task_spec import check_text
 
 ACCOUNT_COLUMNS = "a.kind, a.token_env, a.token_file, a.token_sealed, a.proxy, a.app_ids"  # what `from_row` reads
 
@@ -71,6 +72,8 @@ class AccountDAO:
             audit.record(transaction, actor, "accounts.add", _name(account.source, account.username))
             return True
 
+        for name in ("source", "username"):
+            check_text(name, getattr(account, name))
         try:
             return self.db.write(work)
         except IntegrityError:  # somebody else was faster

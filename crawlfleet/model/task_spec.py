@@ -59,11 +59,11 @@ class TaskSpec:
         if self.label is not None:
             _check_name("label", self.label)
         if self.username is not None:
-            _check_text("username", self.username)
+            check_text("username", self.username)
         if self.app_id is not None:
-            _check_text("app_id", self.app_id)
+            check_text("app_id", self.app_id)
         if self.unique_key is not None:
-            _check_text("unique_key", self.unique_key)
+            check_text("unique_key", self.unique_key)
         if self.start_date is not None or self.end_date is not None:
             self._check_dates()
         if self.run_at is not None:
@@ -165,9 +165,12 @@ def _check_name(name: str, value: object) -> None:
         raise UsageError(f"{name} must be 1 to 64 of letters, digits, '_', '-', '.', ':' (got {value!r:.80})")
 
 
-def _check_text(name: str, value: object) -> None:
+def check_text(name: str, value: object) -> None:
+    """Raise UsageError unless the value is a name of something: printable, and without blanks around it."""
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_TEXT or not value.isprintable():
         raise UsageError(f"{name} must be text of 1 to {MAX_TEXT} printable characters (got {value!r:.80})")
+    if value[0] == " " or value[-1] == " ":  # some databases take 'a' and 'a ' for the same, others do not
+        raise UsageError(f"{name} must not begin or end with a blank (got {value!r:.80})")
 
 
 def _check_integer(name: str, value: object, low: int, high: int) -> None:
