@@ -82,7 +82,10 @@ def test_a_body_that_runs_too_long_is_killed_on_its_worker(cluster: DaskCluster,
 
 
 def test_no_call_of_the_cluster_is_one_too_many(cluster: DaskCluster, fleet: Fleet, tmp_path: Path) -> None:
-    """Token and base address are known to the node alone; the vendor counts, and a worker is killed."""
+    """Days count against a window, a month against a day: of those each call was lost without being sent.
+
+    Token and base address are known to the node alone; the vendor counts, and a worker is killed.
+    """
     url = f"sqlite:///{tmp_path}/c.db"
     config = tmp_path / "settings.toml"
     with Sandbox(apps=2, minute_seconds=1) as sandbox:
@@ -93,6 +96,8 @@ def test_no_call_of_the_cluster_is_one_too_many(cluster: DaskCluster, fleet: Fle
             for app in apps
             for day in (FIRST, FIRST + timedelta(1), FIRST + timedelta(2))
         ]
+        before, end = FIRST - timedelta(31), FIRST - timedelta(1)
+        specs += [TaskSpec("app_data", username="alice", app_id=app, start_date=before, end_date=end) for app in apps]
         fleet.add_tasks(specs)
         config.write_text(
             f'[sources.appsflyer]\nbase_url = "{sandbox.base_url}"\n'
@@ -105,10 +110,10 @@ def test_no_call_of_the_cluster_is_one_too_many(cluster: DaskCluster, fleet: Fle
             assert node.wait(120) == 0, node.log[-5000:]
             assert "sandbox-alice" not in node.log
         calls = sandbox.stats()
-    assert calls["refused"] == 0
+    assert (calls["refused"], calls["over_quota"]) == (0, 0)
     assert fleet.tasks.stats()["completed"] == len(specs)
     last = FIRST + timedelta(2)
-    expected = sum(len(expected_rows("alice", app, FIRST, last)) for app in apps)
+    expected = sum(len(expected_rows("alice", app, before, last)) for app in apps)
     assert len(list(stored_rows.data_rows(fleet.db, FeedFilter()))) == expected
 
 
