@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+import crawlfleet
 from crawlfleet.core.clock import SYSTEM_CLOCK, ClockReading
+from tests.nodes import CLOCK_LIBRARY, ROOT
+
+PACKAGE = Path(crawlfleet.__file__).parent
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 READING = ClockReading(NOON, asked_at=100.0, answered_at=103.0)
@@ -47,3 +56,59 @@ def test_a_step_of_the_databases_clock_is_seen_where_it_is_sure(said: float, pas
     before = ClockReading(NOON, 100.0, 101.0)
     after = ClockReading(NOON + timedelta(seconds=said), 100.0 + passed, 101.0 + passed)
     assert after.moved_since(before) == pytest.approx(moved)
+
+
+READERS_OF_THE_WALL_CLOCK = {
+    "core/clock.py": "for what people read",
+    "doctor/database_checks.py": "compares it with the database's",
+    "executors/task_dates.py": "which day is today",
+    "executors/app_data.py": "which day is today",
+    "sources/apple/source.py": "which day is today",
+    "cli/demo_cli.py": "which day was yesterday",
+    "sources/http/refusals.py": "an HTTP date, where the vendor tells no date of its own",
+}
+
+
+def test_no_wait_hangs_on_the_wall_clock() -> None:
+    """Somebody sets it, and a wait is hours long, or over at once. So few may read it, and none of them waits by it."""
+    reads = re.compile(r"\btime\.(time|time_ns|localtime|gmtime|ctime)\(|CLOCK_REALTIME|\b(now|utcnow|today)\((UTC)?\)")
+    files = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+    found = {name for name, text in files.items() if reads.search(text)}
+    found -= {each for each in found if each.startswith("sandbox/")}  # the vendor has a clock of its own
+    assert found == set(READERS_OF_THE_WALL_CLOCK)
+
+
+WAITS = """
+import pathlib, threading
+from crawlfleet.core.service import Service
+from crawlfleet.core.wakeup import Wakeup
+
+class Counting(Service):
+    passes = 0
+    def run_once(self):
+        self.passes += 1
+
+counting = Counting("counting", 0.02)
+counting.start()
+for moved in ("+2h", "-3d"):
+    pathlib.Path("new").write_text(moved)
+    pathlib.Path("new").replace("clock")
+    before = counting.passes
+    Wakeup().wait(0.15)
+    threading.Event().wait(0.15)
+    assert counting.passes - before > 3, (moved, counting.passes - before)
+counting.stop()
+assert counting.join(5)
+"""
+
+
+def test_waits_go_on_while_the_wall_clock_jumps(tmp_path: Path) -> None:
+    """Two hours ahead, then three days back, in the middle of the waits of a service and of a node."""
+    if not CLOCK_LIBRARY.exists():
+        pytest.skip("needs libfaketime: apt-get install faketime")
+    (tmp_path / "clock").write_text("+0")
+    fake = {"LD_PRELOAD": str(CLOCK_LIBRARY), "FAKETIME_TIMESTAMP_FILE": str(tmp_path / "clock")}
+    environ = {**os.environ, **fake, "FAKETIME_NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", WAITS]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stderr

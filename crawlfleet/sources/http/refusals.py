@@ -59,18 +59,27 @@ def general_error(refusal: Refusal) -> TaskError:
     return TransientError(str(refusal), retry_after=refusal.retry_after)
 
 
-def retry_after_seconds(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, which is a number or an HTTP date (RFC 9110, 10.2.3); 0 to a day."""
+def _moment(text: str) -> datetime | None:
+    """The moment that a header names, None when it is no date."""
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def retry_after_seconds(value: str | None, date: str | None = None) -> float | None:
+    """Seconds of a Retry-After header, which is a number or an HTTP date (RFC 9110, 10.2.3); 0 to a day.
+
+    `date` is the header Date of the answer, the vendor's own clock: this machine's may be hours off.
+    """
     if value is None:
         return None
     if re.fullmatch(r"\d{1,12}(\.\d+)?", value.strip()):
         seconds = float(value)
     else:
-        try:
-            moment = parsedate_to_datetime(value)
-        except ValueError:
+        moment = _moment(value)
+        if moment is None:
             return None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        seconds = (moment - datetime.now(UTC)).total_seconds()
+        seconds = (moment - (_moment(date or "") or datetime.now(UTC))).total_seconds()
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)

@@ -286,7 +286,7 @@ class Session:
         self, response: httpx2.Response, where: str, proxy: OpenProxy | None, url: str, is_redirected: bool
     ) -> TaskError:
         status = response.status_code
-        retry_after = retry_after_seconds(response.headers.get("retry-after"))
+        retry_after = retry_after_seconds(response.headers.get("retry-after"), response.headers.get("date"))
         refusal = Refusal(where, status, self._error_body(response, where), retry_after)
         # A proxy reads plain http, and may answer in the vendor's place.
         if status == 407 and proxy is not None and url.startswith("http:") and proxy.address.startswith("http"):

@@ -401,6 +401,15 @@ def test_retry_after_is_honoured_up_to_a_day(raw_server, make_reply, context, to
     assert low <= caught.value.retry_after <= high
 
 
+@pytest.mark.parametrize("ahead_seconds", [-7200, 7200])
+def test_a_retry_after_is_reckoned_from_the_vendors_own_date(raw_server, make_reply, context, token, ahead_seconds):
+    """By the clock of a node that was two hours ahead, the moment was over, and the task came back at once."""
+    dates = f"Retry-After: {http_date(ahead_seconds + 600)}\r\nDate: {http_date(ahead_seconds)}\r\n"
+    with pytest.raises(TransientError) as caught:
+        read_json(raw_server(make_reply(b"", "503 Busy", dates)).address, context, token)
+    assert 599 <= caught.value.retry_after <= 601
+
+
 @pytest.mark.parametrize("header", ["soon", "-5", "nan", ""])
 def test_a_retry_after_that_means_nothing_is_ignored(raw_server, make_reply, context, token, header):
     server = raw_server(make_reply(b"", "503 Busy", f"Retry-After: {header}\r\n"))
