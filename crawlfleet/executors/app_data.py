@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 from crawlfleet.core.errors import NotPermitted, PermanentError, RangeTooLarge
 from crawlfleet.core.vendor_data import Figures, ReportRange
@@ -50,7 +51,7 @@ def fetch_app_data(task: Task, context: TaskContext) -> TaskResult:
     declared = _declared(context.source, source, report)
     asked = asked_range(task)
     start, end = asked or _latest_day(declared.is_snapshot)
-    summary = {
+    summary: dict[str, Any] = {
         "source": source,
         "username": username,
         "report": report,
@@ -69,7 +70,13 @@ def fetch_app_data(task: Task, context: TaskContext) -> TaskResult:
     scope = ReportRange(source, username, app_id, report, start, end, declared.settle_days, believe_empty)
     summary["app_id"] = app_id
     rows = _rows_or_halves(rows, declared.row_cap, task, scope, summary)
-    return TaskResult(rows=rows, replaces=scope, summary=summary)
+    return TaskResult(rows=_telling(rows, context, summary), replaces=scope, summary=summary)
+
+
+def _telling(rows: Iterable[Figures], context: TaskContext, summary: dict[str, Any]) -> Iterator[Figures]:
+    """The rows; at their end the summary tells what the source left out or mended."""
+    yield from rows
+    summary.update(context.remarks())
 
 
 def _declared(source: Source, source_name: str, report: str) -> Report:
@@ -81,7 +88,7 @@ def _declared(source: Source, source_name: str, report: str) -> Report:
 
 
 def _rows_or_halves(
-    rows: Iterable[Figures], row_cap: int | None, task: Task, scope: ReportRange, summary: dict[str, str]
+    rows: Iterable[Figures], row_cap: int | None, task: Task, scope: ReportRange, summary: dict[str, Any]
 ) -> Iterator[Figures]:
     try:
         yield from _below_cap(rows, row_cap)

@@ -23,6 +23,7 @@ from crawlfleet.model.task_spec import Task, TaskSpec
 from crawlfleet.sources.contract import Shape, Source, SourceSettings
 from crawlfleet.sources.http.proxies import Proxy
 
+MAX_REMARKS = 5  # of one name whose texts are kept
 _first_use = threading.Lock()  # of what a context makes late, by several threads at once
 
 
@@ -80,6 +81,7 @@ class TaskContext:
         self.permit = permit
         self.open_task_log: Callable[[], WriteRecord | None] | None = None  # gives what stores the lines of this run
         self._log: RunLogger | None = None
+        self._remarks: dict[str, list[str]] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TaskContext, (self.task, self._account, self._source)
@@ -138,6 +140,20 @@ class TaskContext:
         """Called by a source's transport when the answer begins to arrive: by now the vendor has seen the call."""
         if self.permit is not None:
             self.permit.answered()
+
+    def remark(self, name: str, text: str) -> None:
+        """Called by a source that left something out of an answer or mended it: `remarks` counts it under this name."""
+        self._remarks = self._remarks or {}
+        texts = self._remarks.setdefault(name, [])
+        texts.append(text if len(texts) < MAX_REMARKS else "")
+        if len(texts) <= MAX_REMARKS:
+            self.log.warning("%s: %s", name, text)
+
+    def remarks(self) -> dict[str, Any]:
+        """What a summary should tell of them: how many of each name, and the first texts."""
+        found = self._remarks or {}
+        told: dict[str, Any] = {name: len(texts) for name, texts in found.items()}
+        return told | ({"remarks": [text for texts in found.values() for text in texts if text]} if told else {})
 
     @property
     def account(self) -> Account:

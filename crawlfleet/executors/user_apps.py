@@ -33,7 +33,7 @@ def sync_user_apps(task: Task, context: TaskContext) -> TaskResult:
     """
     source, username = context.account.source, context.account.username
     apps = visible_apps(context)
-    summary = {"username": username, "source": source, "synced_apps": len(apps)}
+    summary = {"username": username, "source": source, "synced_apps": len(apps), **context.remarks()}
     days = asked_range(task)
     app_ids = [ALL_APPS] if days and asks_for_all_apps(task, context.source) else [app.app_id for app in apps]
     follow_ups = tasks_per_app(task, app_ids, *days) if days else []

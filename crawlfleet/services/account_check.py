@@ -133,3 +133,6 @@ class _Caller:
     def after_answer(self) -> None:
         """The vendor has seen it."""
         self._permit.answered()
+
+    def remark(self, name: str, text: str) -> None:
+        """The task that syncs the apps will tell."""

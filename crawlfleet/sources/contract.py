@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -11,6 +12,8 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.errors import PermanentError, UsageError
 from crawlfleet.core.vendor_data import ALL_APPS as ALL_APPS  # noqa: PLC0414  (offered here, too)
 from crawlfleet.core.vendor_data import App, Figures
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,9 @@ class Cancellable(Protocol):
     """The part of a task context that a source needs.
 
     `check` raises when nobody waits for the run any more. The other two are the transport's: `before_call` waits until
-    the budgets of the run allow one more request, `after_answer` tells that its answer begins to arrive.
+    the budgets of the run allow one more request, `after_answer` tells that its answer begins to arrive. `remark` is
+    told of what was left out or mended of an answer: how often under which name goes into the task's result, the first
+    texts go into its result and log.
     """
 
     def check(self) -> None: ...
@@ -91,6 +96,8 @@ class Cancellable(Protocol):
     def before_call(self) -> None: ...
 
     def after_answer(self) -> None: ...
+
+    def remark(self, name: str, text: str) -> None: ...
 
 
 class Uncancelled:
@@ -104,6 +111,10 @@ class Uncancelled:
 
     def after_answer(self) -> None:
         """Go on."""
+
+    def remark(self, name: str, text: str) -> None:
+        """Log it."""
+        log.warning("%s: %s", name, text)
 
 
 class AppListUnavailable(PermanentError):

@@ -369,3 +369,20 @@ def test_that_an_answer_without_rows_is_believed_is_said_by_the_task_or_by_the_r
         "top_paid_rank",
     }
     apple.close()
+
+
+def test_what_a_source_leaves_out_is_counted_and_named_in_the_result_and_the_log(run_whole, caplog):
+    class Careless:
+        def __init__(self):
+            self.reports = {DEFAULT_REPORT: Report(DEFAULT_REPORT, (Shape(max_days=9),))}
+
+        def fetch_app_data(self, account, app_id, report, start, end, context):
+            for number in range(7):
+                context.remark("left_out_records", f"record {number} has no date")
+            yield Figures(start, clicks=1)
+
+    outcome = run_whole(Careless(), start_date=START, end_date=END)
+    told = json.loads(outcome.summary)
+    assert (told["synced_records"], told["left_out_records"]) == (1, 7)
+    assert told["remarks"] == [f"record {number} has no date" for number in range(5)]
+    assert sum("has no date" in record.getMessage() for record in caplog.records) == 5

@@ -79,6 +79,7 @@ class Context:
     def __init__(self, cancel_at: int | None = None, most_calls: int | None = None) -> None:
         self.checks, self.cancel_at = 0, cancel_at
         self.calls, self.answers, self.most_calls = 0, 0, most_calls
+        self.remarks: list[tuple[str, str]] = []
 
     def check(self) -> None:
         self.checks += 1
@@ -92,6 +93,9 @@ class Context:
 
     def after_answer(self) -> None:
         self.answers += 1
+
+    def remark(self, name: str, text: str) -> None:
+        self.remarks.append((name, text))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any
 from crawlfleet.core.errors import PermanentError
 from crawlfleet.core.vendor_data import App, Figures
 from crawlfleet.sources.http.transport import Session
+from crawlfleet.sources.records import UnusableRecord, usable
 from crawlfleet.sources.values import plain
 
 LOOKUP_PATH = "/lookup"
@@ -48,29 +49,45 @@ OF_DAY = {
 def look_up(session: Session, country: str, asked: Mapping[str, str]) -> list[dict[str, Any]]:
     """The records that a storefront has for these ids: apps, and for a developer's id the developer first."""
     answer = session.get_json(LOOKUP_PATH, {**asked, "country": country})
-    return list_of(answer, "results", where=f"GET {LOOKUP_PATH} in {country}", session=session)
+    records = list_of(answer, "results", where=f"GET {LOOKUP_PATH} in {country}", session=session)
+    return usable(records, _with_number, session)
+
+
+def _with_number(record: dict[str, Any]) -> dict[str, Any]:
+    if record.get("wrapperType") == "software":
+        number_of(record)
+    return record
 
 
 def list_of(answer: Any, *path: str, where: str, session: Session) -> list[dict[str, Any]]:
-    """The list of objects at the end of these keys; raises PermanentError for an answer of another shape."""
+    """The objects in the list at the end of these keys; raises PermanentError for an answer of another shape.
+
+    What is no object among others is left out and told of.
+    """
     value = answer
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+    if not isinstance(value, list) or (value and not any(isinstance(item, dict) for item in value)):
         raise PermanentError(f"{where}: the answer has no list {'.'.join(path)}: {session.quote(str(answer))}")
-    return value
+
+    def as_object(item: Any) -> dict[str, Any]:
+        if isinstance(item, dict):
+            return item
+        raise UnusableRecord(f"{where}: {'.'.join(path)} holds something else than objects: {item!s:.80}")
+
+    return usable(value, as_object, session)
 
 
 def number_of(record: Mapping[str, Any]) -> str:
-    """The app's number, in digits."""
+    """The app's number, in digits; every app of `look_up` has one."""
     number = record.get("trackId")
     if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < 10**18:
-        raise PermanentError(f"GET {LOOKUP_PATH}: an app without a usable trackId (got {number!r:.80})")
+        raise UnusableRecord(f"GET {LOOKUP_PATH}: an app without a usable trackId (got {number!r:.80})")
     return str(number)
 
 
 def as_app(record: Mapping[str, Any]) -> App:
-    """The app as an account sees it."""
+    """The app as an account sees it; raises UnusableRecord."""
     name, currency = (_value(record, key) for key in ("trackName", "currency"))
     return App(
         f"id{number_of(record)}",
@@ -82,7 +99,7 @@ def as_app(record: Mapping[str, Any]) -> App:
 
 
 def as_details(record: Mapping[str, Any], country: str, day: date) -> Figures:
-    """What the storefront says of the app on this day; what it leaves out is left out."""
+    """What the storefront says of the app on this day; what it leaves out is left out. Raises UnusableRecord."""
     details = _values(record, OF_DAY)
     size = details.get("size_bytes")
     if isinstance(size, str) and size.isascii() and size.isdigit() and len(size) <= 18:
@@ -99,4 +116,4 @@ def _value(record: Mapping[str, Any], key: str) -> Any:
     try:
         return plain(record.get(key))
     except ValueError as error:
-        raise PermanentError(f"GET {LOOKUP_PATH}: {key} of app id{number_of(record)} cannot be read: {error}") from None
+        raise UnusableRecord(f"GET {LOOKUP_PATH}: {key} of app id{number_of(record)} cannot be read: {error}") from None

@@ -3,7 +3,7 @@
 A storefront shows the newest 500 reviews on ten pages of 50, newest first. A page's `feed.entry` is a list, a single
 object, or absent; old feeds put the app itself first, without a rating. An edited review keeps its id and moves to the
 day of the edit. Now and then a storefront answers an empty feed for an app that has reviews: an empty page is believed
-only where something else speaks for it.
+only where something else speaks for it. A review among others that cannot be read is left out and told of.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from crawlfleet.core.errors import PermanentError, TransientError
 from crawlfleet.core.vendor_data import Figures
 from crawlfleet.sources.apple.records import list_of
 from crawlfleet.sources.http.transport import Session
+from crawlfleet.sources.records import UnusableRecord, usable
 from crawlfleet.sources.values import storable
 
 MAX_PAGES = 10  # the eleventh is answered with 400
@@ -47,12 +48,12 @@ def reviews(
     oldest = None
     is_full = True  # as if there were a page before the first
     for page in range(1, MAX_PAGES + 1):
-        found = _page(session, country, number, page)
-        if not found and is_full:
+        count, found = _page(session, country, number, page)
+        if not count and is_full:
             if page == 1 and not _may_have_reviews(country, number, ratings(session, country, number)):
                 return
-            found = _page(session, country, number, page)
-        if not found:
+            count, found = _page(session, country, number, page)
+        if not count:
             return
         for row in found:
             if start <= row.day <= end and row.dimensions["review_id"] not in seen:
@@ -61,7 +62,7 @@ def reviews(
         oldest = min(row.day for row in found)
         if oldest < start:
             return
-        is_full = len(found) >= REVIEWS_PER_PAGE
+        is_full = count >= REVIEWS_PER_PAGE
     if is_full and oldest is not None:
         raise PermanentError(
             f"storefront {country} shows only the newest {MAX_PAGES * REVIEWS_PER_PAGE} reviews of id{number}, and"
@@ -79,21 +80,23 @@ def _may_have_reviews(country: str, number: str, ratings: int | None) -> bool:
     return ratings != 0  # who reviews also rates
 
 
-def _page(session: Session, country: str, number: str, page: int) -> list[Figures]:
+def _page(session: Session, country: str, number: str, page: int) -> tuple[int, list[Figures]]:
+    """How many reviews the page has, and those that can be read."""
     path = f"/{country}/rss/customerreviews/page={page}/id={number}/sortby=mostrecent/json"
     answer = session.get_json(path)
     feed = answer.get("feed") if isinstance(answer, dict) else None
     if isinstance(feed, dict) and not isinstance(feed.get("entry"), list):
         feed = {**feed, "entry": [feed["entry"]] if "entry" in feed else []}
     entries = list_of({"feed": feed}, "feed", "entry", where=f"GET {path}", session=session)
-    return [_Entry(entry, f"GET {path}", session).figures(country) for entry in entries if RATING in entry]
+    entries = [entry for entry in entries if RATING in entry]
+    return len(entries), usable(entries, lambda entry: _Entry(entry, f"GET {path}").figures(country), session)
 
 
 class _Entry:
     """One entry of the feed; every value of it is the `label` of an object."""
 
-    def __init__(self, entry: Mapping[str, Any], where: str, session: Session) -> None:
-        self._entry, self._where, self._session = entry, where, session
+    def __init__(self, entry: Mapping[str, Any], where: str) -> None:
+        self._entry, self._where = entry, where
 
     def figures(self, country: str) -> Figures:
         extra: dict[str, Any] = {name: self._whole(key) for name, key in NUMBERS.items()}
@@ -130,6 +133,6 @@ class _Entry:
             raise self._wrong(key, "a whole number")
         return int(text)
 
-    def _wrong(self, key: str, expected: str) -> PermanentError:
-        got = self._session.quote(str(self._entry.get(key)))
-        return PermanentError(f"{self._where}: {key} of a review must be {expected} (got {got})")
+    def _wrong(self, key: str, expected: str) -> UnusableRecord:
+        found = f"got {self._entry.get(key)!s:.80}, id {self._label('id')!s:.40}"
+        return UnusableRecord(f"{self._where}: {key} of a review must be {expected} ({found})")

@@ -20,6 +20,7 @@ from crawlfleet.sources.apple.reviews import MAX_PAGES, reviews
 from crawlfleet.sources.contract import AppListUnavailable, Cancellable, Limit, Report, Shape, SourceSettings
 from crawlfleet.sources.http.refusals import Refusal
 from crawlfleet.sources.http.transport import Session, Transport
+from crawlfleet.sources.records import usable
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +101,8 @@ class Apple:
                 " name apps with --app-id"
             )
         apps: dict[str, App] = {}
-        for record in records:
-            apps.setdefault(number_of(record), as_app(record))
+        for app in usable(records, as_app, session):
+            apps.setdefault(app.app_id, app)
         return list(apps.values())
 
     def _of_developer(self, session: Session, developer: str) -> list[dict[str, Any]]:
@@ -167,9 +168,12 @@ class Apple:
             return self._wherever_sold(
                 app_id, lambda country: reviews(session, country, app_id[2:], start, end, self._ratings)
             )
-        return self._wherever_sold(
-            app_id, lambda country: [as_details(self._record(session, country, app_id[2:]), country, today)]
-        )
+
+        def details(country: str) -> list[Figures]:
+            record = self._record(session, country, app_id[2:])
+            return usable([record], lambda each: as_details(each, country, today), session)
+
+        return self._wherever_sold(app_id, details)
 
     def _wherever_sold(self, app_id: str, rows: Callable[[str], Iterable[Figures]]) -> Iterator[Figures]:
         """The rows of all storefronts; one may lack the app, but not every one."""

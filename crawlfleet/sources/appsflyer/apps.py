@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from crawlfleet.core.errors import PermanentError, TransientError
 from crawlfleet.core.vendor_data import App
 from crawlfleet.sources.http.transport import Session
+from crawlfleet.sources.records import UnusableRecord, usable
 from crawlfleet.sources.values import storable
 
 APPS_PATH = "/api/mng/apps"
@@ -16,7 +17,7 @@ MAX_PAGES = 100  # the vendor allows 100 calls a day
 
 
 def read_app_list(session: Session) -> list[App]:
-    """All apps, each once, in the vendor's order.
+    """All apps, each once, in the vendor's order. A record without a usable id among good ones is left out and told of.
 
     Raises PermanentError for an answer of another shape or pages without end, TransientError for fewer apps than the
     answer announces.
@@ -28,8 +29,7 @@ def read_app_list(session: Session) -> list[App]:
     while True:
         records = _records(page, session)
         before = len(apps)
-        for record in records:
-            app = _app(record, session)
+        for app in usable(records, _app, session):
             apps.setdefault(app.app_id, app)
         seen_records += len(records)
         query = _next_page(page, session)
@@ -55,10 +55,10 @@ def _records(page: Any, session: Session) -> list[Any]:
     return records
 
 
-def _app(record: Any, session: Session) -> App:
+def _app(record: Any) -> App:
     app_id = record.get("id") if isinstance(record, dict) else None
     if not isinstance(app_id, str) or not 1 <= len(app_id) <= 190 or not app_id.isprintable():
-        raise PermanentError(f"GET {APPS_PATH}: an app without a usable id: {session.quote(str(record))}")
+        raise UnusableRecord(f"GET {APPS_PATH}: an app without a usable id: {record}")
     attributes = record.get("attributes")
     if not isinstance(attributes, dict):
         attributes = {}

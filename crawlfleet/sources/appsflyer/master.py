@@ -24,7 +24,9 @@ DAY_SECONDS = 86_400.0
 LOOK_AGAIN_SECONDS = 8 * 3600.0  # the data moves on by one day a day, at no known hour
 
 
-def master_rows(session: Session, app_id: str, start: date, end: date) -> Iterator[Figures]:
+def master_rows(
+    session: Session, app_id: str, start: date, end: date, replace_bad_text: bool = False
+) -> Iterator[Figures]:
     """One Figures for each day, app, media source, campaign, adset and ad; two calls.
 
     `dimensions` holds app_id, adset_id, adset, ad_id and ad. `app_id` "all" asks for all apps of the account.
@@ -36,8 +38,9 @@ def master_rows(session: Session, app_id: str, start: date, end: date) -> Iterat
         raise TransientError(f"the Master API's data reach {last}, not yet {end}: not ready yet", retry_after=wait)
     where = f"report master_by_ad of {app_id}"
     query = {"from": start.isoformat(), "to": end.isoformat(), "groupings": GROUPINGS, "kpis": KPIS}
-    lines = session.stream_lines(f"/api/master-agg-data/v4/app/{quote(app_id, safe='')}", query)
-    text = ReportText(without_refusal(lines, where, session, master_error), where, session.quote, MASTER_CAPTIONS)
+    path = f"/api/master-agg-data/v4/app/{quote(app_id, safe='')}"
+    lines = without_refusal(session.stream_lines(path, query, keep_bad_bytes=True), where, session, master_error)
+    text = ReportText(lines, where, session.quote, MASTER_CAPTIONS, session.remark, replace_bad_text)
     yield from text.rows(start, end)
 
 

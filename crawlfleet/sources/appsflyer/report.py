@@ -5,6 +5,10 @@ captions are those of the Pull API, `Media Source (pid)`, or the raw names that 
 Cells, as several public clients agree: a missing dimension is the text `None`, a missing figure `N/A`, which is not 0;
 `Organic` and `restricted` (hidden for privacy) are media sources like any other.
 A response that is no report, or is cut short, raises: it never counts as a day without figures.
+
+A report with damaged text, a byte that is no UTF-8 or a carriage return inside a cell, is refused, or its text is
+mended and told of: `ReportText.replace_bad_text`. One with a figure that cannot be read is always refused: without its
+row the sums would be wrong.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from typing import Any
 
 from crawlfleet.core.errors import PermanentError, TransientError
 from crawlfleet.core.vendor_data import Figures
-from crawlfleet.sources.values import storable
+from crawlfleet.sources.values import amount, storable, whole_number
 
 DAY = ("day", "day")
 COLUMNS = {  # raw name: (what its cells are, the field of Figures or the name among its dimensions)
@@ -59,8 +63,8 @@ MASTER_CAPTIONS = (
     "Installs",
 )
 
-COUNT_PATTERN = re.compile(r"(-?\d{1,18})(\.0{1,10})?")  # 18 digits fit every database's big integer
-AMOUNT_PATTERN = re.compile(r"-?\d{1,15}(\.\d{1,20})?([eE][+-]?\d)?")
+BAD_BYTE = re.compile("[\udc80-\udcff]")  # as the transport hands it on
+MAX_BAD_LINES = 100  # more are another encoding, or no text
 PLAIN_INTEGER = re.compile(r"-?(0|[1-9]\d{0,15})")  # no leading zero: `007` may be an id; 16 digits are exact in JSON
 
 
@@ -68,13 +72,16 @@ PLAIN_INTEGER = re.compile(r"-?(0|[1-9]\d{0,15})")  # no leading zero: `007` may
 class ReportText:
     """The lines of one response and how to speak about them: `quote` makes vendor text fit for a message.
 
-    `required` are the captions without which it is not the report that was asked for, in either spelling.
+    `required` are the captions without which it is not the report that was asked for, in either spelling. `remark` is
+    told of each line whose text was mended, unless that is not to be.
     """
 
     lines: Iterable[str]
     where: str
     quote: Callable[[str], str]
     required: tuple[str, ...] = PULL_CAPTIONS
+    remark: Callable[[str, str], None] = lambda name, text: None
+    replace_bad_text: bool = False
 
     def rows(self, start: date, end: date) -> Iterator[Figures]:
         """One Figures for each row, in the order of the report.
@@ -82,7 +89,7 @@ class ReportText:
         Raises PermanentError that names line, column and value for what is no report of these days,
         TransientError when the response is empty or breaks off.
         """
-        reader = csv.reader(self.lines, strict=True)
+        reader = csv.reader(self._mended(), strict=True)
         columns = self._columns(reader)
         while (cells := self._next(reader)) is not None:
             if not cells:
@@ -90,6 +97,39 @@ class ReportText:
             if len(cells) != len(columns):
                 self._wrong_length(reader, len(cells), len(columns))
             yield self._figures(reader.line_num, columns, cells, start, end)
+
+    def _mended(self) -> Iterator[str]:
+        """The lines; each damaged byte is U+FFFD and each carriage return inside a line a space."""
+        first = None
+        bad_lines = 0
+        for number, line in enumerate(self.lines, 1):
+            first = line if first is None else first
+            has_bad_byte = not line.isascii() and BAD_BYTE.search(line) is not None
+            if not has_bad_byte and "\r" not in line.rstrip("\r\n"):
+                yield line
+                continue
+            mended = BAD_BYTE.sub("\ufffd", line.rstrip("\r\n").replace("\r", " "))
+            damage = self._damage(first, number, line)
+            bad_lines += 1
+            if not self.replace_bad_text or bad_lines > MAX_BAD_LINES:
+                raise PermanentError(f"{self.where}: {damage}{self._way_out(bad_lines)}")
+            self.remark("mended_lines", f"{self.where}: {damage}: stored as '{self.quote(mended)}'")
+            yield mended + "\n"
+
+    def _damage(self, header: str, number: int, line: str) -> str:
+        """What is wrong with a line, and where."""
+        match = BAD_BYTE.search(line)
+        at = match.start() if match else line.index("\r")
+        column = line[:at].count(",")
+        captions = next(csv.reader([header]), [])
+        name = f"{captions[column]!r}" if column < len(captions) and number > 1 else f"{column + 1}"
+        what = f"the byte 0x{ord(match[0]) - 0xDC00:02x}, which is no UTF-8" if match else "a carriage return"
+        return f"line {number}, about column {name}, holds {what}"
+
+    def _way_out(self, bad_lines: int) -> str:
+        if bad_lines > MAX_BAD_LINES:
+            return f", as did {MAX_BAD_LINES} lines before: this is another encoding"
+        return ': set bad_text = "replace" in [sources.appsflyer] to store it with a mark there, and retry the task'
 
     def _columns(self, reader: Any) -> list[tuple[str, str, str]]:
         """Of each column its caption, what its cells are, and the name of their value."""
@@ -162,18 +202,19 @@ class ReportText:
         cell = cell.strip()
         if cell in ("N/A", ""):
             return None
-        match = COUNT_PATTERN.fullmatch(cell)
-        if match is None:
-            raise PermanentError(self._wrong(line, caption, cell, "a whole number or N/A"))
-        return int(match[1])
+        try:
+            return whole_number(cell)
+        except ValueError:
+            raise PermanentError(self._wrong(line, caption, cell, "a whole number or N/A")) from None
 
     def _amount(self, line: int, caption: str, cell: str) -> Decimal | None:
         cell = cell.strip()
         if cell in ("N/A", ""):
             return None
-        if AMOUNT_PATTERN.fullmatch(cell) is None:
-            raise PermanentError(self._wrong(line, caption, cell, "a decimal number or N/A"))
-        return Decimal(cell)
+        try:
+            return amount(cell)
+        except ValueError:
+            raise PermanentError(self._wrong(line, caption, cell, "a decimal number below 10^18, or N/A")) from None
 
     def _wrong(self, line: int, caption: str, cell: str, expected: str) -> str:
         return f"{self.where}: line {line}, column {caption!r} must be {expected} (got '{self.quote(cell)}')"

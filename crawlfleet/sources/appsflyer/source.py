@@ -27,6 +27,8 @@ MAX_APP_ID_CHARS = 190
 SHORT_RANGE_DAYS = 2  # up to here a call counts against the minute, beyond it against the day
 ROW_CAP = 200_000  # the Pull API drops further rows silently, the Master API refuses
 
+BAD_TEXT = ("fail", "replace")  # what becomes of a report whose text is damaged
+
 LIMITS = (
     Limit("aggregate_short_range", 1, 60, ("account", "app", "report")),
     Limit("aggregate_long_range_app", 24, 86_400, ("account", "app")),
@@ -64,10 +66,14 @@ class AppsFlyer:
     app_list = APP_LIST
 
     def __init__(self, settings: SourceSettings) -> None:
-        settings.only_options("redirect_hosts")
+        settings.only_options("redirect_hosts", "bad_text")
         more = settings.options.get("redirect_hosts", [])
         if not isinstance(more, list):
             raise UsageError(f"redirect_hosts must be a list of hosts (got {more!r:.200})")
+        bad_text = settings.options.get("bad_text", BAD_TEXT[0])
+        if bad_text not in BAD_TEXT:
+            raise UsageError(f"bad_text must be one of {', '.join(BAD_TEXT)} (got {bad_text!r:.80})")
+        self._replace_bad_text = bad_text == "replace"
         self._transport = Transport(
             settings.base_url or BASE_URL, settings.proxy, settings.timeout_seconds, (*REDIRECT_HOSTS, *more)
         )
@@ -103,7 +109,7 @@ class AppsFlyer:
         self.reports[report].shape_of((end - start).days + 1)
         if report == MASTER:
             session = self._transport.session_of(account, context, master_error)
-            return master_rows(session, app_id, start, end)
+            return master_rows(session, app_id, start, end, self._replace_bad_text)
         if app_id == ALL_APPS:
             raise PermanentError(f"app_id {ALL_APPS!r} is for report {MASTER}: {report} needs the id of one app")
         return self._pull(account, app_id, report, start, end, context)
@@ -118,7 +124,9 @@ class AppsFlyer:
 
         session = self._transport.session_of(account, context, classify)
         path = f"/api/agg-data/export/app/{quote(app_id, safe='')}/{report}/v5"
-        lines = session.stream_lines(path, {"from": start.isoformat(), "to": end.isoformat()})
+        lines = session.stream_lines(path, {"from": start.isoformat(), "to": end.isoformat()}, keep_bad_bytes=True)
         where = f"report {report} of {app_id}"
-        text = ReportText(without_refusal(lines, where, session, classify), where, session.quote, PULL_REPORTS[report])
-        yield from text.rows(start, end)
+        lines = without_refusal(lines, where, session, classify)
+        yield from ReportText(
+            lines, where, session.quote, PULL_REPORTS[report], session.remark, self._replace_bad_text
+        ).rows(start, end)

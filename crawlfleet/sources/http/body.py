@@ -49,12 +49,23 @@ def inflate(chunks: Iterable[bytes], encoding: str, where: str) -> Iterator[byte
         raise TransientError(f"{where}: the compressed body breaks off")
 
 
-def decode(chunks: Iterable[bytes], where: str) -> Iterator[str]:
-    """The body as text: strict UTF-8, a byte order mark is dropped.
+def _keep_bad_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
+    """As surrogateescape, but a body that ends inside a character breaks off."""
+    if isinstance(error, UnicodeDecodeError) and error.reason == "unexpected end of data":
+        raise error
+    return codecs.lookup_error("surrogateescape")(error)
+
+
+KEEP_BAD_BYTES = "crawlfleet.keep_bad_bytes"
+codecs.register_error(KEEP_BAD_BYTES, _keep_bad_bytes)
+
+
+def decode(chunks: Iterable[bytes], where: str, keep_bad_bytes: bool = False) -> Iterator[str]:
+    """The body as text: strict UTF-8, a byte order mark is dropped; with `keep_bad_bytes` those come as surrogates.
 
     Raises PermanentError for bytes that are no UTF-8, TransientError when the body ends inside a character.
     """
-    decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="strict")
+    decoder = codecs.getincrementaldecoder("utf-8-sig")(errors=KEEP_BAD_BYTES if keep_bad_bytes else "strict")
     try:
         for chunk in chunks:
             yield decoder.decode(chunk)

@@ -156,15 +156,27 @@ class Session:
         raise PermanentError(f"{where}: the body is no JSON: {self.quote(text)}")
 
     def stream_lines(
-        self, path_or_url: str, params: Mapping[str, str] | None = None, accept: str = "text/csv"
+        self,
+        path_or_url: str,
+        params: Mapping[str, str] | None = None,
+        accept: str = "text/csv",
+        keep_bad_bytes: bool = False,
     ) -> Iterator[str]:
         """Lines of an answer with their line ends, while it arrives.
 
-        Raises TransientError when the body breaks off, PermanentError when it is not UTF-8.
+        Raises TransientError when the body breaks off, PermanentError when it is not UTF-8; with `keep_bad_bytes` a
+        byte that is no UTF-8 comes as a lone surrogate, U+DC80 to U+DCFF.
         """
         with self._answer(path_or_url, params, accept) as (response, where):
             length_known = "content-length" in response.headers or "transfer-encoding" in response.headers
-            yield from split_lines(decode(self._chunks(response, where), where), where, length_known)
+            pieces = decode(self._chunks(response, where), where, keep_bad_bytes)
+            yield from split_lines(pieces, where, length_known)
+
+    def remark(self, name: str, text: str) -> None:
+        """Tell of something that was left out of an answer or mended; `text` is made fit for a message."""
+        remark = getattr(self._context, "remark", None)  # contexts that others made for their tests may lack it
+        if remark is not None:
+            remark(name, self.quote(text))
 
     def quote(self, text: str) -> str:
         """Text of the vendor for a message: one line, at most 200 characters, without secrets."""

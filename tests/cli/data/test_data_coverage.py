@@ -149,9 +149,9 @@ def test_the_calendar_has_months_above_and_folds_at_the_width_of_the_terminal(
         "a             MMMM",
         "应用.with-a-… MMMM",
         "",
-        " M  missing 39   ?  suspect 0",
-        " T  thin 1       s  settling 1",
-        " .  final 19     D  denied 0",
+        " M  missing 39     ?  suspect 0",
+        " T  thin 1         s  settling 1",
+        " .  final 19       D  denied 0",
         " -  impossible 0",
     ]
 

@@ -411,6 +411,22 @@ def test_an_entry_that_cannot_be_read_is_an_error_that_names_it(httpserver, fetc
         fetch("reviews", FIRST, LAST)
 
 
+def test_a_review_that_cannot_be_read_is_left_out_and_told_of(httpserver, fetch, context):
+    """One review without its moment lost all reviews of the app, for good."""
+    at = f"{FIRST}T08:00:00+00:00"
+    pages(httpserver, [review(1, at), review(2, None), "text", review(3, at)])
+    assert [row.dimensions["review_id"] for row in fetch("reviews", FIRST, LAST)] == ["1", "3"]
+    assert [name for name, _ in context.remarks] == ["left_out_records"] * 2
+    assert "updated of a review must be a moment" in context.remarks[1][1]
+
+
+def test_an_app_that_cannot_be_read_is_left_out_of_the_list_and_told_of(httpserver, source, context):
+    records = software(1), software(None), software(2, bundleId={"a": 1}), software(3)
+    serve(httpserver, lookup_of(*records, id=DEVELOPER.username, entity="software", limit="200"))
+    assert [app.app_id for app in source.list_apps(DEVELOPER, context)] == ["id1", "id3"]
+    assert [name for name, _ in context.remarks] == ["left_out_records"] * 2
+
+
 @pytest.mark.parametrize("answer", [[], {}, None, {"feed": None}, {"feed": []}, {"feed": {"entry": 5}}])
 def test_an_answer_without_a_feed_is_no_empty_feed(httpserver, fetch, answer):
     path = "/us/rss/customerreviews/page=1/id=9990000001/sortby=mostrecent/json"

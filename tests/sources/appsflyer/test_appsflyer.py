@@ -398,6 +398,70 @@ def test_a_200_that_is_no_report_of_these_days_never_counts_as_one(fetch_text, t
         fetch_text(text)
 
 
+def test_figures_in_scientific_notation_are_read(fetch_text):
+    """An exponent of two digits lost the whole range for good."""
+    [row] = fetch_text(f"{HEADER}\n{ROW.replace(',10,', ',1.2345678E7,').replace('0.5000', '1.2E10')}\n")
+    assert (row.impressions, row.revenue) == (12345678, Decimal(12_000_000_000))
+
+
+DAMAGED = {
+    "byte": (
+        ROW.replace("c1", "caf\u00e9").encode("latin-1"),
+        "column 'Campaign (c)', holds the byte 0xe9",
+        "caf\ufffd",
+    ),
+    "return": (ROW.replace("c1", "a\rb").encode(), r"column 'Campaign \(c\)', holds a carriage return", "a b"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_text_is_named_with_its_place_and_the_way_on(fetch_text, damage):
+    """One byte of another encoding lost a whole range, and the message did not say where it was or what to do."""
+    body, where, _ = DAMAGED[damage]
+    with pytest.raises(PermanentError, match=f'line 3, about {where.replace("(c)", ".c.")}.*bad_text = "replace"'):
+        fetch_text(f"{HEADER}\n{ROW}\n".encode() + body + b"\r\n")
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_text_may_be_mended_and_is_told_of(raw_server, make_reply, account, context, damage):
+    body, _where, mended = DAMAGED[damage]
+    server = raw_server(make_reply(f"{HEADER}\n{ROW}\n".encode() + body + b"\r\n"))
+    source = AppsFlyer(SourceSettings(base_url=server.address, options={"bad_text": "replace"}))
+    rows = list(source.fetch_app_data(account, APP, REPORT, DAY, DAY, context))
+    source.close()
+    assert [row.campaign for row in rows] == ["c1", mended]
+    [(name, text)] = context.remarks
+    assert name == "mended_lines"
+    assert "line 3" in text
+
+
+def test_text_of_another_encoding_is_not_mended_and_a_cut_character_breaks_off(
+    raw_server, make_reply, account, context
+):
+    rows = [ROW.replace("c1", "caf\u00e9").encode("latin-1")] * 102
+    for body, error, message in (
+        (b"\n".join([HEADER.encode(), *rows]), PermanentError, "as did 100 lines before: this is another encoding"),
+        (f"{HEADER}\n{ROW}".encode() + "\u00e9".encode()[:1], TransientError, "breaks off inside a character"),
+    ):
+        server = raw_server(make_reply(body))
+        source = AppsFlyer(SourceSettings(base_url=server.address, options={"bad_text": "replace"}))
+        with pytest.raises(error, match=message):
+            list(source.fetch_app_data(account, APP, REPORT, DAY, DAY, context))
+        source.close()
+    with pytest.raises(UsageError, match="bad_text must be one of fail, replace"):
+        AppsFlyer(SourceSettings(options={"bad_text": "ignore"}))
+
+
+def test_an_app_without_an_id_is_left_out_of_the_list_and_told_of(httpserver, source, account, context):
+    """One bad record made the whole list fail for good."""
+    page = page_of(httpserver, "com.a", "com.b")
+    page["data"].insert(1, {"id": None, "attributes": {}})
+    serve_pages(httpserver, page)
+    assert [app.app_id for app in source.list_apps(account, context)] == ["com.a", "com.b"]
+    [(name, text)] = context.remarks
+    assert (name, "None" in text) == ("left_out_records", True)
+
+
 def test_counts_with_a_zero_fraction_are_whole_numbers(fetch_text):
     assert fetch_text(f"{HEADER}\n{ROW.replace(',10,', ',10.0000,')}\n")[0].impressions == 10
 
