@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,9 +67,16 @@ def ready_fleet(args: argparse.Namespace) -> Iterator[Fleet]:
 
 
 def actor() -> str:
-    """Return who gives the command, as user@host; a task's history records it."""
+    """Return who gives the command, as user@host: the user whom the process runs as, whatever its environment says."""
+    return f"{_process_user()}@{platform.node()}"[:190]
+
+
+def _process_user() -> str:
+    if os.name != "posix":
+        return getpass.getuser()
+    import pwd
+
     try:
-        user = getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container without a user database
-        user = "unknown"
-    return f"{user}@{platform.node()}"[:190]
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container without a user database
+        return f"uid-{os.getuid()}"

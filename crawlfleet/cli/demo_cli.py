@@ -78,6 +78,10 @@ def run_demo(args: argparse.Namespace) -> int:
 def _fresh_file() -> Path:
     file = FOLDER / "crawlfleet.db"
     try:
+        if FOLDER.is_symlink():
+            raise UsageError(
+                f"{FOLDER.absolute()} is a link: the demo deletes only what it made itself; remove the link"
+            )
         FOLDER.mkdir(exist_ok=True)
         for ending in ("", "-wal", "-shm"):
             file.with_name(file.name + ending).unlink(missing_ok=True)

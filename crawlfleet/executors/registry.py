@@ -6,6 +6,7 @@ import difflib
 import importlib
 import os
 import re
+import stat
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable
@@ -83,10 +84,12 @@ def near_miss(name: str, known: Collection[str]) -> str | None:
 def load_executor_modules(modules: Iterable[str]) -> None:
     """Import modules, also from the working directory, so that their @task_executor functions are known.
 
+    A file there stands in for no package that is installed. Nothing is imported from a folder that others can write.
     Raises UsageError with the module, the cause and its place for one that is missing, broken or without executors.
     """
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    modules = tuple(modules)
+    if modules and os.getcwd() not in sys.path and not _others_write_here():
+        sys.path.append(os.getcwd())
     for module in modules:
         before = set(_registered)
         _import(module)
@@ -96,6 +99,10 @@ def load_executor_modules(modules: Iterable[str]) -> None:
                 '@crawlfleet.task_executor("name")'
             )
         _modules_with_executors.add(module)
+
+
+def _others_write_here() -> bool:
+    return os.name == "posix" and bool(os.stat(os.getcwd()).st_mode & stat.S_IWOTH)
 
 
 def _register(registry: dict[str, Executor], executor: Executor) -> None:
@@ -136,6 +143,8 @@ def _import(module: str) -> None:
             if module.endswith(".py") or os.sep in module:
                 name = module.removesuffix(".py").replace(os.sep, ".")
                 hint = f": give its module name, like {name}"
+            elif _others_write_here():
+                hint = f": {os.getcwd()} was left out, since others can write there (chmod o-w, or set PYTHONPATH)"
             raise UsageError(f"executors module {module} was not found in {os.getcwd()} or on sys.path{hint}") from None
         raise _broken(f"executors module {module}", error) from None
     except UsageError as error:

@@ -132,3 +132,14 @@ def nodes_in(folder: Path) -> list[str]:
         except OSError:
             continue
     return found
+
+
+def test_the_demo_deletes_nothing_behind_a_link(
+    console: Console, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    behind = tmp_path_factory.mktemp("real")
+    (behind / "crawlfleet.db").write_text("figures of a company")
+    (tmp_path / "demo").symlink_to(behind)
+    assert main(["demo"]) == 2
+    assert "is a link" in capsys.readouterr().err
+    assert (behind / "crawlfleet.db").read_text() == "figures of a company"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -152,7 +153,7 @@ def entry_point(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
 
 def test_an_entry_point_may_name_a_module(write_module: WriteModule, monkeypatch: pytest.MonkeyPatch) -> None:
     entry_point(monkeypatch, write_module("offered_tasks", NOOP))
-    load_executor_modules([])
+    sys.path.append(os.getcwd())  # an installed package is on it
     found = executors()
     assert "noop" in found
     assert "offered" not in found
@@ -160,7 +161,7 @@ def test_an_entry_point_may_name_a_module(write_module: WriteModule, monkeypatch
 
 def test_an_entry_point_may_name_a_function(write_module: WriteModule, monkeypatch: pytest.MonkeyPatch) -> None:
     write_module("offered_tasks", NOOP + "def bare(task, context):\n    return None\n")
-    load_executor_modules([])
+    sys.path.append(os.getcwd())
     entry_point(monkeypatch, "offered_tasks:noop")
     assert "offered" not in executors(), "it registered itself"
     entry_point(monkeypatch, "offered_tasks:bare")
@@ -171,3 +172,22 @@ def test_a_broken_entry_point_is_refused_by_name(monkeypatch: pytest.MonkeyPatch
     entry_point(monkeypatch, "no_such_package.tasks")
     with pytest.raises(UsageError, match=r"entry point offered = no_such_package\.tasks cannot be imported"):
         executors()
+
+
+def test_a_file_in_the_working_directory_stands_in_for_no_installed_package(
+    write_module: WriteModule, tmp_path: Path
+) -> None:
+    """A file `httpx2.py` where the node was started became the program's HTTP client, with every token."""
+    load_executor_modules([])
+    assert str(tmp_path) not in sys.path
+    write_module("fractions", "raise SystemExit('not the standard library')")
+    write_module("own_tasks", NOOP.replace("noop", "beside") + "\nimport fractions\n")
+    load_executor_modules(["own_tasks"])
+    assert sys.path[-1] == str(tmp_path)
+
+
+def test_nothing_is_imported_from_a_folder_that_others_can_write(write_module: WriteModule, tmp_path: Path) -> None:
+    write_module("shared_tasks", NOOP)
+    tmp_path.chmod(0o777)
+    with pytest.raises(UsageError, match=r"was left out, since others can write there"):
+        load_executor_modules(["shared_tasks"])
