@@ -29,6 +29,16 @@ class LoopWatch:
         """The run whose body does not give way, None where the engine cannot tell."""
         return self._engine.holder() if self._engine is not None and self.is_held else None
 
+    @property
+    def obstacle(self) -> str | None:
+        """What to say of it outside; any thread may ask."""
+        if not self.is_held:
+            return None
+        seconds = self._clock.monotonic() - (self._silent_since or self._clock.monotonic())
+        holder = self.holder
+        which = "" if holder is None else f": task {holder.task.id} of type {holder.task.task_type}"
+        return f"an async body blocks the event loop for {seconds:.0f} s{which}"
+
     def look(self) -> None:
         """Ask the engine, and say so when a body begins or ceases to hold the others up."""
         here = self._clock.monotonic()

@@ -95,13 +95,13 @@ class TaskScheduler(Service):
 
     @property
     def obstacle(self) -> str | None:
-        """Why this node's work does not reach the database, once that has lasted; None while it does."""
+        """Why this node's work does not go on, or not reach the database, once that has lasted; None while it does."""
         here, away, since = self._now(), self.alarm.away, self.runs.writer.failing_since
         if away is not None and here - away.since >= OBSTACLE_SECONDS:
             return f"no turn has reached the database for {here - away.since:.0f} s: {away.cause}"
         if since is not None and here - since >= OBSTACLE_SECONDS:
             return f"a result waits for the database since {here - since:.0f} s: the node's log tells why"
-        return None
+        return self.runs.loop.obstacle
 
     def report(self) -> WorkReport:
         """What a beat tells of the work."""

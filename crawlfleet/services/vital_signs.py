@@ -14,7 +14,7 @@ from crawlfleet.model.device_heartbeat import Beat
 class WorkReport:
     """What the scheduler tells for a beat: bodies that run, counters since the node started, and how the work goes.
 
-    `obstacle` is why it does not reach the database, although beats may.
+    `obstacle` is why it does not go on, or not reach the database, although beats may.
     """
 
     running_tasks: int

@@ -132,10 +132,11 @@ def test_a_body_that_blocks_the_event_loop_is_noticed_and_what_waits_there_goes_
     assert log.count(f"no task begins until it gives way: type=async_blocking task={blocking} ") == 1
     pump.turn()
     assert (pump.scheduler.hungry, [pump.status(each) for each in waiting]) == (False, ["pending"] * 2)
+    assert str(pump.scheduler.obstacle).endswith(f" s: task {blocking} of type async_blocking")
     gate.touch()
     pump.until(lambda: clock.advance(1) or log.count("the event loop goes on"), "the loop to go on")
     pump.until_status("completed", blocking, *waiting)
-    assert pump.fatal == []
+    assert (pump.fatal, pump.scheduler.obstacle) == ([], None)
 
 
 @pytest.mark.parametrize("body", ["async_blocking", "async_blocking_inside"])
