@@ -32,7 +32,7 @@ GROUPS = {
 # Commands that change something. Their exit code says what was done, whether or not anybody can be shown its result.
 CHANGES = {
     "tasks": {"add", "backfill", "retry", "cancel", "pause", "resume"},
-    "accounts": {"add", "park", "resume", "remove", "rotate"},
+    "accounts": {"add", "set", "park", "resume", "remove", "rotate"},
     "devices": {"drain", "resume", "remove"},
     "tokens": {"revoke"},
     "db": {"upgrade"},
