@@ -58,6 +58,8 @@ class RunPermit:
         self._slept_before: float | None = None  # the machine, when it sent the call that is on its way
         self._way_seconds = 0.0  # of that call
         self._revoked = False
+        self._closed = False
+        self._waits_until = -math.inf
         self._process = os.getpid()
         self.leave_until = math.inf  # until when the call that `take` allowed last may leave, where others send it
 
@@ -68,6 +70,17 @@ class RunPermit:
             if self._slept_on_the_way:  # it may leave this machine only now
                 self._seen_by[-1] = self._clock.monotonic() + self._way_seconds
             return tuple(self._seen_by)
+
+    def close(self) -> bool:
+        """Refuse all further calls: their budget was closed. True when the run is just waiting for one."""
+        with self._lock:
+            self._closed = True
+        return self.waits(0.0)
+
+    def waits(self, seconds: float) -> bool:
+        """Whether the run waits for the moment of its next call, and for longer than so many seconds."""
+        with self._lock:
+            return self._waits_until - self._clock.monotonic() > seconds
 
     def take(self, cancelled: threading.Event) -> bool:
         if os.getpid() != self._process:  # it would count in a copy, and send on a connection of its parent
@@ -98,6 +111,9 @@ class RunPermit:
         """Seconds until the next call may be sent; 0 when it is taken, below 0 when nothing may be sent any more."""
         with self._lock:
             here = self._clock.monotonic()
+            self._waits_until = -math.inf
+            if self._closed:
+                raise CallRefused("the vendor refused a call of its budget before this one was sent")
             if self._windows is None:
                 self.leave_until = self._trusted_until()
                 return 0 if self._may_send(cancelled) else -1
@@ -108,6 +124,7 @@ class RunPermit:
                 )
             not_before, not_after, way_seconds = self._windows[number]
             if here < not_before:
+                self._waits_until = not_before
                 return not_before - here
             if here > not_after:
                 raise CallRefused("the day of its budget was over before the call was sent")

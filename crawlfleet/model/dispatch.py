@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from crawlfleet.core.db import Database
@@ -181,19 +182,27 @@ def ask_assigned(reader: Statements, owner: Registration, held: Collection[int],
     return found.map(lambda rows: [row for row in rows.mappings() if row["assignment_id"] not in held][:count])
 
 
-def adopt(ledger: Ledger, rows: Sequence[Any]) -> list[Claim]:
-    """Take over runs that were assigned to this device, whose row is locked; their calls are held anew from now on."""
+def adopt(ledger: Ledger, rows: Sequence[Any], lead_seconds: float = 1.0) -> list[Claim]:
+    """Take over runs that were assigned to this device, whose row is locked; their calls are held anew from now on.
+
+    A run that could send them only after `lead_seconds`, since its budget was closed meanwhile, goes back to the queue
+    instead of waiting in a slot.
+    """
     lane_ids = {row["lane_id"] for row in rows if row["source"] is not None}
     transaction = ledger.transaction
     asked = ask_accounts_of_lanes(transaction, lane_ids)
     lanes = ledger.load(lane_ids)
     accounts = asked.read()
     fetch_counts = ask_fetch_counts(transaction, feeds_of(rows))
-    adopted, ids = [], []
+    adopted, ids, early = [], [], []
     for row in rows:
         calls: tuple[Any, ...] | None = ()
         if (lane := lanes.get(row["lane_id"])) is not None:
             ledger.book(lane, row["assignment_id"], [], is_over=True)
+            if not lane.room(ledger.now, ledger.now + timedelta(seconds=lead_seconds), 1, {}):
+                closed = Outcome(EndingKind.RELEASED, "its budget was closed before it began")
+                early.append(Ending(row["assignment_id"], row["id"], closed))
+                continue
             calls = ledger.hold(lane, row["assignment_id"])
         account = accounts.get((row["source"], row["username"]), (None, None))[0]
         ids.append([row["assignment_id"]])
@@ -204,4 +213,5 @@ def adopt(ledger: Ledger, rows: Sequence[Any]) -> list[Claim]:
             "cl_task_assignment", taken, transaction.dialect.rows(id="int"), "t.id = v.id"
         )
         transaction.execute(sql(statement), {"rows": json_rows(ids), "now": stamp(transaction.now)})
+    end_runs(ledger, early)
     return adopted

@@ -16,7 +16,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CrawlfleetError
 from crawlfleet.core.sql import json_rows, sql, stamp, utc
-from crawlfleet.core.transaction import Result, Transaction
+from crawlfleet.core.transaction import Answer, Result, Transaction
 from crawlfleet.model import audit, signals
 from crawlfleet.model.ending import Ending, Outcome
 from crawlfleet.model.gate import RunCalls, book_calls, end_runs
@@ -91,6 +91,17 @@ def release_unheld(
     ]
     end_runs(ledger, strays)
     return len(strays), set(held) - {key for key, _, _ in live}
+
+
+def ask_cut_off(transaction: Transaction, held: Collection[int], soon: datetime) -> Answer[set[int]]:
+    """Ask which of these runs hold calls that they have not sent of a budget that is closed for longer than that."""
+    statement = sql(
+        f"SELECT DISTINCT c.assignment_id FROM {transaction.dialect.rows(id='int')}"
+        " JOIN cl_budget_call c ON c.assignment_id = v.id JOIN cl_budget b ON b.id = c.budget_id"
+        " WHERE c.called_at IS NULL AND b.closed_until > :soon"
+    )
+    found = transaction.execute(statement, {"rows": json_rows([each] for each in held), "soon": stamp(soon)})
+    return found.map(lambda result: set(result.scalars()))
 
 
 def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None, now: datetime | None = None) -> list[int]:

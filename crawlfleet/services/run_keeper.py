@@ -26,6 +26,7 @@ from crawlfleet.services.uncommitted import Outbox, SentCalls, UncommittedEnding
 from crawlfleet.services.vital_signs import WorkReport
 from crawlfleet.services.work_stats import WorkStats
 
+WAIT_SECONDS = 1.0  # a body that waits longer for its call is not waited for by a node that stops
 MAX_WRITING = 4  # large results on their way to the database before claiming stops
 
 
@@ -192,10 +193,26 @@ class RunKeeper:
         for run in self.table.in_phase(RunPhase.WAITING):
             if run.withdraw():
                 self._decide(run, EndingKind.RELEASED, "the node stopped")
-        if self.stage is Stage.HANDING_BACK:
-            for run in self.table.in_phase(RunPhase.BEGUN):
+        for run in self.table.in_phase(RunPhase.BEGUN):
+            permit = run.context.permit
+            if self.stage is Stage.HANDING_BACK or (isinstance(permit, RunPermit) and permit.waits(WAIT_SECONDS)):
                 self._decide(run, EndingKind.RELEASED, "the node stopped before the body ended")
                 self._starter.interrupt(run)
+
+    def cut_off(self, keys: Iterable[int]) -> None:
+        """The vendor closed the budget of these runs: give back what waits for its call, whether in a slot or for one.
+
+        A body that does something else goes on until it asks for a call.
+        """
+        for run in [self.table.held[key] for key in keys if key in self.table.held]:
+            permit = run.context.permit
+            if run.phase is RunPhase.ENDED or not isinstance(permit, RunPermit):
+                continue
+            waits = permit.close()
+            if (withdrawn := run.withdraw()) or waits:
+                self._decide(run, EndingKind.RELEASED, "its budget was closed while it waited for its call")
+                if not withdrawn:
+                    self._interrupt(run)
 
     def _give_back_surplus(self) -> None:
         """Bodies turned out slower than the reserve was sized for: let others have what waits too long here."""

@@ -242,6 +242,7 @@ class TaskScheduler(Service):
     def _take_over(self, given: TurnInput, result: TurnResult) -> None:
         """Take over what the transaction committed."""
         self.runs.take_over(given.writes, result.ended, result.lost)
+        self.runs.cut_off(result.cut_off.read())
         if given.reconcile:
             self._inbox.reconcile = False
         if result.strays:

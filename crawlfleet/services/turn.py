@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from crawlfleet.core.clock import ClockReading
 from crawlfleet.core.db import Database
+from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.transaction import Answer, Statements, Transaction
 from crawlfleet.model import claim_strategy, claims, dispatch, rescue
 from crawlfleet.model.claim_strategy import Strategy
@@ -25,6 +27,8 @@ from crawlfleet.model.ledger import Ledger
 from crawlfleet.services.call_memory import CallMemory
 from crawlfleet.services.scheduler_options import SchedulerOptions
 from crawlfleet.services.uncommitted import Writes
+
+PATIENCE_SECONDS = 1.0  # how long a body may wait in its slot for a budget that was closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class TurnInput:
 class TurnResult:
     """What a turn did: `ended` in the order of the endings; `lost` are ids of held runs that are no longer ours.
 
+    `cut_off` are ids of held runs whose budget was closed before they sent all their calls.
     `strays` runs were released that nobody held. `free_lanes` are the lanes without a source that have tasks.
     """
 
@@ -81,6 +86,7 @@ class TurnResult:
     lost: set[int] = field(default_factory=set)
     strays: int = 0
     free_lanes: list[int] = field(default_factory=list)
+    cut_off: Answer[set[int]] = field(default_factory=lambda: Answer.of(set()))
 
 
 class TurnMaker:
@@ -129,7 +135,7 @@ class TurnMaker:
             adopts = options.adopts and state.may_claim
             result.strays, result.lost = rescue.release_unheld(ledger, owner.device_id, owner.epoch, given.held, adopts)
         if assigned is not None and state.may_claim:
-            result.claimed = dispatch.adopt(ledger, assigned.read())
+            result.claimed = dispatch.adopt(ledger, assigned.read(), max(given.lead_seconds, PATIENCE_SECONDS))
         if heads is not None and self._claims_itself(state):
             open_heads = heads.read()
             result.free_lanes = [head.lane_id for head in open_heads if not head.sourced]
@@ -139,6 +145,9 @@ class TurnMaker:
             )
             result.claimed += claims.claim(ledger, request)
         ledger.close()
+        if given.held and (given.reconcile or any(each.kind == EndingKind.QUOTA for each in endings)):
+            soon = ledger.now + timedelta(seconds=max(given.lead_seconds, PATIENCE_SECONDS))
+            result.cut_off = rescue.ask_cut_off(transaction, given.held, soon)
         return result
 
     def look(self, given: TurnInput) -> tuple[DeviceState, bool]:

@@ -23,6 +23,7 @@ from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.services.dispatcher import CHOOSE, Dispatcher
 from crawlfleet.services.scheduler_options import LoadBalanceStrategy
 from tests.conftest import Backend
+from tests.fleets import runs
 from tests.services.conftest import MakePump
 from tests.services.pump import Pump
 
@@ -269,3 +270,25 @@ def test_the_four_strategies() -> None:
     by_weight = chosen(LoadBalanceStrategy.WEIGHTED)
     assert by_weight["a"] > by_weight["b"] > 0
     assert all(70 < count < 130 for count in chosen(LoadBalanceStrategy.RANDOM).values())
+
+
+def test_a_run_whose_budget_was_closed_before_its_worker_took_it_goes_back(
+    make_master: MakeMaster, worker: Callable[..., Pump]
+) -> None:
+    """Of two runs of one lane the vendor refused the first for an hour; the second waited for that hour in the only
+    slot, and the tasks that were free starved behind it."""
+    master, pump = make_master(), worker("w1", 1)
+    charge = Charge("vendor", "account", calls=5, seconds=60, username="u")
+    paid = TaskDefaults(cost_of=lambda _: Cost((charge,), calls=1))
+    spec = TaskSpec("raising", source="vendor", username="u", task_data={"kind": "quota"})
+    first, second = CrawlTaskDAO(pump.db).add([spec, spec], paid)
+    assert master.run_once().assigned == 2
+    free = pump.add("quick", 5)
+    pump.until(lambda: pump.run_states(first) == pump.run_states(second) == ["released"], "both runs to go back")
+    assert [str(each["error_message"]) for each in runs(pump.db, second)] == ["its budget was closed before it began"]
+    while master.run_once().assigned:
+        pump.until(lambda: not live(pump), "what was assigned to end")
+    assert {pump.status(each) for each in free} == {"completed"}
+    assert {pump.status(each) for each in (first, second)} == {"pending"}
+    with pump.db.read() as reader:
+        assert reader.execute(sa.text("SELECT COUNT(*) FROM cl_budget_call WHERE called_at IS NULL")).scalar_one() == 0

@@ -12,13 +12,24 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.errors import CallRefused, NotPermitted, QuotaError, TokenUnavailable, TransientError
 from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange
 from crawlfleet.executors.contract import TaskResult
+from crawlfleet.executors.permit import RunPermit
 from crawlfleet.model import gate
+from crawlfleet.model.budget import Charge, Cost
+from crawlfleet.model.claims import Claim
+from crawlfleet.model.crawl_task import CrawlTaskDAO
+from crawlfleet.model.device import DeviceState
 from crawlfleet.model.ending import Ending
+from crawlfleet.model.task_insert import TaskDefaults
+from crawlfleet.model.task_spec import TaskSpec
+from crawlfleet.services import run_starter
+from crawlfleet.services.run_keeper import Stage
 from tests.conftest import Backend
 from tests.fleets import task
 from tests.services.bodies import ODD
 from tests.services.conftest import Log, MakePump
 from tests.services.poison import poison
+from tests.services.pump import Pump
+from tests.waiting import wait_until
 
 
 def test_a_quota_costs_no_attempt_and_is_no_reason_to_park(url: str, make_pump: MakePump) -> None:
@@ -167,3 +178,51 @@ def test_a_run_that_cannot_be_ended_is_let_go_and_the_others_end(
     pump.until(lambda: log.count("ERROR run cannot be ended, it goes back") == 1, "the run is let go")
     assert log.count(f"goes back: task={bad} ") == 1
     assert not pump.scheduler.runs.table.held
+
+
+def waiting_for_its_call(pump: Pump) -> tuple[int, TaskDefaults]:
+    """A task whose body waits in its slot, and what tasks of its budget cost."""
+    charge = Charge("vendor", "account", calls=5, seconds=60, username="u")
+    paid = TaskDefaults(cost_of=lambda _: Cost((charge,), calls=1))
+    [task_id] = CrawlTaskDAO(pump.db).add([TaskSpec("calling", source="vendor", username="u")], paid)
+    pump.until(lambda: pump.scheduler.runs.table.bodies == 1, "the body to begin")
+    [run] = pump.scheduler.runs.table.held.values()
+    permit = run.context.permit
+    assert isinstance(permit, RunPermit)
+    wait_until(lambda: permit.waits(60), what="it waits for its call")
+    return task_id, paid
+
+
+@pytest.mark.parametrize("engine", ["threads", "processes"])
+def test_a_body_that_waits_for_its_call_goes_back_when_the_budget_is_closed(
+    url: str, make_pump: MakePump, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    """It held its slot for as long as the vendor had closed the budget, and a node that stopped waited for it."""
+    pump = make_pump(url, slots=2, engine=engine)
+    windows = run_starter._send_windows
+
+    def far(claim: Claim, state: DeviceState) -> Any:
+        """The next call of the waiting task is due in half an hour."""
+        late = pump.db.clock.monotonic() + 1800
+        return [(late, late + 60, 3.0)] if claim.task.task_type == "calling" else windows(claim, state)
+
+    monkeypatch.setattr(run_starter, "_send_windows", far)
+    waiting, paid = waiting_for_its_call(pump)
+    refused = {"source": "vendor", "username": "u", "task_data": {"kind": "quota"}}
+    CrawlTaskDAO(pump.db).add([TaskSpec("raising", **refused)], paid)  # type: ignore[arg-type]
+    pump.until(lambda: not pump.scheduler.runs.table.held, "both runs to go back")
+    assert (pump.status(waiting), pump.run_states(waiting)) == ("pending", ["released"])
+    pump.until(lambda: pump.scheduler.runs.table.bodies == 0, "the slots to be free")
+    pump.until_status("completed", *pump.add("quick", 3))
+
+
+def test_a_node_that_stops_does_not_wait_for_a_body_that_waits_for_its_call(
+    url: str, make_pump: MakePump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pump = make_pump(url)
+    late = pump.db.clock.monotonic() + 1800
+    monkeypatch.setattr(run_starter, "_send_windows", lambda _claim, _state: [(late, late + 60, 3.0)])
+    waiting, _ = waiting_for_its_call(pump)
+    pump.scheduler.runs.stage = Stage.DRAINING
+    pump.until(lambda: not pump.scheduler.runs.table.held, "its run to go back")
+    assert (pump.status(waiting), pump.run_states(waiting)) == ("pending", ["released"])
