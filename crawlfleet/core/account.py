@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, fields
 
+from crawlfleet.core.edge_text import clean, decode, flaw
 from crawlfleet.core.errors import AuthError, TokenUnavailable, UsageError
 from crawlfleet.core.secrets import keyring
+
+MAX_TOKEN_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +44,18 @@ class Account:
 
     def _read(self) -> str:
         if self.token_env:
-            token = os.environ.get(self.token_env, "").strip()
+            token = clean(os.environ.get(self.token_env, ""))
             if not token:
                 raise UsageError(f"environment variable {self.token_env} is not set on this node")
             return token
         if self.token_file:
             try:
-                with open(self.token_file, encoding="utf-8") as stream:
-                    token = stream.read().strip()
-            except (OSError, UnicodeDecodeError) as error:
+                with open(self.token_file, "rb") as stream:
+                    token = decode(stream.read(MAX_TOKEN_BYTES + 1))
+            except OSError as error:
                 raise UsageError(f"token file {self.token_file} cannot be read: {type(error).__name__}") from None
+            except ValueError as error:
+                raise UsageError(f"token file {self.token_file} cannot be used: {error}") from None
             if not token:
                 raise UsageError(f"token file {self.token_file} is empty")
             return token
@@ -81,6 +86,10 @@ def with_token(account: Account, proxy: str | None) -> Account:
 
 def check_token(token: str) -> str:
     """The token; raises UsageError, which does not show it, when it could not be sent in a header."""
+    if wrong := flaw(token):
+        raise UsageError(f"the token cannot be used: {wrong}")
+    if len(token) > MAX_TOKEN_BYTES:
+        raise UsageError(f"the token cannot be used: it has more than {MAX_TOKEN_BYTES} characters")
     if not token.isprintable() or not token.isascii() or " " in token:
         raise UsageError("the token holds characters that no header may carry")
     return token

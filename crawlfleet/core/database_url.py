@@ -21,6 +21,7 @@ from typing import Any
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from crawlfleet.core.edge_text import clean, flaw
 from crawlfleet.core.errors import UsageError
 
 DRIVERS = {  # what users write -> family, SQLAlchemy's name, module, extra that brings it
@@ -71,6 +72,9 @@ def shown(url: URL, hosts: str = "") -> str:
 
 def read_url(text: str) -> Address:
     """The address that a user wrote; raises UsageError, which never shows a password."""
+    text = clean(text)
+    if wrong := flaw(text):
+        raise UsageError(f"database URL cannot be read: {wrong}")
     text, hosts = _one_host(text)
     try:
         url = make_url(text)

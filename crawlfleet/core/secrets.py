@@ -13,6 +13,7 @@ import stat
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from crawlfleet.core.edge_text import clean, decode
 from crawlfleet.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,13 +68,13 @@ def keyring(key_file: str | None) -> Keyring:
     """
     text = os.environ.get(KEY_VARIABLE, "")
     origin = f"environment variable {KEY_VARIABLE}"
-    if not text.strip():
+    if not clean(text):
         if key_file is None:
             raise UsageError(f"there is no key for sealed tokens on this node: {_HOW}")
         text, origin = _read(key_file), f"secret_key_file {key_file}"
     fernet = _fernet()
     keys = []
-    for number, word in enumerate(filter(None, re.split(r"[\s,]+", text)), 1):
+    for number, word in enumerate(filter(None, map(clean, re.split(r"[\s,]+", text))), 1):
         try:
             keys.append(fernet.Fernet(word))
         except ValueError:
@@ -93,7 +94,10 @@ def _read(path: str) -> str:
         raise UsageError(f"secret_key_file {path} cannot be read: {reason}") from None
     if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise UsageError(f"secret_key_file {path} can be read by others than its owner: chmod 600 {path}")
-    return content.decode("ascii", "replace")
+    try:
+        return decode(content)
+    except ValueError as error:
+        raise UsageError(f"secret_key_file {path} cannot be used: {error}") from None
 
 
 def _fernet() -> ModuleType:

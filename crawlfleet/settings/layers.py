@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from crawlfleet.core.edge_text import clean
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.logs import hide
 from crawlfleet.core.secrets import KEY_VARIABLE
@@ -47,11 +48,11 @@ def load_settings(
     draft = _Draft()
     if file is not None:
         draft.add_layer((key, value, f"file {file}") for key, value in read_config_file(file).items())
-    older = [(name, key) for name, key in OLD_VARIABLES.items() if environ.get(name)]
+    older = [(name, key) for name, key in OLD_VARIABLES.items() if clean(environ.get(name, ""))]
     draft.add_layer((key, environ[name], f"environment variable {name}") for name, key in older)
     draft.add_layer(_own_variables(environ))
     for name, source in BASE_URL_VARIABLES.items():
-        if environ.get(name):
+        if clean(environ.get(name, "")):
             draft.set_base_url(source, environ[name], f"environment variable {name}")
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     draft.add_layer((key, value, f"option {option_of(key)}") for key, value in given.items())
@@ -126,8 +127,8 @@ class _Draft:
 
     def derive_device_id(self, environ: Mapping[str, str]) -> None:
         """mode-host, mode-datacenter-host, and a suffix when DEVICE_SUFFIX is set."""
-        parts = [self.values["mode"], environ.get("DATACENTER", ""), host_name()]
-        self.values["device_id"] = _derived_id("-".join(filter(None, parts)), environ.get("DEVICE_SUFFIX", ""))
+        parts = [self.values["mode"], clean(environ.get("DATACENTER", "")), host_name()]
+        self.values["device_id"] = _derived_id("-".join(filter(None, parts)), clean(environ.get("DEVICE_SUFFIX", "")))
         self.origins["device_id"] = "host name"
 
     def settings(self) -> Settings:
@@ -160,7 +161,7 @@ def _derived_id(name: str, suffix: str) -> str:
 def _own_variables(environ: Mapping[str, str]) -> Iterable[tuple[str, object, str]]:
     for name in RULES:
         variable = _variable(name)
-        if environ.get(variable):
+        if clean(environ.get(variable, "")):
             yield name, environ[variable], f"environment variable {variable}"
 
 

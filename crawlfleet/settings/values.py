@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from crawlfleet.core.edge_text import clean, flaw
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.logs import redact
 from crawlfleet.settings.definitions import (
@@ -30,13 +31,17 @@ def parse_value(name: str, value: object, origin: str) -> Any:
     Raises UsageError that names key, origin, value and what is allowed.
     """
     rule = RULES[name]
+    if isinstance(value, str):
+        value = clean(value)
     written = value
     if isinstance(value, str) and not origin.startswith("file "):
         value = _from_text(rule.kind, value)
     if rule.kind == "table":
         return parse_sources(value, origin)
-    if not _fits(name, rule, value):
-        raise UsageError(f"{name} must be {rule.allowed} (got {_shown(name, written)} from {origin})")
+    wrong = flaw(written) if isinstance(written, str) else ""
+    if wrong or not _fits(name, rule, value):
+        why = f": {wrong}" if wrong else ""
+        raise UsageError(f"{name} must be {rule.allowed} (got {_shown(name, written)} from {origin}{why})")
     if rule.choices:
         return str(value).lower()
     if rule.kind == "number":
@@ -46,7 +51,6 @@ def parse_value(name: str, value: object, origin: str) -> Any:
 
 def _from_text(kind: str, text: str) -> object:
     """What the text means, or the text itself when it means nothing of this kind."""
-    stripped = text.strip()
     if kind == "flag":
         return {
             "true": True,
@@ -57,14 +61,14 @@ def _from_text(kind: str, text: str) -> object:
             "0": False,
             "no": False,
             "off": False,
-        }.get(stripped.lower(), text)
-    if kind in {"whole", "number"} and len(stripped) <= 40:
-        if re.fullmatch(r"[+-]?[0-9]+", stripped):
-            return int(stripped)
-        if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", stripped):
-            return float(stripped)
+        }.get(text.lower(), text)
+    if kind in {"whole", "number"} and len(text) <= 40:
+        if re.fullmatch(r"[+-]?[0-9]+", text):
+            return int(text)
+        if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
+            return float(text)
     if kind == "list":
-        return [part.strip() for part in text.split(",") if part.strip()]
+        return [part for part in map(clean, text.split(",")) if part]
     return text
 
 
@@ -129,11 +133,12 @@ def parse_sources(value: object, origin: str) -> dict[str, dict[str, Any]]:
             )
         if not isinstance(table, Mapping):
             raise UsageError(f"sources.{name} must be a table, as in [sources.{name}] (from {origin})")
-        for key, item in table.items():
+        cleaned = {key: clean(item) if isinstance(item, str) else item for key, item in table.items()}
+        for key, item in cleaned.items():
             problem = _source_problem(str(key), item)
             if problem:
                 raise UsageError(f"sources.{name}.{key} {problem} (from {origin})")
-        parsed[str(name)] = dict(table)
+        parsed[str(name)] = cleaned
     return parsed
 
 
@@ -153,9 +158,9 @@ def _source_problem(key: str, value: object) -> str:
     schemes = "https?" if key == "base_url" else "(https?|socks5h?)"
     if isinstance(value, str) and value.isprintable() and re.match(rf"{schemes}://[^/\s]+", value) and " " not in value:
         return ""
-    return (
-        f"must be a URL such as {'https://gateway.example' if key == 'base_url' else 'http://user:password@proxy:3128'}"
-    )
+    wrong = flaw(value) if isinstance(value, str) else ""
+    example = "https://gateway.example" if key == "base_url" else "http://user:password@proxy:3128"
+    return f"must be a URL such as {example}" + (f"; {wrong}" if wrong else "")
 
 
 def _plain_problem(value: object) -> str:

@@ -21,7 +21,7 @@ def test_secrets_are_hidden_in_errors_descriptions_and_repr(tmp_path: Path) -> N
     messages = [
         refusal(api_token=f"{secret} x"),
         refusal(database_url=f"user:{secret}@host"),
-        refusal(environ={"API_KEY": f"{secret}\n"}),
+        refusal(environ={"API_KEY": f"'{secret}'\n"}),
     ]
     settings = load(
         write(

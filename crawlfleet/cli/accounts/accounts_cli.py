@@ -15,6 +15,7 @@ from crawlfleet.cli.arguments import add_json_option, settings_from
 from crawlfleet.cli.database import actor, existing_fleet, ready_fleet
 from crawlfleet.cli.output import local_time, print_json, print_table, say
 from crawlfleet.core.account import Account
+from crawlfleet.core.edge_text import clean
 from crawlfleet.core.errors import CrawlfleetError, ProxyError, TokenUnavailable, UsageError
 from crawlfleet.core.secrets import keyring
 from crawlfleet.model.lifecycle import AccountStatus
@@ -139,6 +140,7 @@ def _check_token_place(args: argparse.Namespace, needs_token: bool) -> None:
 
 
 def _variable(name: str | None) -> str | None:
+    name = None if name is None else clean(name)
     if name is not None and not VARIABLE.fullmatch(name):  # not repeated here: it may be the token
         raise UsageError("--token-env takes the name of an environment variable: letters, digits and '_', at most 128")
     return name
@@ -147,6 +149,7 @@ def _variable(name: str | None) -> str | None:
 def _path(name: str | None) -> str | None:
     if name is None:
         return None
+    name = clean(name)
     path = os.path.abspath(name)
     if not name or len(path) > MAX_PATH or not path.isprintable():
         raise UsageError(f"--token-file takes the path of a file, at most {MAX_PATH} characters (got {name!r:.80})")

@@ -11,12 +11,11 @@ from typing import Any
 from crawlfleet.cli.arguments import settings_from
 from crawlfleet.cli.database import actor, existing_fleet
 from crawlfleet.cli.output import say
-from crawlfleet.core.account import check_token
+from crawlfleet.core.account import MAX_TOKEN_BYTES, check_token
+from crawlfleet.core.edge_text import clean, decode
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.logs import hide
 from crawlfleet.core.secrets import Keyring, keyring, new_key
-
-MAX_TOKEN_CHARS = 16 * 1024
 
 
 def sealed_token(keys: Keyring) -> str:
@@ -24,17 +23,15 @@ def sealed_token(keys: Keyring) -> str:
     if sys.stdin is None:
         raise UsageError("--token-stdin: there is no standard input")
     if sys.stdin.isatty():
-        token = getpass.getpass("Token: ").strip()
+        token = clean(getpass.getpass("Token: "))
     else:
         try:
-            token = sys.stdin.read(MAX_TOKEN_CHARS + 1).strip()
-        except UnicodeDecodeError:
-            raise UsageError("--token-stdin: the token is no text") from None
+            token = decode(sys.stdin.buffer.read(MAX_TOKEN_BYTES + 1))
+        except ValueError as error:
+            raise UsageError(f"--token-stdin: the token is no text: {error}") from None
     hide(token)
-    if not token or len(token) > MAX_TOKEN_CHARS:
-        raise UsageError(
-            f"--token-stdin takes one token of 1 to {MAX_TOKEN_CHARS} characters (got {len(token)} or more)"
-        )
+    if not token:
+        raise UsageError("--token-stdin takes one token, and got none")
     return keys.seal(check_token(token))
 
 

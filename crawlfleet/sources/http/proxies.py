@@ -11,6 +11,7 @@ from base64 import b64encode
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
+from crawlfleet.core.edge_text import clean
 from crawlfleet.core.errors import ProxyError, UsageError
 from crawlfleet.sources.http.addresses import split_address
 
@@ -71,11 +72,11 @@ class Proxy:
         return f"{scheme}://{quote(auth[0], safe='')}:{quote(auth[1], safe='')}@{place}"
 
     def _value(self, part: str) -> str:
-        """What a part of the credentials means: a variable's value as it is, other text percent-decoded."""
+        """What a part of the credentials means: the value of a variable, cleaned, other text percent-decoded."""
         reference = REFERENCE.fullmatch(part)
         if reference is None:
             return unquote(part)
-        value = os.environ.get(reference[1], "")
+        value = clean(os.environ.get(reference[1], ""))
         if not value:
             raise ProxyError(f"proxy {self.name}: environment variable {reference[1]} is not set on this node")
         return value

@@ -63,6 +63,21 @@ def test_neither_token_nor_key_is_in_the_files_of_the_database(ready: Console, k
     assert key.encode() not in content
 
 
+def test_what_editors_add_is_no_part_of_a_token_or_a_key(
+    ready: Console, own_settings: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte order mark made another token of it, and a malformed key."""
+    file = tmp_path / "keys"
+    file.write_bytes(b"\xef\xbb\xbf" + new_key().encode() + b"\r\n")
+    file.chmod(0o600)
+    monkeypatch.setenv("CRAWLFLEET_SECRET_KEY_FILE", f"{file}\n")
+    said = ready(*ADD, "u", "--token-stdin", stdin=b"\xef\xbb\xbf very-secret\r\n")
+    assert (said.code, said.err) == (0, "")
+    assert keyring(str(file)).open(stored(ready)) == "very-secret"
+    file.write_text(new_key(), encoding="utf-16")
+    assert "it is UTF-16: save it as UTF-8" in ready.refuses(2, "accounts", "set", "u", "--token-stdin", stdin=b"x")
+
+
 def test_another_kind_of_token_replaces_the_sealed_one(ready: Console, key: str) -> None:
     seal(ready)
     assert ready("accounts", "set", "u", "--token-env", "X").out == "account u at appsflyer changed\n"
@@ -76,16 +91,19 @@ def test_another_kind_of_token_replaces_the_sealed_one(ready: Console, key: str)
         (b"", "one token"),
         (b" \n\n", "one token"),
         (b"a b", "no header may carry"),
-        (b"one\ntwo\n", "no header may carry"),
+        (b"one\ntwo\n", "it has several lines"),
         ("тайна".encode(), "no header may carry"),
-        (b"\xff\xfe", "no text"),
-        (b"x" * 20_000, "1 to 16384"),
+        (b"\xff\xfes\0", "it is UTF-16"),
+        (b"\xf0\xfe", "it is not UTF-8"),
+        (b'"very-secret"\r\n', "it is in quotes"),
+        (b"x" * 20_000, "more than 16384"),
     ],
 )
 def test_a_token_that_is_none_is_refused_and_not_shown(ready: Console, key: str, stdin: bytes, part: str) -> None:
     error = ready.refuses(2, *ADD, "u", "--token-stdin", stdin=stdin)
     assert part in error
     assert "one two" not in error
+    assert "very-secret" not in error
     assert "тайна" not in error
     assert ready("accounts", "list", "--json").json == []
 
