@@ -273,7 +273,7 @@ def test_apple_example_of_the_sources_page_fetches_figures(tmp_path: Path) -> No
     with Sandbox(minute_seconds=0.2) as sandbox:
         found = run_in(tmp_path, script, CRAWLFLEET_APPLE_BASE_URL=sandbox.base_url)
     assert "account 9990001 at apple added" in found
-    assert re.search(r"^9990001 +id999000177\d +20\d\d-\d\d-\d\d +us +\{", found, flags=re.MULTILINE)
+    assert re.search(r"^9990001 +id999000177\d +20\d\d-\d\d-\d\d +us\n +extra: \{", found, flags=re.MULTILINE)
 
 
 def test_reports_of_the_sources_are_documented() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crawlfleet.cli.arguments import settings_from
+from crawlfleet.cli.moments import screen
 from crawlfleet.core.errors import DatabaseRefused
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def existing_database(args: argparse.Namespace) -> Iterator[Database]:
     db = open_existing(settings_from(args).database_url)
     try:
         migrations.check(db)
+        with db.read() as reader:
+            screen.set_now(reader.now)
         yield db
     finally:
         db.close()

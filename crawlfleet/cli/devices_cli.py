@@ -8,15 +8,16 @@ from typing import Any
 
 from crawlfleet.cli.arguments import add_json_option, settings_from
 from crawlfleet.cli.database import actor, existing_database, existing_fleet
+from crawlfleet.cli.moments import screen
 from crawlfleet.cli.output import print_json, print_table
 
 COLUMNS = (
     "device",
     "status",
-    "type",
     "running",
     "slots",
     "last beat",
+    "type",
     "cpu %",
     "memory %",
     "load",
@@ -52,10 +53,10 @@ def _line(device: Mapping[str, Any]) -> tuple[Any, ...]:
     return (
         device["device_id"],
         status_text(device),
-        device["device_type"],
         device["current_tasks"],
         device["max_concurrent_tasks"],
-        device["last_heartbeat"],
+        screen.ago(device["last_heartbeat"]),
+        device["device_type"],
         *(beat.get(name) for name in ("cpu_usage", "memory_usage", "system_load", "error_count")),
         ", ".join(device["capabilities"].get("labels", ())) or None,
         f"{device['version']} (old)" if device["is_outdated"] else device["version"],

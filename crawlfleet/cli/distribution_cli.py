@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from crawlfleet.cli.arguments import add_json_option, settings_from
-from crawlfleet.cli.output import print_json, print_table, say
+from crawlfleet.cli.output import BAD, cell, print_json, print_table, print_text, say
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.logs import configure_logging
 from crawlfleet.settings.definitions import ENGINES, MODES, RULES, STRATEGIES, Settings
@@ -200,10 +200,12 @@ def print_status(status: Mapping[str, Any]) -> None:
         print("\nbudgets that allow no call now:")
         print_budgets(status["budgets"])
     print()
-    print("tasks: " + ", ".join(f"{count} {state}" for state, count in status["tasks"].items()))
+    tasks = status["tasks"]
+    counts = ", ".join(f"{count} {state}" for state, count in tasks.items())
+    print_text(f"tasks: {counts}", BAD if tasks["failed"] else None, f"{tasks['failed']} failed")
     for line in status["blocked"]:
-        print(f"blocked: {line}")
-    print(status["verdict"])
+        print_text(f"blocked: {cell(line)}")
+    print_text(cell(status["verdict"]))
 
 
 def older_spelling(arguments: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from crawlfleet.cli.arguments import add_json_option
-from crawlfleet.cli.output import cell, print_json
+from crawlfleet.cli.output import print_finding, print_json
 
 
 def run_doctor(args: argparse.Namespace) -> int:
@@ -19,7 +19,7 @@ def run_doctor(args: argparse.Namespace) -> int:
         findings.append(finding)
         if not args.json:
             advice = f": {finding.advice}" if finding.advice else ""
-            print(f"{finding.status:<5} {finding.check:<11} {cell(finding.finding + advice)}", flush=True)
+            print_finding(finding.status, finding.check, finding.finding + advice)
     if args.json:
         print_json(map(asdict, findings))
     return 1 if any(finding.status == "FAIL" for finding in findings) else 0

@@ -11,6 +11,8 @@ from importlib import import_module
 import crawlfleet
 from crawlfleet.cli.arguments import GLOBAL_DEFAULTS, Parser, first_word
 from crawlfleet.cli.ending import end_in_time
+from crawlfleet.cli.moments import screen
+from crawlfleet.cli.output import end_screen
 from crawlfleet.cli.streams import lasting_stderr, lasting_stdout, open_missing_streams, point_to_nowhere
 from crawlfleet.core.errors import CrawlfleetError, cause_of
 from crawlfleet.core.logs import configure_logging, make_stream_safe, redact
@@ -62,8 +64,10 @@ def _guarded(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         make_stream_safe(stream)
     configure_logging(debug=debug, quiet=True)
+    screen.begin()
     try:
         code = _run(arguments)
+        end_screen()
         sys.stdout.flush()
         return code
     except SystemExit as end:  # argparse, after --help and --version
@@ -115,6 +119,7 @@ def _report(text: str, code: int, debug: bool) -> int:
     line = redact(" ".join(text.split()))
     if len(line) > MAX_MESSAGE_CHARS:
         line = f"{line[: MAX_MESSAGE_CHARS - 200]} ... {line[-195:]}"
+    end_screen(sys.stderr)
     print(f"error: {line}", file=sys.stderr)
     return code
 

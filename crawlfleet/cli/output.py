@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
-from crawlfleet.core.json_text import json_pieces, utc
+from crawlfleet.cli.moments import screen
+from crawlfleet.core.json_text import json_pieces
 
+BOLD, DIM, BAD, WAITS = "1", "2", "1;31", "33"  # styles, as terminals know them
+STATE_TITLES = frozenset({"status", "health", "state"})
+STATE_STYLES = {
+    **dict.fromkeys(("failed", "offline", "FAIL", "silent", "parked", "token_expired", "missing", "expired"), BAD),
+    **dict.fromkeys(("WARN", "draining", "throttled", "quota_out", "thin"), WAITS),
+}
 PROGRESS_SECONDS = 5.0  # between two lines of progress where nothing can be redrawn
 
 
@@ -29,8 +38,8 @@ def print_json(value: Any) -> None:
 
 
 def local_time(moment: datetime) -> str:
-    """Return the moment in the user's own zone, to the second."""
-    return utc(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """Return the moment in the screen's zone, which is named below; see moments.py."""
+    return screen.local_time(moment)
 
 
 def cell(value: Any) -> str:
@@ -52,48 +61,80 @@ def cell(value: Any) -> str:
     return "".join(mark if mark.isprintable() else " " for mark in str(value))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table for people: drawn on a terminal, aligned plain text elsewhere; numbers stand to the right."""
-    values = [list(row) for row in rows]
-    right = [
-        any(_is_number(row[index]) for row in values)
-        and all(row[index] is None or _is_number(row[index]) for row in values)
-        for index in range(len(columns))
-    ]
-    texts = [[cell(value) for value in row] for row in values]
-    if sys.stdout.isatty():
-        _draw_table(columns, texts, right)
-    else:
-        _print_plain(columns, texts, right)
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], prose: Collection[str] = ()) -> None:
+    """Print a table for people, as wide as the terminal (80 columns without one); numbers stand to the right.
 
-
-def _draw_table(columns: Sequence[str], texts: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table()
-    for column, is_right in zip(columns, right, strict=True):
-        table.add_column(column, justify="right" if is_right else "left", overflow="fold")
-    for row in texts:
-        table.add_row(*map(Text, row))  # Text: what a vendor sends is no markup
-    Console().print(table)
-
-
-def _print_plain(columns: Sequence[str], texts: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
-    """Print lines that a pipe can read, two spaces between columns.
-
-    rich knows how wide a text is. Its tables print the same lines, but take 15 times as long: 3.3 s for 5,000 rows.
+    Columns without any value are left out; `prose` names those whose texts go below their rows first. See layout.py.
     """
-    from rich.cells import cell_len
+    from crawlfleet.cli.layout import table_lines
 
-    widths = [max(map(cell_len, column)) for column in zip(columns, *texts, strict=True)]
-    for row in [columns, *texts]:
-        padded = []
-        for text, width, is_right in zip(row, widths, right, strict=True):
-            padding = " " * (width - cell_len(text))
-            padded.append(padding + text if is_right else text + padding)
-        print("  ".join(padded).rstrip())
+    values = [list(row) for row in rows]
+    right = {
+        index
+        for index in range(len(columns))
+        if any(_is_number(row[index]) for row in values)
+        and all(row[index] is None or _is_number(row[index]) for row in values)
+    }
+    texts = [[cell(value) for value in row] for row in values]
+    lines = table_lines(columns, texts, right, terminal_width(), prose, _painted)
+    print(styled(next(lines), BOLD))
+    for line in lines:
+        print(line)
+
+
+def print_text(text: str, style: str | None = None, part: str | None = None) -> None:
+    """Print a sentence, or `name: value`, in lines that fit the terminal; `style` is for all of it, or that part."""
+    from crawlfleet.cli.layout import wrapped
+
+    for line in wrapped(text, terminal_width()):
+        print(line.replace(part, styled(part, style)) if part else styled(line, style))
+
+
+def print_fields(fields: Mapping[str, Any]) -> None:
+    """Print `name: value` lines of what is known."""
+    for name, value in fields.items():
+        text = cell(value)
+        if text:
+            print_text(f"{name}: {text}", _style(name, text), text)
+
+
+def print_finding(status: str, check: str, finding: str) -> None:
+    """Print one line of the doctor at once, and what does not fit in it below."""
+    from crawlfleet.cli.layout import wrapped
+
+    first, *others = wrapped(f"{status:<5} {check:<11} {cell(finding)}", terminal_width(), " " * 18)
+    print(first.replace(status, styled(status, STATE_STYLES.get(status)), 1), *others, sep="\n", flush=True)
+
+
+def terminal_width() -> int:
+    """How many columns a line may take: COLUMNS, the terminal's, or 80 where there is neither."""
+    return shutil.get_terminal_size().columns
+
+
+def styled(text: str, style: str | None) -> str:
+    """Return the text in a style where a terminal shows it and NO_COLOR is not set."""
+    if style is None or not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\x1b[{style}m{text}\x1b[0m"
+
+
+def _painted(title: str, text: str) -> str:
+    return styled(text, _style(title, text))
+
+
+def _style(title: str, text: str) -> str | None:
+    """The style of a state; None for what is fine, and for every other column."""
+    if title not in STATE_TITLES:
+        return None
+    words = text.replace(",", "").split()
+    return next((STATE_STYLES[word] for word in words if word in STATE_STYLES), None)
+
+
+def end_screen(file: TextIO | None = None) -> None:
+    """Name the zone of the times that were printed, if any were."""
+    note = screen.zone_note()
+    if note is not None:
+        print(note, file=file)
 
 
 def _is_number(value: Any) -> bool:

@@ -53,7 +53,7 @@ def status_text(device: Mapping[str, Any]) -> str:
     """A device's status for people, one of `devices`."""
     status = str(device["status"])
     if device["silent_seconds"] is not None:
-        status = f"silent for {device['silent_seconds']:.0f} s"
+        status = "silent"  # for how long its newest beat tells
     return f"{status}, draining" if device["draining"] else status
 
 

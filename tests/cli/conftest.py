@@ -31,7 +31,8 @@ def restored_logging() -> Iterator[None]:
 
 @pytest.fixture
 def own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that the environment says reaches the test."""
+    """Nothing that the environment says reaches the test; lines are as long as they would like to be."""
+    monkeypatch.setenv("COLUMNS", "300")
     for name in list(os.environ):
         if name.startswith(ENVIRONMENT_PREFIX) or name == "DEVICE_ID":
             monkeypatch.delenv(name)

@@ -122,6 +122,7 @@ def test_show_says_where_each_value_comes_from(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CRAWLFLEET_API_TOKEN", "hunter2-hunter2")
+    monkeypatch.setenv("COLUMNS", "200")
     argv = ["distribute", "config", "--show", "--concurrent-tasks", "9", "--database", "mysql://u:hunter2-hunter2@h/d"]
     assert main(argv) == 0
     text = capsys.readouterr().out

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from importlib.util import find_spec
@@ -328,15 +328,8 @@ def test_a_table_on_a_terminal_shows_markup_as_text(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "80")
     output.print_table(("id", "name"), [(1, "[red]app[/]")])
     assert "[red]app[/]" in capsys.readouterr().out
-
-
-def test_times_are_shown_in_the_users_zone(monkeypatch: pytest.MonkeyPatch) -> None:
-    moment = datetime(2026, 1, 31, 20, 0, 0, tzinfo=UTC)
-    assert output.local_time(moment) == moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    assert output.cell(moment.replace(tzinfo=None)) == output.local_time(moment)
 
 
 def test_progress_without_a_terminal_says_a_line_every_few_seconds(

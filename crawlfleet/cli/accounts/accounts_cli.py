@@ -13,6 +13,7 @@ from crawlfleet.cli.accounts import show
 from crawlfleet.cli.accounts.secrets import add_parsers, sealed_token
 from crawlfleet.cli.arguments import add_json_option, settings_from
 from crawlfleet.cli.database import actor, existing_fleet, ready_fleet
+from crawlfleet.cli.moments import screen
 from crawlfleet.cli.output import local_time, print_json, print_table, say
 from crawlfleet.core.account import Account
 from crawlfleet.core.edge_text import clean
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 KINDS = ("advertiser", "agency", "ad_network")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 MAX_PATH = 1024
-LISTED = ("source", "username", "kind", "token", "proxy", "apps by hand", "health", "since", "until", "reason")
+LISTED = ("username", "source", "health", "since", "until", "kind", "token", "proxy", "apps by hand", "reason")
 
 
 class RefuseToken(argparse.Action):
@@ -178,7 +179,7 @@ def run_list(args: argparse.Namespace) -> int:
     if args.json:
         print_json(rows)
     else:
-        print_table(LISTED, map(_line, rows))
+        print_table(LISTED, map(_line, rows), prose=("reason", "apps by hand"))
     return 0
 
 
@@ -191,8 +192,10 @@ def _line(row: Mapping[str, Any]) -> tuple[Any, ...]:
     elif row["token_env"] or row["token_file"]:
         token = f"variable {row['token_env']}" if row["token_env"] else f"file {row['token_file']}"
     proxy = row["proxy"] and Proxy(row["proxy"]).name
-    health = (row["health"][name] for name in ("state", "since", "until", "reason"))
-    return (row["source"], row["username"], row["kind"], token, proxy, row["app_ids"], *health)
+    health = row["health"]
+    moments = (screen.ago(health[name]) for name in ("since", "until"))
+    who = (row["username"], row["source"], health["state"], *moments)
+    return (*who, row["kind"], token, proxy, row["app_ids"], health["reason"])
 
 
 def run_test(args: argparse.Namespace) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from crawlfleet.cli.moments import screen
 from crawlfleet.cli.output import print_table, say
 
 MOST_ROWS = 20
-REASON_WIDTH = 60  # of a vendor's refusal
-COLUMNS = ("source", "limit", "account", "app", "report", "used", "opens", "waiting", "reason")
+REASON_CHARS = 200  # of a vendor's refusal
+COLUMNS = ("limit", "used", "opens", "waiting", "account", "app", "report", "source", "reason")
 
 
 def calls_text(budget: Mapping[str, Any]) -> str:
@@ -24,7 +25,7 @@ def _is_learned(budget: Mapping[str, Any]) -> bool:
 
 def print_budgets(budgets: Sequence[Mapping[str, Any]]) -> None:
     """Print a table of the first 20 budgets, and say how many more there are."""
-    print_table(COLUMNS, map(_line, budgets[:MOST_ROWS]))
+    print_table(COLUMNS, map(_line, budgets[:MOST_ROWS]), prose=("reason",))
     if any(map(_is_learned, budgets)):
         say("* learned from a refusal, fewer than the vendor documents, or in a longer window")
     if len(budgets) > MOST_ROWS:
@@ -32,8 +33,8 @@ def print_budgets(budgets: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _line(budget: Mapping[str, Any]) -> tuple[Any, ...]:
-    names = tuple(budget[name] for name in ("source", "limit", "username", "app_id", "report"))
+    names = (budget[name] for name in ("username", "app_id", "report", "source"))
     reason = budget["reason"] or ""
-    reason = reason if len(reason) <= REASON_WIDTH else f"{reason[: REASON_WIDTH - 1]}…"
-    opens_at = budget["opens_at"] or "when a run ends"
-    return (*names, calls_text(budget), opens_at, budget["waiting"], reason)
+    reason = reason if len(reason) <= REASON_CHARS else f"{reason[: REASON_CHARS - 1]}…"
+    opens = screen.ago(budget["opens_at"]) or "when a run ends"
+    return (budget["limit"], calls_text(budget), opens, budget["waiting"], *names, reason)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from crawlfleet.cli.accounts.budget_table import print_budgets
 from crawlfleet.cli.arguments import add_json_option
 from crawlfleet.cli.database import existing_fleet
-from crawlfleet.cli.output import cell, print_json, print_table
+from crawlfleet.cli.output import print_fields, print_json, print_table
 
 if TYPE_CHECKING:
     from crawlfleet.services.fleet import Fleet
@@ -29,12 +29,8 @@ def run_show(args: argparse.Namespace, the_account: TheAccount) -> int:
         print_json(account)
         return 0
     health, budgets, denied = (account.pop(name) for name in ("health", "budgets", "denied"))
-    for name, value in account.items():
-        if value is not None and not name.startswith("status"):  # which `health` tells
-            print(f"{name}: {cell(value)}")
-    for name, value in zip(("health", "since", "until", "reason"), health.values(), strict=True):
-        if value is not None:
-            print(f"{name}: {cell(value)}")
+    print_fields({name: value for name, value in account.items() if not name.startswith("status")})  # `health` tells
+    print_fields(dict(zip(("health", "since", "until", "reason"), health.values(), strict=True)))
     if budgets:
         print("\nbudgets in use:")
         print_budgets(budgets)
@@ -42,7 +38,7 @@ def run_show(args: argparse.Namespace, the_account: TheAccount) -> int:
         print("\nnot permitted by the vendor:")
         names = ("app_id", "report", "denials", "denied_until", "denied_reason")
         columns = ("app", "report", "denials", "asked again", "reason")
-        print_table(columns, [[feed[name] for name in names] for feed in denied])
+        print_table(columns, [[feed[name] for name in names] for feed in denied], prose=("reason",))
     return 0
 
 

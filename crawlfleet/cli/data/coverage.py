@@ -1,16 +1,15 @@
-"""`data coverage`: the state of every day of every feed, as a calendar on a terminal."""
+"""`data coverage`: the state of every day of every feed, as a calendar."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from crawlfleet.cli.arguments import add_json_option
-from crawlfleet.cli.data.filters import Question, add_coverage_filters, question
-from crawlfleet.cli.output import print_json, print_table, say
+from crawlfleet.cli.data.filters import add_coverage_filters, question
+from crawlfleet.cli.output import print_json, say
 
 if TYPE_CHECKING:
     from crawlfleet.insights.coverage import FeedCoverage
@@ -20,6 +19,7 @@ COLUMNS = ("day", "state", "rows", "fetched_at", "settles_at")
 
 def run_coverage(args: argparse.Namespace) -> int:
     """Print the state of each day of each feed."""
+    from crawlfleet.cli.data.heatmap import print_heatmap, print_legend
     from crawlfleet.insights.coverage import coverage
 
     with question(args) as asked:
@@ -29,23 +29,12 @@ def run_coverage(args: argparse.Namespace) -> int:
             return 0
         totals: Counter[str] = Counter()
         counted = _counted(calendars, totals)
-        if sys.stdout.isatty():
-            from crawlfleet.cli.data.heatmap import print_heatmap, print_legend
-
-            print_heatmap(counted, asked.start, asked.end)
+        print_heatmap(counted, asked.start, asked.end)
+        if totals:
             print_legend(totals)
-        else:
-            _print_lines(counted, asked)
-            print("all days: " + ", ".join(f"{totals[name]} {name}" for name in _state_names()))
     if not totals:
         say("there are no feeds: nothing was fetched, and no account has apps (a task of type user_apps finds them)")
     return 0
-
-
-def _state_names() -> list[str]:
-    from crawlfleet.model.coverage_state import DayState
-
-    return [state.value for state in DayState]
 
 
 def _counted(calendars: Iterable[FeedCoverage], totals: Counter[str]) -> Iterator[FeedCoverage]:
@@ -61,19 +50,6 @@ def _as_objects(calendars: Iterable[FeedCoverage]) -> Iterator[dict[str, Any]]:
         feed = {"source": name.source, "username": name.username, "app_id": name.app_id, "report": name.report}
         for covered in calendar.days:
             yield feed | {column: getattr(covered, column) for column in COLUMNS}
-
-
-def _print_lines(calendars: Iterable[FeedCoverage], asked: Question) -> None:
-    """Print one line for each feed, for files and other programs."""
-    from crawlfleet.cli.data.heatmap import LETTERS
-
-    names = _state_names()
-    rows = []
-    for calendar in calendars:
-        name, counts = calendar.feed.name, Counter(covered.state.value for covered in calendar.days)
-        letters = "".join(LETTERS[covered.state] for covered in calendar.days)
-        rows.append([*(name.source, name.username, name.report, name.app_id), *(counts[n] for n in names), letters])
-    print_table(["source", "username", "report", "app", *names, f"{asked.start}..{asked.end}"], rows)
 
 
 def add_parser(subparsers: Any) -> None:

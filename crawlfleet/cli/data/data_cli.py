@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from crawlfleet.cli.arguments import MAX_ROWS, add_json_option, whole_number
 from crawlfleet.cli.data import coverage, export, gaps, restatements
 from crawlfleet.cli.data.filters import add_account_filters, add_app_filters, add_day_filters, check_days
 from crawlfleet.cli.database import existing_database
+from crawlfleet.cli.moments import screen
 from crawlfleet.cli.output import print_json, print_table, say
 from crawlfleet.core.vendor_data import AMOUNTS, COUNTS, DIMENSIONS
 
 TABLE_LIMIT = 50  # rows of figures on a screen; --json prints all
 APP_COLUMNS = (
-    ("source", "source"),
-    ("username", "username"),
     ("app", "app_id"),
+    ("username", "username"),
     ("name", "app_name"),
     ("platform", "platform"),
     ("time zone", "timezone"),
     ("currency", "currency"),
     ("status", "app_status"),
     ("fetched", "fetched_at"),
+    ("source", "source"),
 )
 KEY_COLUMNS = ("username", "app_id", "date")
 FIGURES = (*COUNTS, *AMOUNTS)
@@ -40,8 +43,13 @@ def run_apps(args: argparse.Namespace) -> int:
     if args.json:
         print_json(listed)
     else:
-        print_table([title for title, _ in APP_COLUMNS], [[app[name] for _, name in APP_COLUMNS] for app in listed])
+        print_table([title for title, _ in APP_COLUMNS], map(_app_line, listed))
     return 0
+
+
+def _app_line(app: Mapping[str, Any]) -> list[Any]:
+    values = (app[name] for _, name in APP_COLUMNS)
+    return [screen.ago(value) if isinstance(value, datetime) else value for value in values]
 
 
 def run_rows(args: argparse.Namespace) -> int:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from crawlfleet.cli.arguments import add_json_option
 from crawlfleet.cli.data.filters import add_coverage_filters, question
-from crawlfleet.cli.output import print_json, print_table, say
+from crawlfleet.cli.output import print_json, print_table, print_text, say
 from crawlfleet.cli.program import program_words
 
 if TYPE_CHECKING:
     from crawlfleet.insights.coverage import Gap
 
-COLUMNS = ("source", "username", "app_id", "report", "start_date", "end_date", "days", "state")
+SHOWN = ("app_id", "start_date", "end_date", "days", "state", "username", "report", "source")  # the first fit
 
 
 def run_gaps(args: argparse.Namespace) -> int:
@@ -26,9 +26,9 @@ def run_gaps(args: argparse.Namespace) -> int:
     if args.json:
         print_json(gap_rows)
     elif gap_rows:
-        print_table(COLUMNS, [[gap[name] for name in COLUMNS] for gap in gap_rows])
+        print_table(SHOWN, [[gap[name] for name in SHOWN] for gap in gap_rows])
         for state, why in sorted({(gap["state"], gap["why"]) for gap in gap_rows}):
-            print(f"{state}: {why}")
+            print_text(f"{state}: {why}")
         if commands := [gap["command"] for gap in gap_rows if gap["command"] is not None]:
             print("\nwhat closes them:", *commands, sep="\n")
     else:

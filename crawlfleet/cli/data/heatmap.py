@@ -1,4 +1,4 @@
-"""The calendar of `data coverage` on a terminal: a line for each feed, a cell for each day.
+"""The calendar of `data coverage`: a line for each feed, a cell for each day.
 
 Each state has a letter beside its colour, so that people tell states apart without colours, too.
 """
@@ -11,11 +11,8 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
-from rich.columns import Columns
-from rich.console import Console
-from rich.text import Text
 
-from crawlfleet.cli.output import cell
+from crawlfleet.cli.output import BOLD, DIM, cell, print_text, styled, terminal_width
 from crawlfleet.model.coverage_state import DayState
 
 if TYPE_CHECKING:
@@ -30,14 +27,14 @@ LETTERS = {
     DayState.DENIED: "D",
     DayState.IMPOSSIBLE: "-",
 }
-COLOURS = {
-    DayState.MISSING: "bold white on red",
-    DayState.SUSPECT: "black on magenta",
-    DayState.THIN: "black on yellow",
-    DayState.SETTLING: "black on cyan",
-    DayState.FINAL: "black on green",
-    DayState.DENIED: "white on magenta",
-    DayState.IMPOSSIBLE: "white on bright_black",
+COLOURS = {  # bold white on red; black on magenta, yellow, cyan and green; white on magenta and grey
+    DayState.MISSING: "1;37;41",
+    DayState.SUSPECT: "30;45",
+    DayState.THIN: "30;43",
+    DayState.SETTLING: "30;46",
+    DayState.FINAL: "30;42",
+    DayState.DENIED: "37;45",
+    DayState.IMPOSSIBLE: "37;100",
 }
 LEAST_CELLS = 7  # of a line, however narrow the terminal is
 MONTH_CELLS = len("2026-01 ")
@@ -45,44 +42,43 @@ MONTH_CELLS = len("2026-01 ")
 
 def print_heatmap(calendars: Iterable[FeedCoverage], start: date, end: date) -> None:
     """Print the feeds under a heading for each account and report, as many days in a line as the terminal holds."""
-    console = Console(highlight=False)
     groups = itertools.groupby(
         calendars,
         key=lambda calendar: (calendar.feed.name.source, calendar.feed.name.username, calendar.feed.name.report),
     )
     for (source, username, report), group in groups:
-        console.print(Text(cell(f"{username} at {source}, {report}"), style="bold"))
+        print_text(cell(f"{username} at {source}, {report}"), BOLD)
         lines, refusals = [], []
         for calendar in group:
             app_id = cell(calendar.feed.name.app_id)
             lines.append((app_id, [covered.state for covered in calendar.days]))
             if calendar.feed.refusal is not None:
                 refusals.append(cell(f"{app_id}: {calendar.feed.refusal}"))
-        _print_group(console, lines, start, (end - start).days + 1)
+        _print_group(lines, start, (end - start).days + 1)
         for refusal in refusals:
-            console.print(Text(refusal, style="dim"))
-        console.print()
+            print_text(refusal, DIM)
+        print()
 
 
-def _print_group(console: Console, lines: Sequence[tuple[str, Sequence[DayState]]], start: date, days: int) -> None:
-    label = min(max(cell_len(app_id) for app_id, _ in lines), max(LEAST_CELLS, console.width // 3))
-    at_once = max(LEAST_CELLS, console.width - label - 1)
+def _print_group(lines: Sequence[tuple[str, Sequence[DayState]]], start: date, days: int) -> None:
+    """Print an app's days beside its id, or below an id that would leave them no room."""
+    width = terminal_width()
+    most = max(LEAST_CELLS, width // 3)
+    label = max((size for app_id, _ in lines if (size := cell_len(app_id)) <= most), default=1)
+    at_once = max(LEAST_CELLS, width - label - 1)
     for first in range(0, days, at_once):
         count = min(at_once, days - first)
         dates = [start + timedelta(first + n) for n in range(count)]
         for header in (_months(dates), _days_of_month(dates)):
-            _print(console, Text(f"{'':{label}} {header}", style="dim"))
+            print(styled(f"{'':{label}} {header}".rstrip(), DIM))
         for app_id, states in lines:
-            line = Text(app_id)
-            line.truncate(label, overflow="ellipsis", pad=True)
-            line.append(" ")
-            for state, stretch in itertools.groupby(states[first : first + count]):
-                line.append(LETTERS[state] * len(list(stretch)), COLOURS[state])
-            _print(console, line)
-
-
-def _print(console: Console, line: Text) -> None:
-    console.print(line, no_wrap=True, overflow="ignore", crop=False)
+            beside = app_id + " " * (label - cell_len(app_id))
+            if cell_len(app_id) > label:
+                print_text(app_id)
+                beside = " " * label
+            stretches = itertools.groupby(states[first : first + count])
+            cells = (styled(LETTERS[state] * len(list(days)), COLOURS[state]) for state, days in stretches)
+            print(f"{beside} {''.join(cells)}")
 
 
 def _months(dates: Sequence[date]) -> str:
@@ -107,8 +103,5 @@ def _days_of_month(dates: Sequence[date]) -> str:
 
 def print_legend(totals: Mapping[str, int]) -> None:
     """Print what each letter and colour means, and how many days are in that state."""
-    items = [
-        Text.assemble((f" {LETTERS[state]} ", COLOURS[state]), f" {state.value} {totals.get(state.value, 0)}")
-        for state in DayState
-    ]
-    Console(highlight=False).print(Columns(items, padding=(0, 2)))
+    for state in DayState:
+        print(f"{styled(f' {LETTERS[state]} ', COLOURS[state])} {state.value} {totals.get(state.value, 0)}")

@@ -12,8 +12,9 @@ from crawlfleet.cli.output import print_json, print_table, say
 if TYPE_CHECKING:
     from crawlfleet.insights.restatements import Restatement
 
-COLUMNS = ("source", "username", "app_id", "report", "day", "figure", "before", "after", "difference")
-MOMENTS = ("fetched_before", "fetched_at")
+FEED = ("source", "username", "app_id", "report")
+VALUES = ("day", "figure", "before", "after", "difference", "fetched_before", "fetched_at")
+SHOWN = ("app_id", *VALUES[:5], "username", "report", "source", *VALUES[5:])  # the first of them fit in a line
 
 
 def run_restatements(args: argparse.Namespace) -> int:
@@ -25,9 +26,9 @@ def run_restatements(args: argparse.Namespace) -> int:
         if args.json:
             print_json(objects)
             return 0
-        rows = [list(item.values()) for item in objects]
+        rows = [[item[name] for name in SHOWN] for item in objects]
     if rows:
-        print_table([*COLUMNS, *MOMENTS], rows)
+        print_table(SHOWN, rows)
     else:
         say(f"no day from {asked.start} to {asked.end} was changed by a later fetch")
     return 0
@@ -38,7 +39,7 @@ def _as_object(restatement: Restatement) -> dict[str, Any]:
     values = (feed.source, feed.username, feed.app_id, feed.report, restatement.day, restatement.figure)
     amounts = (restatement.before, restatement.after, restatement.difference)
     return dict(
-        zip((*COLUMNS, *MOMENTS), (*values, *amounts, restatement.fetched_before, restatement.fetched_at), strict=True)
+        zip((*FEED, *VALUES), (*values, *amounts, restatement.fetched_before, restatement.fetched_at), strict=True)
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from crawlfleet.cli.arguments import add_json_option, calendar_day, settings_from
 from crawlfleet.cli.database import actor, existing_database
-from crawlfleet.cli.output import cell, print_json, print_table, say
+from crawlfleet.cli.output import cell, print_json, print_table, print_text, say
 from crawlfleet.model.task_spec import DEFAULT_REPORT
 
 SHOWN_TASKS = 50  # --json prints all
@@ -57,12 +57,12 @@ def run_backfill(args: argparse.Namespace) -> int:
 def _print_summary(summary: Mapping[str, Any]) -> None:
     what = f"report {summary['report']} of {summary['username']}, {summary['start_date']} to {summary['end_date']}"
     if summary["tasks"]:
-        print(f"{what}: {summary['calls']} calls; the last can be made at {cell(summary['finish_at'])}")
+        print_text(f"{what}: {summary['calls']} calls; the last can be made at {cell(summary['finish_at'])}")
     else:
-        print(f"{what}: nothing to fetch")
+        print_text(f"{what}: nothing to fetch")
     skipped = [f"{count} {reason.replace('_', ' ')}" for reason, count in summary["skipped"].items() if count]
     if skipped:
-        print(f"days left out, of {summary['apps']} apps together: {', '.join(skipped)}")
+        print_text(f"days left out, of {summary['apps']} apps together: {', '.join(skipped)}")
 
 
 def _task(task: Mapping[str, Any]) -> Sequence[Any]:

@@ -8,22 +8,23 @@ from typing import Any
 
 from crawlfleet.cli.arguments import MAX_ID, add_json_option, settings_from, whole_number
 from crawlfleet.cli.database import existing_database
-from crawlfleet.cli.output import cell, local_time, print_json
+from crawlfleet.cli.output import cell, local_time, print_json, print_text
 from crawlfleet.core.errors import CrawlfleetError
 
 
 def run_explain(args: argparse.Namespace) -> int:
     """Print one sentence; with --json the explanation and what it is made of."""
-    from crawlfleet.insights.explain import explain
+    from crawlfleet.insights.explain import explain, utc_text
 
     with existing_database(args) as db:
-        explanation = explain(db, args.id, settings_from(args).offline_timeout, when=local_time)
+        when = utc_text if args.json else local_time
+        explanation = explain(db, args.id, settings_from(args).offline_timeout, when=when)
     if explanation is None:
         raise CrawlfleetError(f"there is no task {args.id}")
     if args.json:
         print_json(asdict(explanation))
     else:
-        print(cell(explanation.sentence))
+        print_text(cell(explanation.sentence))
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from crawlfleet.cli.accounts.budget_table import calls_text
 from crawlfleet.cli.arguments import add_json_option
 from crawlfleet.cli.database import existing_database
-from crawlfleet.cli.output import local_time, print_json, print_table, say
+from crawlfleet.cli.output import local_time, print_json, print_table, print_text, say
 
 if TYPE_CHECKING:
     from crawlfleet.insights.forecast import AccountForecast, Forecast
@@ -33,8 +33,8 @@ def run_forecast(args: argparse.Namespace) -> int:
 
 
 def _print(forecast: Forecast) -> None:
-    columns = ("source", "account", "open", "not due", "done", "limit", "why")
-    print_table(columns, map(_account_line, forecast.accounts))
+    columns = ("account", "source", "open", "not due", "done", "limit", "why")
+    print_table(columns, map(_account_line, forecast.accounts), prose=("why",))
     if forecast.budgets:
         print("\nbudgets that tasks wait for:")
         print_table(BUDGET_COLUMNS, map(_budget_line, forecast.budgets[:MOST_BUDGETS]))
@@ -45,14 +45,16 @@ def _print(forecast: Forecast) -> None:
             f"{kind.tasks} {kind.task_type} of {'unknown length' if kind.seconds is None else f'{kind.seconds:.3g} s'}"
             for kind in forecast.work
         ]
-        print(f"\ndevices: {forecast.slots} slots for {', '.join(speeds)}")
-    print(f"\n{_verdict(forecast)}")
+        print()
+        print_text(f"devices: {forecast.slots} slots for {', '.join(speeds)}")
+    print()
+    print_text(_verdict(forecast))
 
 
 def _account_line(account: AccountForecast) -> tuple[Any, ...]:
     done_at = account.done_at or "never"
     tasks = (account.open_tasks, account.not_due)
-    return (account.source, account.username, *tasks, done_at, account.limit, account.why)
+    return (account.username, account.source, *tasks, done_at, account.limit, account.why)
 
 
 def _budget_line(budget: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from crawlfleet.cli.arguments import MAX_ID, MAX_ROWS, add_json_option, whole_number
 from crawlfleet.cli.database import existing_database
-from crawlfleet.cli.output import cell, local_time, print_json, say
+from crawlfleet.cli.output import cell, end_screen, local_time, print_json, say
 from crawlfleet.core.errors import CrawlfleetError, UsageError
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ def _search(db: Database, args: argparse.Namespace) -> list[LogLine]:
 
 def _print_line(line: LogLine, origin: str) -> None:
     first, *others = line.message.splitlines() or [""]
-    print(f"{local_time(line.at)} {line.level.upper():<8} {origin}  {cell(first)}", flush=True)
+    moment = local_time(line.at)
+    end_screen()  # before the first line: nobody sees the end of what is followed
+    print(f"{moment} {line.level.upper():<8} {origin}  {cell(first)}", flush=True)
     for other in others:
         print(f"    {cell(other)}", flush=True)
 

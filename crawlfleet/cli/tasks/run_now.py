@@ -7,7 +7,7 @@ from typing import Any
 
 from crawlfleet.cli.arguments import MAX_ID, settings_from, whole_number
 from crawlfleet.cli.database import actor, existing_fleet
-from crawlfleet.cli.output import cell, local_time
+from crawlfleet.cli.output import cell, local_time, print_text
 from crawlfleet.core.errors import CrawlfleetError
 from crawlfleet.model.lifecycle import TaskStatus
 
@@ -24,7 +24,7 @@ def run_run_now(args: argparse.Namespace) -> int:
             raise CrawlfleetError(f"task {args.id} is {states[args.id]}: `tasks retry {args.id}` queues it again")
         fleet.run_now([args.id], actor())
         explanation = explain(fleet.db, args.id, settings_from(args).offline_timeout, when=local_time)
-    print(cell(explanation.sentence if explanation is not None else "it is gone"))
+    print_text(cell(explanation.sentence if explanation is not None else "it is gone"))
     return 0
 
 

@@ -8,20 +8,22 @@ from typing import Any
 
 from crawlfleet.cli.arguments import MAX_ID, MAX_ROWS, add_json_option, whole_number
 from crawlfleet.cli.database import actor, existing_database, existing_fleet
-from crawlfleet.cli.output import cell, print_json, print_table, progress, say
-from crawlfleet.cli.tasks import add, backfill, explain, forecast, logs, run_now
-from crawlfleet.core.errors import CrawlfleetError, UsageError
+from crawlfleet.cli.moments import screen
+from crawlfleet.cli.output import print_json, print_table, progress, say
+from crawlfleet.cli.tasks import add, backfill, explain, forecast, logs, run_now, show
+from crawlfleet.cli.tasks.show import days_of
+from crawlfleet.core.errors import UsageError
 from crawlfleet.model.lifecycle import MOVES, TaskStatus
 
 DEFAULT_LIMIT = 50
 MOVE_BATCH = 500  # tasks between two looks at how far it is
 SHOWN_LEFT = 20  # tasks that were left as they were, each named with the one that has its unique key
-REASON_WIDTH = 60  # of an error in a table; `tasks show` has the whole text
+REASON_CHARS = 200  # of an error in a list; `tasks show` has the whole text
 LEFT_BECAUSE = {
     "revive": "another open task holds their unique key, or they were retried meanwhile",
     "cancel": "they ended meanwhile",
 }
-RUN_COLUMNS = ("id", "device_id", "status", "assigned_at", "started_at", "completed_at", "error_kind", "error_message")
+COLUMNS = ("id", "type", "status", "when", "username", "app", "device", "days", "failures", "source", "error")
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -33,54 +35,35 @@ def run_list(args: argparse.Namespace) -> int:
     if args.json:
         print_json(tasks)
         return 0
-    columns = ("id", "type", "status", "source", "username", "app", "days", "failures", "due", "ended", "error")
-    print_table(columns, map(_line, tasks))
+    print_table(COLUMNS, map(_line, tasks), prose=("error",))
     if len(tasks) == args.limit:
         say(f"these are the newest {args.limit}; --limit shows more")
     return 0
 
 
 def _line(task: Mapping[str, Any]) -> tuple[Any, ...]:
-    days = [str(task[name]) for name in ("start_date", "end_date") if task[name]]
     error = task["error_message"] or ""
     return (
         task["id"],
         task["task_type"],
         task["status"],
-        task["source"],
+        _when(task),
         task["username"],
         task["app_id"],
-        "..".join(dict.fromkeys(days)),
-        task["retry"],
-        None if task["completed_at"] else task["next_run_at"],
-        task["completed_at"],
-        error if len(error) <= REASON_WIDTH else f"{error[: REASON_WIDTH - 1]}…",
+        task["assigned_device_id"],
+        days_of(task),
+        task["retry"] or None,
+        task["source"],
+        error if len(error) <= REASON_CHARS else f"{error[: REASON_CHARS - 1]}…",
     )
 
 
-def run_show(args: argparse.Namespace) -> int:
-    """Print one task with its runs and events."""
-    from crawlfleet.insights.tasks import task_detail
-
-    with existing_database(args) as db:
-        task = task_detail(db, args.id)
-    if task is None:
-        raise CrawlfleetError(f"there is no task {args.id}")
-    if args.json:
-        print_json(task)
-        return 0
-    assignments, events = task.pop("assignments"), task.pop("events")
-    for name, value in task.items():
-        if value is not None:
-            print(f"{name}: {cell(value)}")
-    print(f"\nruns: {len(assignments)}")
-    if assignments:
-        print_table(RUN_COLUMNS, [[run[name] for name in RUN_COLUMNS] for run in assignments])
-    if events:
-        print("\nevents:")
-        names = ("created_at", "event", "actor", "detail")
-        print_table(names, [[event[name] for name in names] for event in events])
-    return 0
+def _when(task: Mapping[str, Any]) -> str:
+    if task["completed_at"]:
+        return f"ended {screen.ago(task['completed_at'])}"
+    if task["status"] == TaskStatus.PENDING:
+        return f"due {screen.ago(task['next_run_at'])}"
+    return f"taken {screen.ago(task['assigned_at'])}"
 
 
 def run_stats(args: argparse.Namespace) -> int:
@@ -156,7 +139,7 @@ def add_parser(subparsers: Any) -> None:
     """Add `tasks` with its sub-commands."""
     parser = subparsers.add_parser("tasks", help="add, list, retry and cancel tasks")
     inner = parser.add_subparsers(title="sub-commands", dest="subcommand", metavar="COMMAND", required=True)
-    for module in (add, backfill, explain, forecast, logs, run_now):
+    for module in (add, backfill, explain, forecast, logs, run_now, show):
         module.add_parser(inner)
 
     listing = inner.add_parser("list", help="show the newest tasks")
@@ -167,11 +150,6 @@ def add_parser(subparsers: Any) -> None:
     )
     add_json_option(listing)
     listing.set_defaults(run=run_list)
-
-    show = inner.add_parser("show", help="show one task with its runs and events")
-    show.add_argument("id", metavar="ID", type=whole_number(1, MAX_ID), help="id of the task")
-    add_json_option(show)
-    show.set_defaults(run=run_show)
 
     stats = inner.add_parser("stats", help="count the tasks in each state")
     add_json_option(stats)

@@ -237,7 +237,7 @@ def test_an_account_without_a_token_is_added_listed_and_tested(
     assert (said.code, said.err) == (0, "")
     [found] = any_console("accounts", "list", "--json").json
     assert (found["source"], found["token_env"], found["token_file"]) == ("apple", None, None)
-    assert re.search(r"apple +9990001 +advertiser +none ", any_console("accounts", "list").out)
+    assert re.search(r"9990001 +apple +healthy +now +advertiser +none\n", any_console("accounts", "list").out)
     assert "fine: 9990001 at apple sees" in any_console("accounts", "test", "9990001").out
     assert vendor.stats()["endpoints"] == {"apple_lookup": {"calls": 1, "refused": 0}}
 

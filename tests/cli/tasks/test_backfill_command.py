@@ -69,12 +69,12 @@ def test_the_plan_as_a_table_is_summed_up_first(ready: Console) -> None:
     lines = said.out.splitlines()
     assert (said.code, said.err) == (0, "")
     assert lines[0].startswith("report partners_by_date_report of u, 2026-01-01 to 2026-03-31: 15 calls; the last can")
-    assert lines[1].split() == ["app", "first", "day", "last", "day", "not", "before", "limits"]
+    assert lines[1].split() == ["app", "first", "day", "last", "day", "limits"]
     assert lines[2].split() == ["com.app00", "2026-01-01", "2026-03-31", f"{LONG[0]},", LONG[1]]
     assert [LONG[1], "1", "15", "120", "120"] in [line.split() for line in lines]
-    assert lines[-1] == "dry run: nothing was queued"
-    done = ready(*backfill(ready)).out.splitlines()
-    assert done[-1] == "tasks queued: 15, ids 1 to 15"
+    assert "dry run: nothing was queued" in lines
+    assert lines[-1].startswith("times are in UTC")
+    assert "tasks queued: 15, ids 1 to 15" in ready(*backfill(ready)).out.splitlines()
     assert ready(*backfill(ready)).out.splitlines() == [
         "report partners_by_date_report of u, 2026-01-01 to 2026-03-31: nothing to fetch",
         "days left out, of 15 apps together: 1350 asked for",

@@ -55,7 +55,8 @@ def test_explain_says_one_sentence_or_all_it_knows(any_console: Console) -> None
     add(any_console)
     done, waits = (any_console.add(*APP, *ONE_DAY) for _ in range(2))
     run_one(any_console)
-    assert re.fullmatch(r"completed at [-0-9]{10} [:0-9]{8}, after 1 run\n", any_console("tasks", "explain", done).out)
+    sentence = r"completed at [-0-9]{10} [:0-9]{8}, after 1 run\ntimes are in UTC.*\n"
+    assert re.fullmatch(sentence, any_console("tasks", "explain", done).out)
     said = any_console("tasks", "explain", waits)
     assert said.code == 0
     assert said.out.startswith(
@@ -65,7 +66,10 @@ def test_explain_says_one_sentence_or_all_it_knows(any_console: Console) -> None
     assert (found["task_id"], found["reason"]) == (waits, "budget_used_up")
     assert found["until"] == found["blocked_by"]["budget"]["opens_at"]
     assert found["until"].endswith("Z")
-    assert found["sentence"] == said.out.strip()
+    told, *zone = said.out.splitlines()
+    moment = r"[-0-9]{10} [:0-9]{8}"
+    assert re.sub(f"{moment} UTC", "", found["sentence"]) == re.sub(moment, "", told)
+    assert zone[0].startswith("times are in UTC")
     assert (found["blocked_by"]["budget"]["used"], found["blocked_by"]["ahead"]) == (1, 0)
 
 
@@ -75,8 +79,15 @@ def test_times_of_a_sentence_are_those_of_the_user(ready: Console, monkeypatch: 
     monkeypatch.setenv("TZ", "Asia/Shanghai")
     time.tzset()
     try:
-        assert ready("tasks", "explain", task_id).out == "not due before 2099-01-31 08:00:00\n"
-        assert ready("tasks", "explain", task_id, "--json").json["until"] == "2099-01-31T00:00:00Z"
+        assert ready("tasks", "explain", task_id).out.splitlines() == [
+            "not due before 2099-01-31 08:00:00",
+            "times are in UTC+08:00 (CST)",
+        ]
+        found = ready("tasks", "explain", task_id, "--json").json
+        assert (found["until"], found["sentence"]) == (
+            "2099-01-31T00:00:00Z",
+            "not due before 2099-01-31 00:00:00 UTC",
+        )
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -113,7 +124,7 @@ def test_forecast_of_one_account_and_of_what_is_never_done(ready: Console) -> No
     ready("accounts", "park", "w", "--reason", "contract ended")
     text = ready("tasks", "forecast").out
     assert "1 of 2 open tasks are never done as things stand; the others at about" in text
-    assert re.search(r"appsflyer +w +1 +0 +never +parked +parked: contract ended", text)
+    assert re.search(r"w +appsflyer +1 +0 +never +parked +parked: contract ended", text)
     assert ready("tasks", "forecast", "--json").json["done_at"] is None
     found = ready("tasks", "forecast", "--username", "u", "--json").json
     assert [each["username"] for each in found["accounts"]] == ["u"]
@@ -132,7 +143,7 @@ def test_status_shows_budgets_that_allow_no_call(any_console: Console) -> None:
     assert (found["reason"], found["closed_until"]) == ("limit reached for partners", found["opens_at"])
     text = any_console("distribute", "status").out
     assert "budgets that allow no call now:" in text
-    assert re.search(r"appsflyer +aggregate_short_range +u +com\.a .* 1 of 1 .* 2 +limit reached for partners", text)
+    assert re.search(r"aggregate_short_range +1 of 1 +in .* 2 +u +com\.a .* +limit reached for partners", text)
 
 
 def test_the_table_of_budgets_ends_after_twenty_with_the_most_waiting_first(ready: Console) -> None:

@@ -39,7 +39,8 @@ def test_the_log_of_a_task_is_printed_in_order(any_console: Console) -> None:
     task_id = speak(any_console)
     said = any_console("tasks", "logs", task_id)
     assert said.code == 0
-    lines = [line[20:] if line[0] != " " else line for line in said.out.splitlines()]
+    zone, *lines = [line[20:] if line[0].isdigit() else line for line in said.out.splitlines()]
+    assert zone.startswith("times are in UTC"), "first, since nobody sees the end of what is followed"
     assert lines == [
         "INFO     d1  assigned to d1",
         "INFO     d1  began",
@@ -69,7 +70,7 @@ def test_lines_of_all_tasks_are_searched(any_console: Console) -> None:
     assert [(each["task_id"], each["message"]) for each in found] == [(task_id, "failed: permanent: no such app")]
     assert any_console("tasks", "logs", "--text", "nowhere").out == ""
     newest = any_console("tasks", "logs", "--limit", 2)
-    assert len([line for line in newest.out.splitlines() if line[0] != " "]) == 2
+    assert len([line for line in newest.out.splitlines() if line[0].isdigit()]) == 2
     assert "these are the newest 2" in newest.err
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -287,7 +288,7 @@ def test_list_shows_the_newest_tasks_with_the_columns_of_the_table(any_console: 
         assert [task["id"] for task in any_console("tasks", "list", "--json", *options).json] == expected
 
 
-def test_the_list_for_people_has_local_times_and_says_when_it_is_cut(
+def test_the_list_for_people_has_local_dates_and_says_when_it_is_cut(
     ready: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready.add("--type", "noop", "--username", "苹果", "--run-at", "2030-01-01T20:00:00Z", "--start-date", "2026-01-01")
@@ -298,11 +299,12 @@ def test_the_list_for_people_has_local_times_and_says_when_it_is_cut(
     finally:
         monkeypatch.undo()
         time.tzset()
-    header, line = said.out.splitlines()
+    header, line, zone = said.out.splitlines()
     assert header.split()[:3] == ["id", "type", "status"]
     assert "苹果" in line
     assert "2026-01-01" in line
-    assert "2030-01-02 04:00:00" in line
+    assert "due 2030-01-02" in line
+    assert zone == "times are in UTC+08:00 (CST)"
     assert "--limit" in said.err
 
 
@@ -326,6 +328,23 @@ def test_show_tells_the_runs_and_what_people_did(any_console: Console) -> None:
     text = any_console("tasks", "show", task_id).out
     for part in (f"id: {task_id}\n", "status: pending\n", "runs: 1\n", "the app does not exist", "revived"):
         assert part in text
+
+
+def test_show_leaves_out_what_only_programs_need(ready: Console) -> None:
+    """A person was shown lane_id, order_key and ids of ten digits."""
+    task_id = ready.add("--type", "noop", "--username", "u", "--start-date", "2026-01-01", "--end-date", "2026-01-02")
+    fail(ready, task_id)
+    out = ready("tasks", "show", task_id).out
+    names = [line.partition(":")[0] for line in out.partition("\n\n")[0].splitlines()]
+    assert names == [
+        *("id", "type", "status", "account", "days", "device", "added", "ended", "attempts", "longest run", "error"),
+    ]
+    assert "days: 2026-01-01..2026-01-02\n" in out
+    assert "attempts: 1 of 4 failed\n" in out
+    assert "error: permanent: the app does not exist\n" in out
+    assert not re.search(r"\d{10}", out)
+    run = out.splitlines()[-2]
+    assert re.fullmatch(r" +1 +d1 +failed +[-0-9]{10} [:0-9]{8} +[.0-9]+ +permanent: the app does not exist", run)
 
 
 def test_stats_name_every_state(ready: Console) -> None:
