@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from crawlfleet.api.bodies import MAX_TASKS, TASK
 from crawlfleet.api.row_models import fields_of, row_model
+from crawlfleet.core.vendor_data import CURRENCY
 from crawlfleet.insights.coverage import CoveredDay
 from crawlfleet.insights.explain import Reason
 from crawlfleet.insights.forecast import AccountForecast
@@ -324,7 +325,12 @@ class Apps(BaseModel):
 Row = row_model(
     "Row",
     "Figures of one day. null is a value that the vendor did not give; amounts have all their digits.",
-    {**dict.fromkeys(FEED_NAMES, str), **fields_of(schema.app_data, without=KEY_COLUMNS)},
+    {
+        **dict.fromkeys(FEED_NAMES, str),
+        **fields_of(schema.app_data, without={*KEY_COLUMNS, "extra"}),
+        CURRENCY: str,
+        "extra": Any,
+    },
 )
 
 

@@ -11,6 +11,8 @@ from typing import Any
 DIMENSIONS = ("agency", "media_source", "campaign", "country")  # that have a column of their own
 COUNTS = ("impressions", "clicks", "installs", "sessions", "loyal_users")
 AMOUNTS = ("revenue", "cost")
+CURRENCY = "currency"  # of the amounts of a row; they are never added to those of another
+UNKNOWN_CURRENCY = "unknown"
 ALL_APPS = "all"  # in place of an app id, where one call covers all apps of an account
 
 

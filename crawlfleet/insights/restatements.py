@@ -12,6 +12,7 @@ from typing import Any
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import day, json_rows, json_value, sql, utc
 from crawlfleet.core.transaction import AnyRow
+from crawlfleet.core.vendor_data import AMOUNTS, UNKNOWN_CURRENCY
 from crawlfleet.insights.feeds import FeedFilter, FeedName, conditions
 from crawlfleet.model.coverage import FIGURES
 
@@ -24,7 +25,8 @@ class Restatement:
     """One figure of one day of a feed, summed up over its rows, that a later fetch brought with another value.
 
     `figure` may also be "rows", their number, and "details" where all sums are what they were: then a dimension or
-    `extra` changed, or figures moved from one row to another. None is a figure that no row had, or has.
+    `extra` changed, or figures moved from one row to another. None is a figure that no row had, or has. `currency` is
+    that of an amount, None of any other figure.
     """
 
     feed: FeedName
@@ -34,6 +36,7 @@ class Restatement:
     after: int | Decimal | None
     fetched_before: datetime
     fetched_at: datetime
+    currency: str | None = None
 
     @property
     def difference(self) -> int | Decimal | None:
@@ -43,15 +46,22 @@ class Restatement:
 def restatements(db: Database, wanted: FeedFilter, start: date, end: date) -> Iterator[Restatement]:
     """What changed in the days from `start` to `end`, by source, account, report, app and day, the oldest first."""
     where, parameters = conditions(wanted)
-    query = sql(f"SELECT id, source, username, report, app_id FROM cl_feed WHERE app_id <> ''{where}")
+    currency = " AND ".join(f"a.{name} = cl_feed.{name}" for name in ("source", "username", "app_id"))
+    query = sql(
+        f"SELECT id, (SELECT a.currency FROM cl_user_app a WHERE {currency}), source, username, report, app_id"
+        f" FROM cl_feed WHERE app_id <> ''{where}"
+    )
     with db.read() as reader:
         found = reader.execute(query, parameters).all()
-    feeds = iter(sorted((FeedName(*name), feed_id) for feed_id, *name in found))
+    currencies = {feed_id: currency or UNKNOWN_CURRENCY for feed_id, currency, *_ in found}
+    feeds = iter(sorted((FeedName(*name), feed_id) for feed_id, _, *name in found))
     while page := {feed_id: name for name, feed_id in itertools.islice(feeds, PAGE_FEEDS)}:
-        yield from _of_feeds(db, page, start, end)
+        yield from _of_feeds(db, page, currencies, start, end)
 
 
-def _of_feeds(db: Database, names: Mapping[int, FeedName], start: date, end: date) -> Iterator[Restatement]:
+def _of_feeds(
+    db: Database, names: Mapping[int, FeedName], currencies: Mapping[int, str], start: date, end: date
+) -> Iterator[Restatement]:
     query = sql(
         "SELECT r.id, r.feed_id, r.day, r.rows_before, r.rows_after, r.totals_before, r.totals_after,"
         f" r.fetched_before, r.fetched_at FROM {db.dialect.rows(id='int')} JOIN cl_restatement r ON r.feed_id = v.id"
@@ -65,10 +75,10 @@ def _of_feeds(db: Database, names: Mapping[int, FeedName], start: date, end: dat
     with db.read() as reader:
         rows = reader.execute(query, parameters).mappings().all()
     for row in sorted(rows, key=lambda row: (names[row["feed_id"]], str(row["day"]), row["id"])):
-        yield from _changes(names[row["feed_id"]], row)
+        yield from _changes(names[row["feed_id"]], currencies[row["feed_id"]], row)
 
 
-def _changes(feed: FeedName, row: AnyRow) -> Iterator[Restatement]:
+def _changes(feed: FeedName, currency: str, row: AnyRow) -> Iterator[Restatement]:
     which, fetched_before, fetched_at = day(row["day"]), utc(row["fetched_before"]), utc(row["fetched_at"])
     assert which is not None
     assert fetched_before is not None
@@ -78,7 +88,8 @@ def _changes(feed: FeedName, row: AnyRow) -> Iterator[Restatement]:
     after = _sums(row["rows_after"], totals_after, totals_before)
     changed = [name for name in (ROWS, *FIGURES) if before[name] != after[name]]
     for name in changed or [DETAILS]:
-        yield Restatement(feed, which, name, before.get(name), after.get(name), fetched_before, fetched_at)
+        of_amount = currency if name in AMOUNTS else None
+        yield Restatement(feed, which, name, before.get(name), after.get(name), fetched_before, fetched_at, of_amount)
 
 
 def _sums(rows: int, totals: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, int | Decimal | None]:

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
+from crawlfleet.core.vendor_data import CURRENCY, UNKNOWN_CURRENCY
 from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.insights.pages import Page, no_key, opened_key, page_of
 from crawlfleet.model import schema
@@ -47,12 +48,14 @@ def apps_page(db: Database, wanted: FeedFilter, limit: int, after: str | None = 
 def data_rows(
     db: Database, wanted: FeedFilter, start: date | None = None, end: date | None = None, limit: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Stored figures, by feed and day. A missing dimension or figure is None; revenue and cost are Decimals.
+    """Stored figures, by feed and day. A missing dimension or figure is None; revenue and cost are Decimals, in the
+    `currency` of the row's app.
 
     They are read page by page along the primary key: a reader may take its time, since between two pages nothing
     is held at the server. What is written meanwhile may or may not be seen.
     """
-    return itertools.islice((names | _shown(row) for names, row in _rows(db, wanted, start, end)), limit)
+    found = _rows(db, wanted, start, end)
+    return itertools.islice((_with_names(names, row, currency) for names, row, currency in found), limit)
 
 
 def rows_page(
@@ -61,8 +64,8 @@ def rows_page(
     """At most `limit` rows of stored figures, as `data_rows` yields them."""
     key = None if after is None else opened_key(after, 6)
     rows, keys = [], []
-    for names, row in itertools.islice(_rows(db, wanted, start, end, key, limit + 1), limit + 1):
-        rows.append(names | _shown(row))
+    for names, row, currency in itertools.islice(_rows(db, wanted, start, end, key, limit + 1), limit + 1):
+        rows.append(_with_names(names, row, currency))
         digest = row["row_hash"]
         keys.append([*names.values(), str(row["date"]), digest if isinstance(digest, str) else bytes(digest).hex()])
     return page_of(rows, limit, keys)
@@ -75,13 +78,13 @@ def _rows(
     end: date | None,
     key: Sequence[str] | None = None,
     page_rows: int | None = None,
-) -> Iterator[tuple[dict[str, str], sa.RowMapping]]:
-    """Rows as they are stored, each with the names of its feed; from behind `key` on."""
+) -> Iterator[tuple[dict[str, str], sa.RowMapping, str]]:
+    """Rows as they are stored, each with the names of its feed and its app's currency; from behind `key` on."""
     period = _days_between(start, end)
     for feed in _feeds_with_rows(db, wanted, period, None if key is None else tuple(key[:4])):
         names = {name: feed[name] for name in FEED_NAMES}
         for row in _feed_rows(db, feed["id"], period, _place_in(db, feed, key), page_rows):
-            yield names, row
+            yield names, row, feed[CURRENCY] or UNKNOWN_CURRENCY
 
 
 def _days_between(start: date | None, end: date | None) -> list[sa.ColumnElement[bool]]:
@@ -97,12 +100,15 @@ def _days_between(start: date | None, end: date | None) -> list[sa.ColumnElement
 def _feeds_with_rows(
     db: Database, wanted: FeedFilter, period: list[sa.ColumnElement[bool]], since: tuple[str, ...] | None = None
 ) -> Sequence[sa.RowMapping]:
-    """The feeds that have figures of these days, by their FEED_NAMES; only from `since` on, which is such names."""
+    """The feeds that have figures of these days, with their app's currency, by their FEED_NAMES; only from `since` on,
+    which is such names."""
     feed, data = schema.feed, schema.app_data
     names = [feed.c[name] for name in FEED_NAMES]
     # a row of each feed rather than EXISTS, for which MariaDB would read the figures of all feeds
     a_row = sa.select(data.c.feed_id).where(data.c.feed_id == feed.c.id, *period).limit(1).scalar_subquery()
-    query = sa.select(feed).where(a_row.is_not(None)).order_by(*names)
+    app = schema.user_app
+    is_own = sa.and_(*(app.c[name] == feed.c[name] for name in ("source", "username", "app_id")))
+    query = sa.select(feed, app.c.currency).join(app, is_own, isouter=True).where(a_row.is_not(None)).order_by(*names)
     for name in FEED_NAMES:
         if getattr(wanted, name) is not None:
             query = query.where(feed.c[name] == getattr(wanted, name))
@@ -149,6 +155,12 @@ def _place_in(db: Database, feed: sa.RowMapping, key: Sequence[str] | None) -> t
     except ValueError:
         raise no_key() from None
     return day, (key[5] if db.family == "sqlite" else digest)
+
+
+def _with_names(names: dict[str, str], row: sa.RowMapping, currency: str) -> dict[str, Any]:
+    shown = names | _shown(row)
+    extra = shown.pop("extra")
+    return shown | {CURRENCY: currency, "extra": extra}
 
 
 def _shown(row: sa.RowMapping) -> dict[str, Any]:

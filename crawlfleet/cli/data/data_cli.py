@@ -14,7 +14,7 @@ from crawlfleet.cli.data.filters import add_account_filters, add_app_filters, ad
 from crawlfleet.cli.database import existing_database
 from crawlfleet.cli.moments import screen
 from crawlfleet.cli.output import print_json, print_table, say
-from crawlfleet.core.vendor_data import AMOUNTS, COUNTS, DIMENSIONS
+from crawlfleet.core.vendor_data import AMOUNTS, COUNTS, CURRENCY, DIMENSIONS
 
 TABLE_LIMIT = 50  # rows of figures on a screen; --json prints all
 APP_COLUMNS = (
@@ -74,6 +74,8 @@ def run_rows(args: argparse.Namespace) -> int:
 def _print_rows(rows: list[dict[str, Any]]) -> None:
     """Print a table without empty columns; a row without figures shows what its `extra` tells."""
     columns = [*KEY_COLUMNS, *(name for name in (*DIMENSIONS, *FIGURES) if any(row[name] is not None for row in rows))]
+    if set(columns) & set(AMOUNTS):
+        columns.append(CURRENCY)
     table = [[row[name] for name in columns] for row in rows]
     extras = [None if any(row[name] is not None for name in FIGURES) else row["extra"] for row in rows]
     if any(extras):

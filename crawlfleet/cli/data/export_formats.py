@@ -16,13 +16,13 @@ from decimal import Decimal
 from typing import Any, BinaryIO
 
 from crawlfleet.core.errors import UsageError
-from crawlfleet.core.vendor_data import AMOUNTS, COUNTS, DIMENSIONS
+from crawlfleet.core.vendor_data import AMOUNTS, COUNTS, CURRENCY, DIMENSIONS
 
 Row = Mapping[str, Any]
 Writer = Callable[[Iterable[Row], BinaryIO], int]
 
 TEXTS = ("source", "username", "app_id", "report", "date", *DIMENSIONS)
-COLUMNS = (*TEXTS, *COUNTS, *AMOUNTS, "extra")  # of v_app_data
+COLUMNS = (*TEXTS, *COUNTS, *AMOUNTS, CURRENCY, "extra")  # of v_app_data
 AMOUNT_DIGITS = (24, 6)  # as the tables have them
 PARQUET_ROWS = 20_000  # of a row group: each takes about 1 KB of memory until it is written
 
@@ -42,7 +42,7 @@ def write_csv(rows: Iterable[Row], file: BinaryIO) -> int:
 
 def _csv_cells(row: Row) -> list[Any]:
     amounts = (None if row[name] is None else format(row[name], "f") for name in AMOUNTS)
-    return [*(row[name] for name in (*TEXTS, *COUNTS)), *amounts, _json_text(row["extra"])]
+    return [*(row[name] for name in (*TEXTS, *COUNTS)), *amounts, row[CURRENCY], _json_text(row["extra"])]
 
 
 def write_jsonl(rows: Iterable[Row], file: BinaryIO) -> int:
@@ -71,7 +71,7 @@ def write_parquet(rows: Iterable[Row], file: BinaryIO) -> int:
         from pyarrow import parquet
     except ImportError:
         raise UsageError("--format parquet needs pyarrow: pip install 'crawlfleet[parquet]'") from None
-    kinds = dict.fromkeys((*TEXTS, "extra"), pa.string())
+    kinds = dict.fromkeys((*TEXTS, CURRENCY, "extra"), pa.string())
     kinds |= {"date": pa.date32()} | dict.fromkeys(COUNTS, pa.int64())
     kinds |= dict.fromkeys(AMOUNTS, pa.decimal128(*AMOUNT_DIGITS))
     schema = pa.schema([(name, kinds[name]) for name in COLUMNS])

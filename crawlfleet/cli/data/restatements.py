@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from crawlfleet.insights.restatements import Restatement
 
 FEED = ("source", "username", "app_id", "report")
-VALUES = ("day", "figure", "before", "after", "difference", "fetched_before", "fetched_at")
-SHOWN = ("app_id", *VALUES[:5], "username", "report", "source", *VALUES[5:])  # the first of them fit in a line
+VALUES = ("day", "figure", "before", "after", "difference", "currency", "fetched_before", "fetched_at")
+SHOWN = ("app_id", *VALUES[:6], "username", "report", "source", *VALUES[6:])  # the first of them fit in a line
 
 
 def run_restatements(args: argparse.Namespace) -> int:
@@ -37,7 +37,7 @@ def run_restatements(args: argparse.Namespace) -> int:
 def _as_object(restatement: Restatement) -> dict[str, Any]:
     feed = restatement.feed
     values = (feed.source, feed.username, feed.app_id, feed.report, restatement.day, restatement.figure)
-    amounts = (restatement.before, restatement.after, restatement.difference)
+    amounts = (restatement.before, restatement.after, restatement.difference, restatement.currency)
     return dict(
         zip((*FEED, *VALUES), (*values, *amounts, restatement.fetched_before, restatement.fetched_at), strict=True)
     )

@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 
 from crawlfleet.core.db import Database
+from crawlfleet.core.sql import sql
 from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange, Row, Scope
 from crawlfleet.insights import stored_rows
 from crawlfleet.insights.feeds import FeedFilter
@@ -15,7 +16,7 @@ from crawlfleet.model.range_store import replace_range
 from tests.cli.console import Console
 
 KEYS = ["source", "username", "app_id", "report", "date", "agency", "media_source", "campaign", "country"]
-KEYS += ["impressions", "clicks", "installs", "sessions", "loyal_users", "revenue", "cost", "extra"]
+KEYS += ["impressions", "clicks", "installs", "sessions", "loyal_users", "revenue", "cost", "currency", "extra"]
 DAY, NEXT = date(2026, 1, 1), date(2026, 1, 2)
 
 
@@ -64,10 +65,34 @@ def test_rows_have_exactly_the_promised_keys(any_console: Console) -> None:
         "loyal_users": None,
         "revenue": 12345678.123456,
         "cost": 0.1,
+        "currency": "unknown",
         "extra": {"adset": "x", "ROI": "1.5"},
     }
     numbers = json.loads(any_console("data", "rows", "--json").out, parse_float=Decimal)[0]
     assert (numbers["revenue"], numbers["cost"]) == (Decimal("12345678.123456"), Decimal("0.1"))
+
+
+def test_amounts_of_several_currencies_are_told_apart_wherever_they_are_read(any_console: Console) -> None:
+    """Amounts of dollars, euros and yuan were added up by the sample SQL, and no row said what its amounts were in."""
+    listed = [App("id1", currency="USD"), App("id2", currency="EUR"), App("id3")]
+    store(any_console, AppList("appsflyer", "u"), listed)
+    for app_id in ("id1", "id2", "id3", "id4"):
+        store(any_console, figures_of(app_id), [Figures(DAY, media_source="m", cost=Decimal("1.5"))])
+    expected = {"id1": "USD", "id2": "EUR", "id3": "unknown", "id4": "unknown"}
+    found = any_console("data", "rows", "--json").json
+    assert {row["app_id"]: row["currency"] for row in found} == expected
+    exported = any_console("data", "export", "--format", "jsonl").out.splitlines()
+    assert {row["app_id"]: row["currency"] for row in map(json.loads, exported)} == expected
+    table = any_console("data", "rows").out
+    assert "currency" in table.splitlines()[0]
+    assert "EUR" in table
+
+    def sample(db: Database) -> list[tuple[object, ...]]:
+        query = "SELECT currency, SUM(cost) FROM v_app_data WHERE username = 'u' GROUP BY currency ORDER BY currency"
+        with db.read() as reader:
+            return [(currency, float(cost)) for currency, cost in reader.execute(sql(query))]
+
+    assert sorted(any_console.on_database(sample)) == [("EUR", 1.5), ("USD", 1.5), ("unknown", 3.0)]
 
 
 @pytest.mark.parametrize("page_rows", [1, 2, 3, 100])

@@ -247,6 +247,7 @@ def test_restatements_have_exactly_the_promised_keys(any_console: Console) -> No
         "before": 0.1,
         "after": 0.3,
         "difference": 0.2,
+        "currency": "unknown",
         "fetched_before": "2026-02-01T00:00:00Z",
         "fetched_at": "2026-02-02T00:00:00Z",
     }

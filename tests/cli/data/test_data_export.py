@@ -80,6 +80,7 @@ def test_csv_is_exact(any_console: Console, tmp_path: Path) -> None:
         "app_id": "a",
         "report": "r",
         "date": "2026-01-02",
+        "currency": "unknown",
     }
     assert other["username"] == "李"
 
@@ -111,7 +112,7 @@ def test_parquet_has_exact_types(any_console: Console, tmp_path: Path, monkeypat
     full, empty, other = table.to_pylist()
     assert (full["date"], full["impressions"], full["revenue"]) == (DAY, 2**62, AMOUNT)
     assert (full["campaign"], json.loads(full["extra"])) == ("two\nlines", EXTRA)
-    assert {value for name, value in empty.items() if name not in COLUMNS[:5]} == {None}
+    assert {value for name, value in empty.items() if name not in (*COLUMNS[:5], "currency")} == {None}
     assert other["username"] == "李"
 
 

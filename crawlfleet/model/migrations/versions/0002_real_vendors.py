@@ -33,3 +33,11 @@ def upgrade() -> None:
     _add_column("cl_feed", "doubted_since", MOMENT)
     _add_column("cl_coverage", "fetch_number", sa.BigInteger(), "0")
     _add_column("cl_coverage", "suspect_fetches", sa.Integer(), "0")
+    op.execute("DROP VIEW IF EXISTS v_app_data")
+    op.execute(
+        "CREATE VIEW v_app_data AS SELECT f.source, f.username, f.app_id, f.report, d.date, d.agency,"
+        " d.media_source, d.campaign, d.country, d.impressions, d.clicks, d.installs, d.sessions, d.loyal_users,"
+        " d.revenue, d.cost, COALESCE(a.currency, 'unknown') AS currency, d.extra"
+        " FROM cl_app_data d JOIN cl_feed f ON f.id = d.feed_id"
+        " LEFT JOIN cl_user_app a ON a.source = f.source AND a.username = f.username AND a.app_id = f.app_id"
+    )
