@@ -22,6 +22,7 @@ from crawlfleet.api.parameters import (
     Username,
     listed,
 )
+from crawlfleet.api.strict_json import StrictRoute
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
 from crawlfleet.insights import budgets
@@ -29,8 +30,8 @@ from crawlfleet.insights.coverage import coverage_page, gaps_page, period
 from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.insights.stored_rows import apps_page, rows_page
 
-accounts = APIRouter(tags=["accounts"], responses=PROBLEMS)
-data = APIRouter(tags=["data"], responses=PROBLEMS)
+accounts = APIRouter(tags=["accounts"], responses=PROBLEMS, route_class=StrictRoute)
+data = APIRouter(tags=["data"], responses=PROBLEMS, route_class=StrictRoute)
 
 FirstDay = Annotated[dt.date | None, Query(description="first day")]
 LastDay = Annotated[dt.date | None, Query(description="last day, included")]

@@ -19,14 +19,15 @@ from crawlfleet.api.parameters import (
     PageLimit,
     listed,
 )
+from crawlfleet.api.strict_json import StrictRoute
 from crawlfleet.core.db import Database
 from crawlfleet.insights import devices, overview
 from crawlfleet.insights.audit import audit_page
 from crawlfleet.services.fleet import Fleet, no_device
 
-device_routes = APIRouter(tags=["devices"], responses=PROBLEMS)
-statistics = APIRouter(tags=["statistics"], responses=PROBLEMS)
-management = APIRouter(tags=["management"], responses=PROBLEMS)
+device_routes = APIRouter(tags=["devices"], responses=PROBLEMS, route_class=StrictRoute)
+statistics = APIRouter(tags=["statistics"], responses=PROBLEMS, route_class=StrictRoute)
+management = APIRouter(tags=["management"], responses=PROBLEMS, route_class=StrictRoute)
 ADMIN = [Depends(admin_only)]
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Query, Response
+from pydantic import SkipValidation
 
 from crawlfleet.api import bodies, models
 from crawlfleet.api.parameters import (
@@ -30,6 +31,7 @@ from crawlfleet.api.parameters import (
     listed,
 )
 from crawlfleet.api.refusals import Refusal
+from crawlfleet.api.strict_json import StrictRoute
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
 from crawlfleet.insights import tasks
@@ -45,7 +47,7 @@ from crawlfleet.services.fleet import Fleet
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 
-router = APIRouter(tags=["tasks"], responses=PROBLEMS)
+router = APIRouter(tags=["tasks"], responses=PROBLEMS, route_class=StrictRoute)
 
 
 @router.get("/tasks", response_model=models.Tasks)
@@ -71,6 +73,7 @@ async def add_tasks(
     actor: Actor,
     tasks: Annotated[
         bodies.NewTasks,
+        SkipValidation,  # read and checked as a line of `tasks add --from`, with the same words
         Body(
             openapi_examples={
                 "one": {"summary": "one task", "value": bodies.TASK},
@@ -82,13 +85,18 @@ async def add_tasks(
 ) -> Response:
     """Queue one task, or up to 5,000: all or none of them. A `unique_key` that is open already gives that task's id,
     and `notes` name it. With `force` a type is queued although a known one has nearly the same name."""
-    batch = tasks if isinstance(tasks, list) else [tasks]
+    body: Any = tasks  # nothing has looked at it yet
+    batch = body if isinstance(body, list) else [body]
+    if isinstance(body, bytes):
+        raise UsageError("the body must be JSON: send it with the header Content-Type: application/json")
+    if not 1 <= len(batch) <= bodies.MAX_TASKS:
+        raise UsageError(f"one request adds at least one task and at most {bodies.MAX_TASKS} (got {len(batch)})")
 
     def add(_db: object) -> dict[str, Any]:
         specs = []
         for number, task in enumerate(batch):
             try:
-                specs.append(TaskSpec(**task.model_dump()))
+                specs.append(TaskSpec.from_mapping(task))
             except UsageError as error:
                 raise UsageError(f"task {number}: {error}" if len(batch) > 1 else str(error)) from None
         return asdict(context.fleet.queue(specs, actor, force=force))

@@ -1,4 +1,4 @@
-"""JSON as every door writes it: moments in UTC with Z, days as text, decimals as numbers with all their digits."""
+"""JSON as every door reads it, and writes it: moments in UTC with Z, days as text, decimals with all their digits."""
 
 from __future__ import annotations
 
@@ -76,3 +76,24 @@ def _plain(value: Any) -> Any:
 def utc(moment: datetime) -> datetime:
     """The moment with its zone; one without is UTC, as everything in the database is."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value; raises ValueError for what JSON does not allow, and for a key that is given twice."""
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"key {key!r:.80} is given twice")
+        values[key] = value
+    return values
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number that JSON allows")

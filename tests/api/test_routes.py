@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from pydantic import TypeAdapter
 from starlette.testclient import TestClient
 
 from crawlfleet.api import models
+from crawlfleet.cli.tasks.lines import read_task_lines
+from crawlfleet.core.errors import UsageError
 from crawlfleet.insights import pages
 from crawlfleet.model import schema
 from tests import fleets
@@ -268,7 +271,50 @@ def test_every_error_has_one_shape(client: TestClient) -> None:
     many = client.post(f"{PREFIX}/tasks", json=[{"task_type": "noop"}] * 5001)
     assert (many.status_code, "at most 5000" in many.json()["detail"]) == (422, True)
     wrong = client.post(f"{PREFIX}/tasks", json=[{"task_type": "noop"}, {"task_type": "noop", "priority": "high"}])
-    assert wrong.json()["detail"] == "[1].priority: Input should be a valid integer (got 'high')"
+    assert wrong.json()["detail"] == "task 1: priority must be a whole number from -1000 to 1000 (got 'high')"
+
+
+DAY = "must be a date like 2026-01-31"
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ('{"task_type": "noop", "priority": 1, "priority": 2}', "the body is no JSON: key 'priority' is given twice"),
+        ('{"task_type": "noop", "task_data": {"n": NaN}}', "the body is no JSON: NaN is no number that JSON allows"),
+        ('{"task_type": "noop", "start_date": 1767225600}', f"start_date {DAY} (got 1767225600)"),
+        ('{"task_type": "noop", "end_date": "2026-01-31T00:00:00Z"}', f"end_date {DAY} (got '2026-01-31T00:00:00Z')"),
+        ('{"task_type": "noop", "run_at": 1767225600000}', "run_at must be a moment like"),
+        ('{"task_type": "noop", "priority": true}', "priority must be a whole number"),
+        ('{"task_type": "noop", "colour": 1}', "unknown key 'colour' in a task: allowed are app_id"),
+        ('{"username": "u"}', "a task needs the key 'task_type'"),
+        ("[]", "one request adds at least one task"),
+        ("7", "a task must be a JSON object (got int)"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_task_is_read_as_a_line_of_a_file(client: TestClient, tmp_path: Path, task: str, said: str) -> None:
+    """Two parsers stood behind one contract: seconds were taken for a day, a key might be given twice."""
+    answer = client.post(f"{PREFIX}/tasks", content=task, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]) == (422, "invalid")
+    detail = answer.json()["detail"]
+    assert detail.startswith(said)
+    if task != "[]":  # which is no task
+        file = tmp_path / "tasks.jsonl"
+        file.write_text(task)
+        with pytest.raises(UsageError) as refused:
+            list(read_task_lines(str(file)))
+        same = detail.removeprefix("the body is no JSON: ")
+        assert same in str(refused.value)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_body_without_its_type_is_told_what_it_lacks(client: TestClient) -> None:
+    answer = client.post(f"{PREFIX}/tasks", content=b'{"task_type": "noop"}')
+    assert (answer.status_code, "Content-Type: application/json" in answer.json()["detail"]) == (422, True)
+    twice, kind = '{"reason": "a", "reason": "b"}', {"Content-Type": "application/json"}
+    paused = client.post(f"{PREFIX}/management/pause", content=twice, headers=kind)
+    assert (paused.status_code, "'reason' is given twice" in paused.json()["detail"]) == (422, True)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from crawlfleet.cli.arguments import add_json_option, whole_number
 from crawlfleet.cli.database import actor, ready_fleet
 from crawlfleet.cli.output import print_json, progress, say
-from crawlfleet.cli.tasks.lines import parse_json, read_task_lines
+from crawlfleet.cli.tasks.lines import read_task_lines
 from crawlfleet.core.errors import UsageError
+from crawlfleet.core.json_text import parse_json
 from crawlfleet.model.task_spec import BELIEVE_EMPTY, DEFAULT_REPORT, MAX_PRIORITY, SPEC_KEYS, TaskSpec
 
 if TYPE_CHECKING:

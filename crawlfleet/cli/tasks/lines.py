@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from crawlfleet.core.errors import UsageError
+from crawlfleet.core.json_text import parse_json
 from crawlfleet.model.task_spec import TaskSpec
 
 STANDARD_INPUT = "-"
-
-
-def parse_json(text: str) -> Any:
-    """Return the value; raises ValueError for what JSON does not allow, and for a key that is given twice."""
-    try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise ValueError(f"key {key!r:.80} is given twice")
-        values[key] = value
-    return values
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number that JSON allows")
 
 
 def read_task_lines(path: str) -> Iterator[tuple[str, TaskSpec]]:
