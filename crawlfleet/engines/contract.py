@@ -46,6 +46,7 @@ class Run:
         "claimed_at",
         "clock",
         "context",
+        "data_bytes",
         "ended_at",
         "executor",
         "fetch_counts",
@@ -62,6 +63,7 @@ class Run:
         self.executor = executor
         self.context = context
         self.fetch_counts: FetchCounts = {}
+        self.data_bytes = 0  # of its task_data
         self.phase = RunPhase.WAITING
         self.clock = clock
         self.claimed_at = clock.monotonic()

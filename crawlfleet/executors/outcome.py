@@ -16,6 +16,7 @@ from crawlfleet.model.ending import Outcome
 from crawlfleet.model.lifecycle import ENDINGS
 from crawlfleet.model.task_spec import MAX_TEXT, NAME_PATTERN
 
+SPOOL_BYTES = 4 * 1024 * 1024  # and more bytes, by the first row of every few hundred
 SPOOL_ROWS = 1000  # more rows than this go to a temporary file and are committed apart from the pump
 MAX_MESSAGE = 2000  # characters of an error that are kept
 MAX_RETRY_AFTER = 31 * 86_400.0  # seconds; what names a longer delay is a mistake of whoever names it

@@ -13,8 +13,8 @@ from typing import Any
 from crawlfleet.core.errors import PermanentError, UsageError
 from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange, Scope
 from crawlfleet.executors.contract import ResultReplaced, TaskResult
-from crawlfleet.executors.outcome import SPOOL_ROWS
-from crawlfleet.executors.spool import Spool
+from crawlfleet.executors.outcome import SPOOL_BYTES, SPOOL_ROWS
+from crawlfleet.executors.spool import Spool, row_bytes
 from crawlfleet.model.ending import Outcome
 from crawlfleet.model.task_spec import MAX_TEXT, TaskSpec
 
@@ -98,9 +98,11 @@ def _collect_rows(rows: Iterable[Any], scope: Scope | None, outcome: Outcome) ->
     outcome.rows = in_memory
     outcome.replaces = scope
     spool: Spool | None = None
+    size = 0
     for batch in _batches(rows, "rows"):
         check(batch)
-        if spool is None and len(in_memory) + len(batch) > SPOOL_ROWS:
+        size += len(batch) * row_bytes(batch[0]) if spool is None else 0
+        if spool is None and (len(in_memory) + len(batch) > SPOOL_ROWS or size > SPOOL_BYTES):
             outcome.rows = spool = Spool()
             spool.append(in_memory)
         if spool is None:

@@ -12,7 +12,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
-from crawlfleet.core.sql import SqlDialect, day, json_rows, json_value, sql, stamp
+from crawlfleet.core.sql import SqlDialect, json_rows, sql, stamp
 from crawlfleet.core.transaction import Answer, AnyRow, Result, Statements, Transaction
 from crawlfleet.model.account import Accounts, ask_accounts_of_lanes
 from crawlfleet.model.budget import Window
@@ -30,15 +30,13 @@ from crawlfleet.model.feed import FetchCounts, ask_fetch_counts, feeds_of
 from crawlfleet.model.lane_budgets import LaneBudgets
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import AccountStatus, AssignmentStatus, TaskStatus, task_guard
+from crawlfleet.model.task_columns import ask_large_data, task_columns, task_of
 from crawlfleet.model.task_spec import Task
 
 EPOCH_SHIFT = 31  # assignment id = epoch x 2^31 + counter: below 2^53 (exact in JSON) for 4 million registrations
 MAX_LANES = 64  # lanes of one claim; the next turn takes the others' heads
 SPARE_LANES = 16  # looked at even for a single slot: others may be claiming from some
-TASK_COLUMNS = (
-    "t.id, t.lane_id, t.ready_key, t.task_type, t.source, t.username, t.app_id, t.report, t.start_date, t.end_date,"
-    " t.priority, t.task_data, t.execution_timeout, t.retry, t.label"
-)
+MAX_HELD_BYTES = 64 * 1024 * 1024  # of task_data that one device holds
 PROMOTE_BATCH = 1000  # tasks or lanes whose time has come, in one transaction
 
 
@@ -64,15 +62,23 @@ class Registration(NamedTuple):
 class Claim:
     """One assignment that this device now holds, with all its body needs.
 
-    `calls` says when each call of its source may be sent; None: as many as it likes, at any time. `fetch_counts` come
-    with the commit, and tell of the feeds that the task may write.
+    `calls` says when each call of its source may be sent; None: as many as it likes, at any time. With the commit come
+    `fetch_counts`, which tell of the feeds that the task may write, and `large_data`: task_data, by the task's id, that
+    its candidate did not bring. `data_bytes` is how large that is.
     """
 
     assignment_id: int
     task: Task
     account: Account | None
     calls: tuple[Window, ...] | None = ()
+    data_bytes: int = 0
+    large_data: Answer[dict[int, Any]] = field(default_factory=lambda: Answer.of({}))
     fetch_counts: Answer[FetchCounts] = field(default_factory=lambda: Answer.of({}))
+
+    def whole(self) -> Claim:
+        """The claim with all its task_data, once it is committed."""
+        data = self.large_data.read().get(self.task.id)
+        return self if data is None else replace(self, task=replace(self.task, task_data=data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +131,8 @@ class ClaimRequest:
 
     `place` says whom a task goes to, or None to leave it. `ids` are those of the device that claims. Tasks whose budget
     reopens within `lead_seconds` are claimed ahead of it. `free` is what `ask_free` gave for `slots` and `reserve`
-    together, or more, for a caller who asked along with the heads.
+    together, or more, for a caller who asked along with the heads. What the tasks carry is at most `most_bytes`, unless
+    a single one is larger.
     """
 
     strategy: Strategy
@@ -136,6 +143,7 @@ class ClaimRequest:
     reserve: int = 0
     lead_seconds: float = 0.0
     free: Free | None = None
+    most_bytes: int = MAX_HELD_BYTES
 
     @property
     def count(self) -> int:
@@ -176,6 +184,8 @@ def claim(ledger: Ledger, request: ClaimRequest) -> list[Claim]:
         assigned = [each for each in assigned if each[0]["id"] in won]
     _open_runs(transaction, assigned)
     fetch_counts = ask_fetch_counts(transaction, feeds_of(row for row, _, _ in assigned))
+    own = [row for row, owner, _ in assigned if owner.epoch == request.ids.epoch]  # a master reads no worker's
+    large_data = ask_large_data(transaction, own)
     ledger.touch(row["lane_id"] for row, _, _ in assigned if row["lane_id"] in lanes)
     return [
         Claim(
@@ -183,6 +193,8 @@ def claim(ledger: Ledger, request: ClaimRequest) -> list[Claim]:
             task_of(row),
             accounts.get((row["source"], row["username"]), (None, None))[0],
             ledger.hold(lanes[row["lane_id"]], number) if row["lane_id"] in lanes else (),
+            row["data_bytes"] or 0,
+            large_data,
             fetch_counts,
         )
         for row, _, number in assigned
@@ -194,9 +206,10 @@ def _pick(
 ) -> list[tuple[AnyRow, Registration]]:
     """Which of the candidates, the most urgent first, go to whom."""
     picked: list[tuple[AnyRow, Registration]] = []
-    sourced = 0
+    sourced = size = 0
     for row in candidates:
-        if len(picked) == request.count:
+        size += row["data_bytes"] or 0
+        if len(picked) == request.count or (picked and size > request.most_bytes):
             break
         if row["source"] is not None:
             status = accounts.get((row["source"], row["username"]), (None, None))[1]
@@ -271,7 +284,7 @@ def _candidates(family: str, lanes: int, skip_locked: bool) -> sa.TextClause:
     hint = " FORCE INDEX (ix_crawl_task_claim)" if family == "mysql" else ""
     lock = " FOR UPDATE SKIP LOCKED" if skip_locked else ""
     parts = [
-        f"SELECT {TASK_COLUMNS} FROM cl_crawl_task t{hint} WHERE t.ready_lane_id = :lane{i}"
+        f"SELECT {task_columns(family)} FROM cl_crawl_task t{hint} WHERE t.ready_lane_id = :lane{i}"
         f" ORDER BY t.ready_key, t.id LIMIT :count{i}{lock}"
         for i in range(lanes)
     ]
@@ -330,24 +343,6 @@ def _open_runs(transaction: Transaction, assigned: _Assigned) -> None:
         for row, owner, number in assigned
     ]
     transaction.execute(statement, {"rows": json_rows(rows), "now": stamp(transaction.now)})
-
-
-def task_of(row: AnyRow) -> Task:
-    """A row with TASK_COLUMNS as a body sees it."""
-    return Task(
-        id=row["id"],
-        task_type=row["task_type"],
-        username=row["username"],
-        source=row["source"],
-        app_id=row["app_id"],
-        start_date=day(row["start_date"]),
-        end_date=day(row["end_date"]),
-        report=row["report"],
-        priority=row["priority"],
-        task_data=json_value(row["task_data"]) or {},
-        execution_timeout=row["execution_timeout"],
-        attempt=row["retry"] + 1,
-    )
 
 
 def promote(db: Database, lead_seconds: float = 0.0, now: datetime | None = None) -> int:

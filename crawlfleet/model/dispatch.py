@@ -19,12 +19,13 @@ from crawlfleet.core.sql import json_rows, json_value, sql, stamp
 from crawlfleet.core.transaction import Answer, Statements, Transaction
 from crawlfleet.model import audit, signals
 from crawlfleet.model.account import ask_accounts_of_lanes
-from crawlfleet.model.claims import TASK_COLUMNS, Claim, Registration, task_of
+from crawlfleet.model.claims import Claim, Registration
 from crawlfleet.model.ending import Ending, Outcome
 from crawlfleet.model.feed import ask_fetch_counts, feeds_of
 from crawlfleet.model.gate import end_runs
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import LIVE_RUN, AssignmentStatus, DeviceStatus, quoted
+from crawlfleet.model.task_columns import ask_large_data, task_columns, task_of
 
 WAITING_PER_SLOT = 1  # runs that wait at a worker for each of its slots, so that none idles while the master is busy
 
@@ -172,8 +173,9 @@ def rebalance(db: Database, actor: str | None = None) -> int:
 def ask_assigned(reader: Statements, owner: Registration, held: Collection[int], count: int) -> Answer[list[Any]]:
     """Ask for up to `count` runs that were assigned to this device and that it does not hold."""
     statement = sql(
-        f"SELECT a.id AS assignment_id, {TASK_COLUMNS} FROM cl_task_assignment a JOIN cl_crawl_task t"
-        " ON t.id = a.task_id AND t.assignment_id = a.id WHERE a.device_id = :device_id AND a.device_epoch = :epoch"
+        f"SELECT a.id AS assignment_id, {task_columns(reader.dialect.family)}"
+        " FROM cl_task_assignment a JOIN cl_crawl_task t ON t.id = a.task_id AND t.assignment_id = a.id"
+        " WHERE a.device_id = :device_id AND a.device_epoch = :epoch"
         f" AND a.status = '{AssignmentStatus.ASSIGNED}' ORDER BY a.assigned_at, a.id LIMIT :count"
     )
     # those it holds and has not begun come first, so they must not use up the limit
@@ -193,7 +195,7 @@ def adopt(ledger: Ledger, rows: Sequence[Any], lead_seconds: float = 1.0) -> lis
     asked = ask_accounts_of_lanes(transaction, lane_ids)
     lanes = ledger.load(lane_ids)
     accounts = asked.read()
-    fetch_counts = ask_fetch_counts(transaction, feeds_of(rows))
+    fetch_counts, large_data = ask_fetch_counts(transaction, feeds_of(rows)), ask_large_data(transaction, rows)
     adopted, ids, early = [], [], []
     for row in rows:
         calls: tuple[Any, ...] | None = ()
@@ -206,7 +208,8 @@ def adopt(ledger: Ledger, rows: Sequence[Any], lead_seconds: float = 1.0) -> lis
             calls = ledger.hold(lane, row["assignment_id"])
         account = accounts.get((row["source"], row["username"]), (None, None))[0]
         ids.append([row["assignment_id"]])
-        adopted.append(Claim(row["assignment_id"], task_of(row), account, calls, fetch_counts))
+        given = calls, row["data_bytes"] or 0, large_data, fetch_counts
+        adopted.append(Claim(row["assignment_id"], task_of(row), account, *given))
     if ids:
         taken = {"taken_at": transaction.dialect.moment("now"), "updated_at": transaction.dialect.moment("now")}
         statement = transaction.dialect.update_from(

@@ -40,6 +40,11 @@ class Outcome:
     denied: tuple[str, str] | None = None
     denied_in_words: bool = True
 
+    @property
+    def is_spooled(self) -> bool:
+        """Whether its rows are too many to be held in memory."""
+        return hasattr(self.rows, "close")
+
     def close(self) -> None:
         """Give up the file of a spooled result."""
         close = getattr(self.rows, "close", None)

@@ -9,9 +9,8 @@ from enum import Enum, auto
 from crawlfleet.core.clock import Clock
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.engines.contract import Run, RunPhase
-from crawlfleet.executors.outcome import SPOOL_ROWS
 from crawlfleet.executors.permit import RunPermit
-from crawlfleet.model.claims import Claim
+from crawlfleet.model.claims import MAX_HELD_BYTES, Claim
 from crawlfleet.model.device import DeviceState
 from crawlfleet.model.ending import Outcome
 from crawlfleet.model.gate import Ended, FenceVerdict
@@ -65,7 +64,16 @@ class RunKeeper:
         if not self.claiming or self.loop.is_held or self.outbox.one_by_one or self.writer.pending >= MAX_WRITING:
             return 0, 0
         free = self.table.free
-        return max(0, free), max(0, self._reserve() + min(0, free))
+        slots, reserve = max(0, free), max(0, self._reserve() + min(0, free))
+        if held := self.table.held_bytes:  # as many as there is room for, when they are like those
+            fits = max(0, self.room_bytes) * len(self.table.held) // held
+            slots, reserve = min(slots, fits), min(reserve, fits)
+        return slots, reserve
+
+    @property
+    def room_bytes(self) -> int:
+        """How many bytes of task_data may still be held."""
+        return MAX_HELD_BYTES - self.table.held_bytes
 
     def _reserve(self) -> int:
         """How many tasks to hold ready beyond the slots."""
@@ -105,7 +113,7 @@ class RunKeeper:
             outcome.close()
             return
         ending = ending_of(run, outcome, run.ended_at or self._clock.monotonic())
-        if len(outcome.rows) > SPOOL_ROWS:  # they would hold up a turn
+        if outcome.is_spooled:  # they would hold up a turn
             self.writer.put(ending)
         else:
             self.outbox.endings.append(ending)

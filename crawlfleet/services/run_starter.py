@@ -38,9 +38,11 @@ class RunStarter:
 
     def make(self, claim: Claim, state: DeviceState) -> Run:
         """The run of a claim that was made when the device stood so."""
+        claim = claim.whole()
         permit = None if claim.task.source is None else self._permit(claim, state)
         executor = self._executors[claim.task.task_type]
         run = Run(claim.assignment_id, claim.task, executor, self._make_context(claim, permit), self._clock)
+        run.data_bytes = claim.data_bytes
         run.fetch_counts = claim.fetch_counts.read()
         return run
 

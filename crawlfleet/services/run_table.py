@@ -90,6 +90,11 @@ class RunTable:
         return len(self._busy)
 
     @property
+    def held_bytes(self) -> int:
+        """How large the task_data of the held runs is."""
+        return sum(run.data_bytes for run in self.held.values())
+
+    @property
     def waiting(self) -> int:
         """How many runs wait for a slot."""
         return len(self._waiting)

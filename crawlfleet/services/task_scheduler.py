@@ -218,6 +218,7 @@ class TaskScheduler(Service):
             held=self.runs.table.held.keys(),
             reconcile=self._inbox.reconcile,
             lead_seconds=self.stats.pace.lead,
+            most_bytes=self.runs.room_bytes,
             guesses=self._guesses,
             sent=self.runs.sent,
             before=self._reading,

@@ -50,9 +50,10 @@ class Guesses:
 class TurnInput:
     """What a turn is to do.
 
-    `owner` is for whom. `slots` tasks are to be claimed, and `reserve` more; `lead_seconds` before their budget
-    reopens. `sent` are the calls of the last runs, dated anew when the database's clock was moved since the reading
-    `before`. `held` are the ids of the runs in memory, to be compared with the database's when `reconcile` is set.
+    `owner` is for whom. `slots` tasks are to be claimed, and `reserve` more, that carry `most_bytes`; `lead_seconds`
+    before their budget reopens. `sent` are the calls of the last runs, dated anew when the database's clock was moved
+    since the reading `before`. `held` are the ids of the runs in memory, to be compared with the database's when
+    `reconcile` is set.
     """
 
     owner: Registration
@@ -62,6 +63,7 @@ class TurnInput:
     held: Collection[int]
     reconcile: bool
     lead_seconds: float
+    most_bytes: int
     guesses: Guesses
     sent: CallMemory
     before: ClockReading | None
@@ -141,7 +143,15 @@ class TurnMaker:
             result.free_lanes = [head.lane_id for head in open_heads if not head.sourced]
             slots = given.slots - len(result.claimed)
             request = ClaimRequest(
-                strategy, lambda _task: owner, self._ids, open_heads, slots, given.reserve, given.lead_seconds, free
+                strategy,
+                lambda _task: owner,
+                self._ids,
+                open_heads,
+                slots,
+                given.reserve,
+                given.lead_seconds,
+                free,
+                given.most_bytes,
             )
             result.claimed += claims.claim(ledger, request)
         ledger.close()

@@ -163,3 +163,9 @@ def fetch(task: Task, context: TaskContext) -> TaskResult:
         for n in range(count)
     )
     return TaskResult(rows=figures, replaces=ReportRange("s", "u", task.task_data["app"], "r", DAY, DAY))
+
+
+@task_executor("weigh")
+def weigh(task: Task, context: TaskContext) -> dict[str, Any]:
+    """How large its task_data is."""
+    return {"size": len(task.task_data["text"])}

@@ -13,17 +13,16 @@ import contextlib
 import logging
 import math
 import pickle
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from crawlfleet.core.clock import SYSTEM_CLOCK
 from crawlfleet.core.endings import EndingKind
-from crawlfleet.core.errors import CallRefused, UsageError
+from crawlfleet.core.errors import CallRefused, UsageError, WaitError
 from crawlfleet.engines.contract import Reports, Run, Slots
 from crawlfleet.engines.dask.connection import ClusterConnection
 from crawlfleet.engines.dask.messages import (
@@ -316,8 +315,7 @@ class DaskEngine(LoopEngine):
         """Fetch the rows piece by piece into a file of this node."""
         from crawlfleet.engines.dask.worker import deliver, read_rows
 
-        file: IO[bytes] = tempfile.TemporaryFile(prefix="crawlfleet-")  # noqa: SIM115  (open until close)
-        remote.rows = Spool(file, ready.rows)
+        remote.rows = spool = Spool(count=ready.rows)
         try:
             fetched = 0
             while fetched < ready.size:
@@ -325,9 +323,9 @@ class DaskEngine(LoopEngine):
                 if not piece:
                     remote.rows_problem = f"Dask worker {remote.worker} did not hand over its rows"
                     break
-                file.write(piece)
+                spool.add_bytes(piece)
                 fetched += len(piece)
-        except OSError as error:  # the disk is full
+        except WaitError as error:  # no room
             remote.rows_problem = f"the rows cannot be kept on this node: {error}"
         self._aside(self._send(remote, deliver, True))
 
