@@ -23,6 +23,7 @@ def run_sandbox(args: argparse.Namespace) -> int:
         seed=args.seed,
         apps=args.apps,
         redirects=args.redirects,
+        moods=args.mood,
         say=lambda line: print(line, flush=True),  # its reader waits for the address
     )
     return 0
@@ -59,4 +60,11 @@ def add_parser(subparsers: Any) -> None:
         help="where reports redirect to: another port, the same origin, both by turns (default), or off",
     )
     add("--apps", metavar="N", type=whole_number(0, 100_000), help="apps of each AppsFlyer account (default: 3 to 8)")
+    add(
+        "--mood",
+        metavar="NAME[=SHARE]",
+        action="append",
+        default=[],
+        help="what real vendors answer now and then: cdn-page, empty, ... all of docs/commands.md; repeatable",
+    )
     parser.set_defaults(run=run_sandbox)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer; it is counted under `endpoint` and `account`.
+    """One answer; it is counted under `endpoint` and `account`, and noted with the `call` that it answers: account,
+    endpoint, app id, first and last day, as far as it has them. `mood` is what kept the vendor from its usual answer.
 
     `fault` breaks it on its way: "cut" closes the connection in the middle of the body, "stall" falls silent there.
     """
@@ -18,5 +19,7 @@ class Answer:
     retry_after: float | None = None
     endpoint: str = ""
     account: str = ""
+    call: tuple[str, ...] = ()
+    mood: str = ""
     fault: str | None = None
     location: str | None = None  # where a redirect leads

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,11 +35,12 @@ from crawlfleet.sandbox.appsflyer.endpoints import (
 )
 from crawlfleet.sandbox.appsflyer.invented_data import PARTNERS, apps_of, expected_rows
 from crawlfleet.sandbox.exports import EXPORT_PATH, Exports
+from crawlfleet.sandbox.moods import PACE, Moods
 from crawlfleet.sandbox.quota import Quotas, Tally
 
 __all__ = ["Sandbox", "apps_of", "expected_rows", "serve"]
 
-STATS_PATH = "/__stats__"
+STATS_PATH, CALLS_PATH = "/__stats__", "/__calls__"
 
 
 class Sandbox:
@@ -51,7 +52,8 @@ class Sandbox:
     `failure_rate` of the calls answer 500 or 503, before any quota; `seed` makes their order repeatable.
     `apps` is how many apps each AppsFlyer account has, else 3 to 8. `clock` gives seconds of the Unix epoch.
     AppsFlyer's reports are answered with a redirect to their file: at another port ("port"), at the same address
-    ("origin"), at either by turns ("both"), or with the report itself ("off"), as `redirects` says.
+    ("origin"), at either by turns ("both"), or with the report itself ("off"), as `redirects` says. `moods` are what
+    AppsFlyer answers now and then, see `moods.parse_moods`; `seed` makes them repeatable, too.
 
     For tests: `cut_rate` and `stall_rate` of the good answers end, or fall silent, in the middle of their body.
     `row_cap` is what the Pull API cuts a report to and the Master API refuses to exceed. `permits(username, report)`
@@ -73,6 +75,7 @@ class Sandbox:
         row_cap: int = ROW_CAP,
         permits: Permits = permits_by_name,
         redirects: str = "both",
+        moods: Sequence[str] = (),
     ) -> None:
         for name, rate in (("failure_rate", failure_rate), ("cut_rate", cut_rate), ("stall_rate", stall_rate)):
             if not 0 <= rate <= 1:
@@ -80,10 +83,12 @@ class Sandbox:
         if minute_seconds <= 0 or (day_seconds is not None and day_seconds <= 0):
             raise UsageError(f"minute and day must be longer than 0 s (got {minute_seconds} and {day_seconds})")
         self._host, self._port = host, port
-        self._quotas = quotas = Quotas(minute_seconds, day_seconds, clock)
+        self._moods, self._clock = Moods(moods, seed), clock
+        pace = PACE if self._moods.has("pace") else 1.0
+        self._quotas = quotas = Quotas(minute_seconds, day_seconds, clock, pace)
         quota_is_real = (minute_seconds == 60, day_seconds is None)
         self._appsflyer = AppsFlyerVendor(
-            quotas, quota_is_real, self._failure, clock, lambda: self.base_url, apps, row_cap, permits
+            quotas, quota_is_real, self._failure, clock, lambda: self.base_url, apps, row_cap, permits, self._moods
         )
         self._apple = AppleStore(quotas, quota_is_real[0], self._failure, clock)
         self._tally = Tally()
@@ -147,20 +152,27 @@ class Sandbox:
     def stats(self) -> dict[str, Any]:
         """What GET /__stats__ answers: calls and refused calls in all, by endpoint, by account.
 
-        `over_quota` counts the calls that a quota refused.
+        `over_quota` counts the calls that broke a declared quota, `moods` the answers that were not the usual ones,
+        `token_leaks` the calls that brought a token to the address of a file.
         """
-        return {**self._tally.stats(), "over_quota": self._quotas.over_quota}
+        return {
+            **self._tally.stats(),
+            "over_quota": self._quotas.over_quota,
+            "token_leaks": self._exports.leaks,
+        }
 
-    @property
-    def token_leaks(self) -> int:
-        """How many calls brought their token to the address of a file."""
-        return self._exports.leaks
+    def calls(self) -> list[dict[str, Any]]:
+        """What GET /__calls__ answers: the newest 100,000 calls in their order, see `Tally.calls`."""
+        return self._tally.calls()
 
     def answer(self, target: str, authorization: str) -> Answer:
         """The answer to a GET of `target`, counted."""
+        at = self._clock()
         parts = urlsplit(target)
         if parts.path == STATS_PATH:
             return Answer(200, json.dumps(self.stats()))
+        if parts.path == CALLS_PATH:
+            return Answer(200, json.dumps(self.calls()))
         if parts.path.startswith(EXPORT_PATH):
             return self._exports.fetch(parts.path, has_token=False)
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
@@ -168,16 +180,19 @@ class Sandbox:
         if answer is None:
             return Answer(404, NOT_FOUND_PAGE, "text/html")
         answer = self._with_fault(answer)
-        self._tally.count(answer.endpoint, answer.account, answer.status != 200 or answer.fault is not None)
         is_export = answer.status == 200 and answer.endpoint in EXPORTS
-        return self._exports.offer(answer) if is_export else answer
+        has_expired = is_export and self._moods.strikes("expired", answer.call)
+        if has_expired:
+            answer = replace(answer, mood="expired")
+        self._tally.count(answer, at)
+        return self._exports.offer(answer, has_expired) if is_export else answer
 
     def _failure(self) -> Answer | None:
         with self._dice_lock:
             if self._dice.random() >= self._failure_rate:
                 return None
             status = self._dice.choice((500, 503))
-        return Answer(status, "simulated failure", "text/plain")
+        return Answer(status, "simulated failure", "text/plain", mood="failure")
 
     def _with_fault(self, answer: Answer) -> Answer:
         if answer.status != 200 or not self._cut_rate + self._stall_rate:
@@ -266,13 +281,16 @@ def serve(
     seed: int = 0,
     apps: int | None = None,
     redirects: str = "both",
+    moods: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> None:
     """Run a sandbox until SIGINT or SIGTERM, after saying how to use it. Must be called in the main thread."""
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    with Sandbox(host, port, minute_seconds, day_seconds, failure_rate, seed, apps, redirects=redirects) as sandbox:
+    with Sandbox(
+        host, port, minute_seconds, day_seconds, failure_rate, seed, apps, redirects=redirects, moods=moods
+    ) as sandbox:
         say(f"sandbox listens on {sandbox.base_url}; Ctrl-C ends it. In another terminal:")
         say(f"  export CRAWLFLEET_APPSFLYER_BASE_URL={sandbox.base_url}")
         for username, kind in (("demo_agency", "agency"), ("demo_advertiser", "advertiser")):
@@ -283,5 +301,5 @@ def serve(
         say(f"  export CRAWLFLEET_APPLE_BASE_URL={sandbox.base_url}")
         for developer in DEVELOPERS:
             say(f"  python main.py accounts add --source apple --username {developer}")
-        say(f"Calls so far: curl {sandbox.base_url}{STATS_PATH}")
+        say(f"Calls so far: curl {sandbox.base_url}{STATS_PATH}, each of them: curl {sandbox.base_url}{CALLS_PATH}")
         stopped.wait()

@@ -366,6 +366,8 @@ def test_calls_are_counted_by_endpoint_and_account(sandbox, source, demo, contex
         "calls": 4,
         "over_quota": 1,
         "refused": 2,
+        "moods": {"over-quota": 1},
+        "token_leaks": 0,
         "endpoints": {"app_list": {"calls": 2, "refused": 1}, REPORT: {"calls": 2, "refused": 1}},
         "accounts": {
             "(wrong token)": {"app_list": {"calls": 1, "refused": 1}},
@@ -456,7 +458,7 @@ def test_reports_are_redirected_to_files_wherever_they_are(clock, demo, context,
             rows = list(source.fetch_app_data(demo, app.app_id, report, FIRST, FIRST, context))
             assert rows == sandbox.expected_rows("demo_agency", app.app_id, FIRST, FIRST, report)
         source.close()
-        assert sandbox.token_leaks == 0
+        assert sandbox.stats()["token_leaks"] == 0
         assert sandbox.stats()["endpoints"][report] == {"calls": 2, "refused": 0}
 
 
@@ -479,7 +481,7 @@ def test_a_file_can_be_had_once_within_a_minute_and_never_with_a_token(clock):
         first = address_of_file()
         assert not first.startswith(sandbox.base_url)
         assert get(first, "sandbox-u")[0] == 400
-        assert sandbox.token_leaks == 1
+        assert sandbox.stats()["token_leaks"] == 1
         assert get(first)[0] == 200
         assert "Request has expired" in get(first)[1]
         second = address_of_file()

@@ -64,8 +64,8 @@ class AppleStore:
     def _answer(self, query: Mapping[str, str], reviews: re.Match[str] | None, chart: re.Match[str] | None) -> Answer:
         if (failure := self._failure()) is not None:
             return failure
-        if (wait := self._quotas.take([(("apple",), CALLS_A_MINUTE, False)])) is not None:
-            return Answer(403, "", "text/plain", None if self._minute_is_real else wait)
+        if (full := self._quotas.take([(("apple",), CALLS_A_MINUTE, False)])) is not None:
+            return Answer(403, "", "text/plain", None if self._minute_is_real else full.wait, mood=full.mood)
         now = datetime.fromtimestamp(self._clock(), UTC)
         if reviews is not None:
             return _reviews(reviews[1], int(reviews[2]), reviews[3], now)

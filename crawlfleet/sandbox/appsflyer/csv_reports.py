@@ -31,7 +31,7 @@ COLUMNS = [
     "Average eCPI",
     "af_purchase (Unique users)",
     "af_purchase (Event counter)",
-    "af_purchase (Sales in USD)",
+    "af_purchase (Sales in {currency})",
 ]
 MASTER_DIMENSIONS = {
     "App ID": "app_id",
@@ -71,12 +71,13 @@ FIGURES = {
 }
 
 
-def report_csv(report: str, rows: Iterable[Figures]) -> str:
-    """The report with these rows."""
+def report_csv(report: str, rows: Iterable[Figures], currency: str = "") -> str:
+    """The report with these rows; amounts are in the app's currency, which a caption names."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADERS[report])
-    writer.writerows([_cell(row, caption) for caption in HEADERS[report]] for row in rows)
+    header = [caption.format(currency=currency) for caption in HEADERS[report]]
+    writer.writerow(header)
+    writer.writerows([_cell(row, caption) for caption in header] for row in rows)
     return text.getvalue()
 
 

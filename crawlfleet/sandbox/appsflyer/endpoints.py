@@ -18,6 +18,7 @@ from crawlfleet.core.vendor_data import App, Figures
 from crawlfleet.sandbox.answer import Answer
 from crawlfleet.sandbox.appsflyer.csv_reports import report_csv
 from crawlfleet.sandbox.appsflyer.invented_data import ALL_APPS, DAILY, GEO, MASTER, PARTNERS, apps_of, expected_rows
+from crawlfleet.sandbox.moods import Moods
 from crawlfleet.sandbox.quota import Check, Quotas
 
 APPS_PATH = "/api/mng/apps"
@@ -64,20 +65,26 @@ class AppsFlyerVendor:
         apps: int | None = None,
         row_cap: int = ROW_CAP,
         permits: Permits = permits_by_name,
+        moods: Moods | None = None,
     ) -> None:
+        self._moods = moods or Moods((), 0)
+        self._odd_ids = self._moods.has("odd-ids")
+        self._answered: set[tuple[str, str, str, date]] = (
+            set()
+        )  # days that had rows in an answer, by account, app, report
         self._quotas, self._failure, self._clock, self._base_url = quotas, failure, clock, base_url
         self._minute_is_real, self._day_is_real = quota_is_real
         self._apps, self._row_cap, self._permits = apps, row_cap, permits
 
     def apps_of(self, username: str) -> list[App]:
         """The apps that this vendor gives the account."""
-        return apps_of(username, self._apps)
+        return apps_of(username, self._apps, self._odd_ids)
 
     def expected_rows(
         self, username: str, app_id: str, start: date, end: date, report: str = PARTNERS
     ) -> list[Figures]:
         """What a correct reader of the report yields, when no row cap is in the way."""
-        return expected_rows(username, app_id, start, end, report, self._apps)
+        return expected_rows(username, app_id, start, end, report, self._apps, self._odd_ids)
 
     def answer(self, path: str, query: Mapping[str, str], authorization: str) -> Answer | None:
         """The answer to a GET; None when the path is none of AppsFlyer's."""
@@ -85,17 +92,26 @@ class AppsFlyerVendor:
         username = match[1] if match else ""
         respond: Callable[[], Answer]
         if path == APPS_PATH:
-            endpoint, respond = "app_list", partial(self._app_list, username, query)
+            endpoint, app_id, respond = "app_list", "", partial(self._app_list, username, query)
         elif path == LAST_UPDATE_PATH:
-            endpoint, respond = "master_last_update", lambda: _text(200, self._last_update().isoformat())
+            endpoint, app_id = "master_last_update", ""
+            respond = partial(_text, 200, self._last_update().isoformat())
         elif pull := PULL_PATH.fullmatch(path):
-            endpoint, respond = pull[2], partial(self._pull, username, unquote(pull[1]), pull[2], query)
+            endpoint, app_id = pull[2], unquote(pull[1])
+            respond = partial(self._pull, username, app_id, endpoint, query)
         elif master := MASTER_PATH.fullmatch(path):
-            endpoint, respond = MASTER, partial(self._master, username, unquote(master[1]), query)
+            endpoint, app_id = MASTER, unquote(master[1])
+            respond = partial(self._master, username, app_id, query)
         else:
             return None
-        answer = self._failure() or (respond() if username else _unauthorized(path))
-        return replace(answer, endpoint=endpoint, account=username or "(wrong token)")
+        account = username or "(wrong token)"
+        call = (account, endpoint, app_id, query.get("from", ""), query.get("to", ""))
+        answer = self._failure() or self._refusal(call) or (respond() if username else _unauthorized(path))
+        return replace(answer, endpoint=endpoint, account=account, call=call)
+
+    def _refusal(self, call: tuple[str, ...]) -> Answer | None:
+        struck = self._moods.refusal(call)
+        return None if struck is None else replace(struck[1], mood=struck[0])
 
     def _app_list(self, username: str, query: Mapping[str, str]) -> Answer:
         try:
@@ -104,9 +120,9 @@ class AppsFlyerVendor:
             return Answer(400, json.dumps("Bad request"))
         if not 1 <= limit <= MAX_APPS_PER_PAGE or offset < 0:
             return Answer(400, json.dumps("Bad request"))
-        wait = self._quotas.take([(("apps", username), 20, False), (("apps-day", username), 100, True)])
-        if wait is not None:
-            return Answer(429, json.dumps("Too many requests"), retry_after=wait)
+        full = self._quotas.take([(("apps", username), 20, False), (("apps-day", username), 100, True)])
+        if full is not None:
+            return Answer(429, json.dumps("Too many requests"), retry_after=full.wait, mood=full.mood)
         apps = self.apps_of(username)
 
         def link(first: int) -> str:
@@ -136,12 +152,22 @@ class AppsFlyerVendor:
         is_short = days <= 2
         if not is_short:
             checks = [(("long", username, app_id), 24, True), (("long-account", username), 120, True)]
-        wait = self._quotas.take(checks)
-        if wait is not None:
+        full = self._quotas.take(checks)
+        if full is not None:
             is_real = self._minute_is_real if is_short else self._day_is_real
-            return _text(403, f"Limit reached for {NAMES_IN_QUOTA_ERRORS[report]}", None if is_real else wait)
+            refusal = _text(403, f"Limit reached for {NAMES_IN_QUOTA_ERRORS[report]}", None if is_real else full.wait)
+            return replace(refusal, mood=full.mood)
         rows = self.expected_rows(username, app_id, start, end, report)
-        return Answer(200, report_csv(report, rows[: self._row_cap]), "text/csv")
+        known = {(username, app_id, report, row.day) for row in rows}
+        call = (username, report, app_id, query["from"], query["to"])
+        is_empty = bool(rows) and known <= self._answered and self._moods.strikes("empty", call)
+        self._answered |= known
+        shown = [] if is_empty else rows[: self._row_cap]
+        text = report_csv(report, shown, self._currency_of(username, app_id))
+        return Answer(200, text, "text/csv", mood="empty" if is_empty else "")
+
+    def _currency_of(self, username: str, app_id: str) -> str:
+        return next(app.currency or "" for app in self.apps_of(username) if app.app_id == app_id)
 
     def _master(self, username: str, app_ids: str, query: Mapping[str, str]) -> Answer:
         if not self._permits(username, MASTER):

@@ -28,30 +28,47 @@ CAMPAIGNS = (
 )
 WORDS = ("farm", "owl", "rocket", "garden", "chess", "budget", "recipe", "puzzle", "radio", "trail")
 ZONES = (("USD", "UTC"), ("EUR", "Europe/Paris"), ("GBP", "Europe/London"), ("CNY", "Asia/Shanghai"))
+ODD_IDS = (  # by turns
+    "com.sandbox.{word} pro {number}",
+    "沙盒.{word}.{number}",
+    "com.sandbox.{word}/{number}",
+    "{number}",
+    "com.sandbox.{word}-channel%2F{number}",
+    "é&?#+{word};{number}",
+)
 COUNTRIES = ("US", "DE", "GB", "BR", None)
 
 
-def apps_of(username: str, count: int | None = None) -> list[App]:
-    """The apps of an account, 3 to 8 unless `count` says how many; every third is an iOS app."""
+def apps_of(username: str, count: int | None = None, odd_ids: bool = False) -> list[App]:
+    """The apps of an account, 3 to 8 unless `count` says how many; every third is an iOS app.
+
+    With `odd_ids` the others have ids as vendors list them now and then.
+    """
     count = 3 + _number("count", username) % 6 if count is None else count
-    return [_app(username, index) for index in range(count)]
+    return [_app(username, index, odd_ids) for index in range(count)]
 
 
 def expected_rows(
-    username: str, app_id: str, start: date, end: date, report: str = PARTNERS, apps: int | None = None
+    username: str,
+    app_id: str,
+    start: date,
+    end: date,
+    report: str = PARTNERS,
+    apps: int | None = None,
+    odd_ids: bool = False,
 ) -> list[Figures]:
     """What a correct reader of the report yields for these days, in the report's order.
 
-    About one day in forty has no rows at all, as happens to small apps. `apps` is how many apps the account has, as
-    for `apps_of`; it matters for `master_by_ad` of "all".
+    About one day in forty has no rows at all, as happens to small apps. `apps` and `odd_ids` are those of `apps_of`.
     """
-    app_ids = [app.app_id for app in apps_of(username, apps)] if app_id == ALL_APPS else [app_id]
+    currencies = {app.app_id: app.currency or "" for app in apps_of(username, apps, odd_ids)}
+    app_ids = list(currencies) if app_id == ALL_APPS else [app_id]
     rows_of = {PARTNERS: _partner_rows, DAILY: _daily_rows, GEO: _geo_rows, MASTER: _ad_rows}[report]
     return [
         row
         for each in app_ids
         for day in range((end - start).days + 1)
-        for traffic in _traffic_of_day(username, each, start + timedelta(day))
+        for traffic in _traffic_of_day(username, each, start + timedelta(day), currencies.get(each, "USD"))
         for row in rows_of(traffic)
     ]
 
@@ -91,9 +108,10 @@ class _Traffic:
     media_source: str
     campaign: str | None
     counts: _Counts
+    currency: str
 
 
-def _traffic_of_day(username: str, app_id: str, day: date) -> Iterator[_Traffic]:
+def _traffic_of_day(username: str, app_id: str, day: date, currency: str) -> Iterator[_Traffic]:
     number = _number("day", username, app_id, day)
     if number % 40 == 0:
         return
@@ -102,10 +120,10 @@ def _traffic_of_day(username: str, app_id: str, day: date) -> Iterator[_Traffic]
         campaign = CAMPAIGNS[(first + step) % len(CAMPAIGNS)]
         paid = _number("row", username, app_id, day, campaign)
         agency, media_source = None if step else "exampleagency", ("samplenet_int", "demoads_int")[paid % 2]
-        yield _Traffic(paid, app_id, day, agency, media_source, campaign, _paid_counts(paid))
+        yield _Traffic(paid, app_id, day, agency, media_source, campaign, _paid_counts(paid), currency)
     for media_source in ("restricted", "Organic"):
         unpaid = _number("row", username, app_id, day, media_source)
-        yield _Traffic(unpaid, app_id, day, None, media_source, None, _unpaid_counts(unpaid))
+        yield _Traffic(unpaid, app_id, day, None, media_source, None, _unpaid_counts(unpaid), currency)
 
 
 def _paid_counts(number: int) -> _Counts:
@@ -182,7 +200,7 @@ def _full_row(traffic: _Traffic, counts: _Counts, **names: str | None) -> Figure
         "ARPU": _ratio(revenue, counts.installs),
         "af_purchase (Unique users)": counts.buyers,
         "af_purchase (Event counter)": counts.purchases,
-        "af_purchase (Sales in USD)": f"{_amount(counts.sales):.4f}",
+        f"af_purchase (Sales in {traffic.currency})": f"{_amount(counts.sales):.4f}",
     }
     return Figures(**_plain(traffic, counts), **names, revenue=revenue, extra=extra)  # type: ignore[arg-type]
 
@@ -225,12 +243,16 @@ def _number(*key: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
-def _app(username: str, index: int) -> App:
+def _app(username: str, index: int, odd_ids: bool) -> App:
     number = _number("app", username, index)
     word = WORDS[number % len(WORDS)]
     currency, time_zone = ZONES[number % len(ZONES)]
     # Only iOS ids are short; index in the id keeps them distinct within an account.
     app_id = f"id99{number % 10**5:05d}{index:03d}" if index % 3 == 2 else f"com.sandbox.{word}.a{number:x}x{index}"
+    if odd_ids and index % 3 < 2:
+        app_id = ODD_IDS[(2 * (index // 3) + index % 3) % len(ODD_IDS)].format(
+            word=word, number=f"{number % 10**7}{index}"
+        )
     extra = {} if number % 2 else {"enable_retargetting": number % 4 == 0}
     return App(
         app_id, f"{word.title()} {index + 1}", "ios" if index % 3 == 2 else "android", currency, time_zone, extra

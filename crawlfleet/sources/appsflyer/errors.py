@@ -94,9 +94,9 @@ def app_list_error(refusal: Refusal) -> TaskError | None:
     if refusal.status == 429 or quota_of(refusal.body) is not None:
         scope = "app_list_day" if quota_of(refusal.body) is Quota.DAY else "app_list_minute"
         return QuotaError(str(refusal), refusal.retry_after, scope)
-    if refusal.status in (403, 404):
-        return AppListUnavailable(str(refusal)) if refusal.body else _perhaps(refusal)
-    return None
+    if refusal.status in (403, 404) and refusal.body:
+        return AppListUnavailable(str(refusal))
+    return _perhaps(refusal)
 
 
 def pull_error(refusal: Refusal, is_short: bool) -> TaskError | None:

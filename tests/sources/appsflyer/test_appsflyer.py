@@ -602,7 +602,7 @@ def test_only_the_vendors_words_deny_at_once(httpserver, fetch, status, body, in
 
 
 @pytest.mark.parametrize("body", [CDN_PAGE, ""])
-@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize("status", [403, 404, 416])
 def test_a_list_of_apps_refused_without_a_word_may_pass(httpserver, source, account, context, status, body):
     httpserver.expect_request("/api/mng/apps").respond_with_data(body, status=status)
     with pytest.raises(TransientError):
