@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from crawlfleet.core.errors import UsageError
+from crawlfleet.core.hosts import with_port
 from crawlfleet.settings.definitions import FIELDS, Settings
 from crawlfleet.sources.http.addresses import is_loopback
 
@@ -47,14 +48,14 @@ def open_listener(settings: Settings, has_tokens: Callable[[], bool] = lambda: F
     if missing:
         text = f"{missing[0]} is not installed: pip install 'crawlfleet[api]'"
         if _is_given(settings, "host") or _is_given(settings, "port"):
-            raise UsageError(f"the API cannot be served on {settings.host}:{settings.port}: {text}")
+            raise UsageError(f"the API cannot be served on {with_port(settings.host, settings.port)}: {text}")
         log.info("HTTP API is off: %s", text)
         return None
     try:
         return _listen(family, address)
     except OSError as error:
         reason = "the port is taken" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
-        text = f"cannot listen on {settings.host}:{settings.port}: {reason}"
+        text = f"cannot listen on {with_port(settings.host, settings.port)}: {reason}"
         advice = "choose another with --port N, any free one with --port 0, none with --no-api"
         if _is_given(settings, "port") or error.errno != errno.EADDRINUSE:
             raise UsageError(f"{text}: {advice}") from None
@@ -95,7 +96,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
 def url_of(listener: socket.socket, scheme: str = "http") -> str:
     """Where clients find it."""
     host, port = listener.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    return f"{scheme}://{with_port(host, port)}"
 
 
 def _is_given(settings: Settings, name: str) -> bool:

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crawlfleet.cli.demo_node import DemoNode
+from crawlfleet.cli.demo_node import DemoNode, config_of, start_commands
 from crawlfleet.cli.output import print_table, say
 from crawlfleet.cli.program import program_words
 from crawlfleet.core.account import Account
@@ -57,12 +57,11 @@ def run_demo(args: argparse.Namespace) -> int:
     began = time.monotonic()
     file = _fresh_file()
     say(f"演示开始 / demo: two accounts of a simulated vendor, their apps and {DAYS} days of figures, into {file}")
-    tokens = {_variable(username): f"sandbox-{username}" for username in ACCOUNTS}
     with signals_interrupt(), Sandbox(minute_seconds=MINUTE_SECONDS) as sandbox:
         fleet = connect(f"sqlite:///{file}")
         try:
             _queue_work(fleet)
-            with DemoNode(FOLDER, f"sqlite:///{file}", sandbox.base_url, tokens) as node:
+            with DemoNode(FOLDER, file, sandbox.base_url, MINUTE_SECONDS) as node:
                 code = _wait(node, fleet)
             result = _result(fleet, sandbox, time.monotonic() - began)
         except KeyboardInterrupt:
@@ -93,13 +92,11 @@ def _fresh_file() -> Path:
 def _queue_work(fleet: Fleet) -> None:
     yesterday = datetime.now(UTC).date() - timedelta(1)
     for username, kind in ACCOUNTS.items():
-        fleet.accounts.add(Account(SOURCE, username, kind, token_env=_variable(username)))
+        token_file = (FOLDER / f"{username}.token").absolute()
+        token_file.write_text(f"sandbox-{username}\n", encoding="utf-8")
+        fleet.accounts.add(Account(SOURCE, username, kind, token_file=str(token_file)))
         start = yesterday - timedelta(DAYS - 1)
         fleet.add_task("user_apps", username=username, start_date=start, end_date=yesterday)
-
-
-def _variable(username: str) -> str:
-    return f"SANDBOX_TOKEN_{username.upper()}"
 
 
 def _wait(node: DemoNode, fleet: Fleet) -> int:
@@ -157,7 +154,10 @@ def _print_summary(result: DemoResult, file: Path, good: bool) -> None:
         "data rows --username demo_agency --limit 10",
         "data rows --json",
     ):
-        print(f"  {program_words()} {command} --database sqlite:///{file}")
+        print(f"  {program_words()} {command} --config {config_of(FOLDER)}")
+    print("\n以此为起点 / to start from, vendor and node again:")
+    for command in start_commands(FOLDER, MINUTE_SECONDS):
+        print(f"  {command}")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The demo's node: a real one in its own process. A config file tells it where the simulated vendor is."""
+"""The demo's node: a real one in its own process, with a config file that is there to start from afterwards."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from crawlfleet.cli.program import MAIN
+from crawlfleet.cli.program import MAIN, program_words
+from crawlfleet.cli.sandbox_cli import DEFAULT_PORT, settings_text
 from crawlfleet.settings.config_file import toml_value
 from crawlfleet.settings.definitions import ENVIRONMENT_PREFIX
 from crawlfleet.settings.older_names import OLD_VARIABLES
@@ -24,27 +24,40 @@ def _program() -> list[str]:
     return [sys.executable, str(MAIN) if MAIN.is_file() else str(Path(sys.executable).with_name("crawlfleet"))]
 
 
+def config_of(folder: Path) -> Path:
+    """Return the config file that the demo writes."""
+    return folder / "crawlfleet.toml"
+
+
+def start_commands(folder: Path, minute_seconds: float) -> tuple[str, str]:
+    """Return the lines that start a vendor and a node like the demo's, one after the other in one terminal."""
+    node = f"distribute standalone --device-id demo-02 --config {config_of(folder)}"
+    return f"{program_words()} sandbox --minute-seconds {minute_seconds:g} &", f"{program_words()} {node}"
+
+
 class DemoNode:
     """Runs inside the `with` block until nothing is left to do; leaving the block early stops it gracefully."""
 
-    def __init__(self, folder: Path, database_url: str, vendor_url: str, tokens: Mapping[str, str]) -> None:
-        self._config = folder / "crawlfleet.toml"
-        self._vendor_url = vendor_url
+    def __init__(self, folder: Path, database: Path, vendor_url: str, minute_seconds: float) -> None:
+        self._folder, self._database, self._minute_seconds = folder, database, minute_seconds
         self._command = [*_program(), "distribute", "standalone", "--device-id", DEVICE_ID, "--until-idle", "--no-api"]
-        self._command += ["--database", database_url, "--config", str(self._config)]
+        self._command += ["--config", str(config_of(folder))]
         # What the user has set for another fleet must not reach this one.
         mine = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(ENVIRONMENT_PREFIX) and name not in OLD_VARIABLES
         }
-        self._environment = {**mine, **tokens, "PYTHONUTF8": "1"}
+        # Its vendor is gone when the demo has ended; the one of the file can be started again.
+        self._environment = {**mine, "CRAWLFLEET_APPSFLYER_BASE_URL": vendor_url, "PYTHONUTF8": "1"}
 
     def __enter__(self) -> DemoNode:
-        self._config.write_text(
-            "# written by the demo; the vendor it names is gone when the demo has ended\n"
-            f"retry_delay_seconds = 1\nshutdown_grace = {GRACE_SECONDS}\n\n"
-            f"[sources.appsflyer]\nbase_url = {toml_value(self._vendor_url)}\n",
+        vendor = settings_text(f"http://127.0.0.1:{DEFAULT_PORT}", self._minute_seconds)
+        config_of(self._folder).write_text(
+            "# Written by the demo, to start from:\n"
+            + "".join(f"#   {command}\n" for command in start_commands(self._folder, self._minute_seconds))
+            + f"database_url = {toml_value(f'sqlite:///{self._database.absolute()}')}\n"
+            f"retry_delay_seconds = 1\nshutdown_grace = {GRACE_SECONDS:g}\n\n{vendor}",
             encoding="utf-8",
         )
         # A session of its own: Ctrl-C must reach it once, from here.

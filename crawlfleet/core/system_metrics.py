@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import socket
@@ -35,12 +36,15 @@ def local_ip(database_host: str | None) -> str:
     """The address from which this machine reaches its database; 127.0.0.1 when the database is a file."""
     if not database_host:
         return "127.0.0.1"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((database_host, 9))  # no packet is sent: this only asks for a route
+    try:
+        found = socket.getaddrinfo(database_host, 9, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
+        return "127.0.0.1"
+    for family, kind, _, _, address in found:
+        with contextlib.suppress(OSError), socket.socket(family, kind) as probe:
+            probe.connect(address)  # no packet is sent: this only asks for a route
             return str(probe.getsockname()[0])
-        except OSError:
-            return "127.0.0.1"
+    return "127.0.0.1"
 
 
 def network_status(round_trip_seconds: float) -> str:

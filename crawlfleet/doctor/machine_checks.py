@@ -15,6 +15,7 @@ from tempfile import gettempdir
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import ProxyError, TaskError, UsageError
+from crawlfleet.core.hosts import with_port
 from crawlfleet.doctor.database_checks import has_tables
 from crawlfleet.doctor.findings import Check, Finding, fail, ok, warn
 from crawlfleet.executors.registry import executors
@@ -144,7 +145,7 @@ def disks(settings: Settings) -> Iterator[Finding]:
 
 def ports(settings: Settings) -> Iterator[Finding]:
     """Whether the API could listen."""
-    place = f"{settings.host}:{settings.port}"
+    place = with_port(settings.host, settings.port)
     if not settings.api:
         yield ok("ports", "the API is off")
         return

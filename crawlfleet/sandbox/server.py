@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from crawlfleet.core.errors import UsageError
+from crawlfleet.core.hosts import bare_host, family_of, with_port
 from crawlfleet.core.vendor_data import App, Figures
 from crawlfleet.sandbox.answer import Answer
 from crawlfleet.sandbox.apple.endpoints import AppleStore
@@ -82,7 +83,7 @@ class Sandbox:
                 raise UsageError(f"{name} must lie between 0 and 1 (got {rate})")
         if minute_seconds <= 0 or (day_seconds is not None and day_seconds <= 0):
             raise UsageError(f"minute and day must be longer than 0 s (got {minute_seconds} and {day_seconds})")
-        self._host, self._port = host, port
+        self._host, self._port = bare_host(host), port
         self._moods, self._clock = Moods(moods, seed), clock
         pace = PACE if self._moods.has("pace") else 1.0
         self._quotas = quotas = Quotas(minute_seconds, day_seconds, clock, pace)
@@ -114,7 +115,7 @@ class Sandbox:
     def _address(self, server: _Server | None) -> str:
         if server is None:
             raise UsageError("the sandbox is not started")
-        return f"http://{self._host}:{server.server_address[1]}"
+        return f"http://{with_port(self._host, server.server_address[1])}"
 
     def start(self) -> None:
         """Listen; raises UsageError when the port is taken. Starting twice is fine."""
@@ -127,10 +128,13 @@ class Sandbox:
         class Handler(_Handler):
             answer = staticmethod(respond)
 
+        place = with_port(self._host, port)
         try:
             return _Server((self._host, port), Handler)
         except OSError as error:
-            raise UsageError(f"cannot listen on {self._host}:{port}: {error.strerror}; choose another port") from None
+            raise UsageError(f"cannot listen on {place}: {error.strerror}; choose another address or port") from None
+        except UnicodeError:
+            raise UsageError(f"cannot listen on {place}: it is no address of this machine") from None
 
     def stop(self) -> None:
         """Close the port. Stopping twice is fine."""
@@ -211,6 +215,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self.connections: set[socket.socket] = set()
+        self.address_family = family_of(address[0])
         super().__init__(address, handler)
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name="sandbox", daemon=True)
         self._thread.start()
@@ -283,8 +288,12 @@ def serve(
     redirects: str = "both",
     moods: Sequence[str] = (),
     say: Callable[[str], None] = print,
+    settings_for: Callable[[str], str] = lambda base_url: "",
 ) -> None:
-    """Run a sandbox until SIGINT or SIGTERM, after saying how to use it. Must be called in the main thread."""
+    """Run a sandbox until SIGINT or SIGTERM, after saying how to use it. Must be called in the main thread.
+
+    `settings_for` gives the settings of nodes that go with the sandbox at an address.
+    """
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
@@ -301,5 +310,8 @@ def serve(
         say(f"  export CRAWLFLEET_APPLE_BASE_URL={sandbox.base_url}")
         for developer in DEVELOPERS:
             say(f"  python main.py accounts add --source apple --username {developer}")
+        if settings := settings_for(sandbox.base_url):
+            say("Its quotas are not the vendor's: nodes need a config file (--config FILE) with")
+            say("\n".join(f"  {line}" for line in settings.splitlines()))
         say(f"Calls so far: curl {sandbox.base_url}{STATS_PATH}, each of them: curl {sandbox.base_url}{CALLS_PATH}")
         stopped.wait()

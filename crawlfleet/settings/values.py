@@ -9,6 +9,7 @@ from typing import Any
 
 from crawlfleet.core.edge_text import clean, flaw
 from crawlfleet.core.errors import UsageError
+from crawlfleet.core.hosts import bare_host
 from crawlfleet.core.logs import redact
 from crawlfleet.settings.definitions import (
     DASK_ADDRESS,
@@ -33,6 +34,7 @@ def parse_value(name: str, value: object, origin: str) -> Any:
     rule = RULES[name]
     if isinstance(value, str):
         value = clean(value)
+        value = bare_host(value) if name == "host" else value
     written = value
     if isinstance(value, str) and not origin.startswith("file "):
         value = _from_text(rule.kind, value)

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
 import sys
+import textwrap
 import urllib.request
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.model.schema import HEAD
+from crawlfleet.planning.tariff import tariff_of
+from crawlfleet.settings.layers import load_settings
+from crawlfleet.sources.contract import Uncancelled
 from tests.cli.console import Console
 from tests.conftest import Backend
 from tests.ports import free_port
@@ -103,12 +109,30 @@ def test_a_wrong_option_of_the_sandbox_is_named(ready: Console, options: list[st
     assert [part for part in parts if part not in error] == [], error
 
 
-def test_the_sandbox_serves_until_it_is_told_to_stop() -> None:
-    command = [sys.executable, str(MAIN), "sandbox", "--port", "0", "--apps", "2", "--minute-seconds", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def test_the_sandbox_serves_at_any_address_and_prints_the_settings_that_go_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a vendor's minute of half a second nodes went on waiting for 60 s, and IPv6 was refused."""
+    command = [sys.executable, str(MAIN), "sandbox", "--port", "0", "--apps", "2", "--minute-seconds", "0.5"]
+    process = subprocess.Popen([*command, "--host", "::1"], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         address = process.stdout.readline().split()[3].rstrip(";")
+        assert address.startswith("http://[::1]:")
+        said = "".join(itertools.takewhile(lambda line: "Calls so far" not in line, process.stdout))
+        file = tmp_path / "sandbox.toml"
+        file.write_text(textwrap.dedent(said.partition("with\n")[2]), encoding="utf-8")
+        settings = load_settings(file, {}, {})
+        assert {table["base_url"] for table in settings.sources.values()} == {address}
+        tariff = tariff_of(settings)
+        tariff.check()
+        assert tariff.limit_of("appsflyer", "aggregate_short_range") == (1, 0.5)
+        assert tariff.limit_of("appsflyer", "app_list_minute") == (20, 0.5)
+        assert tariff.limit_of("appsflyer", "aggregate_long_range_app") == (24, 86_400)
+        assert tariff.limit_of("apple", "store_calls") == (19, 0.5)
+        account = Account("appsflyer", "u", token_env="U_TOKEN")
+        monkeypatch.setenv("U_TOKEN", "sandbox-u")
+        assert len(list(tariff.source("appsflyer").list_apps(account, Uncancelled()))) == 2
         request = urllib.request.Request(f"{address}/api/mng/apps", headers={"Authorization": "Bearer sandbox-u"})
         with urllib.request.urlopen(request, timeout=10) as answer:
             assert len(json.load(answer)["data"]) == 2

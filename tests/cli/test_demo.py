@@ -11,6 +11,8 @@ import pytest
 
 from crawlfleet.cli import demo_cli, demo_node
 from crawlfleet.cli.main import main
+from crawlfleet.planning.tariff import tariff_of
+from crawlfleet.settings.layers import load_settings
 from tests.cli.console import Console
 from tests.waiting import wait_until
 
@@ -59,7 +61,15 @@ def test_the_demo_brings_apps_and_figures_and_explains_itself(
     assert (device["device_id"], device["status"]) == (demo_node.DEVICE_ID, "offline")
     written = {str(path.relative_to(tmp_path).parts[0]) for path in tmp_path.rglob("*")}
     assert written == {"demo"}
-    suggested = [shlex.split(line) for line in out.splitlines() if line.startswith("  python main.py ")]
+    commands = [shlex.split(line) for line in out.splitlines() if line.startswith("  python main.py ")]
+    vendor, node = commands[-2:]
+    assert vendor[2:] == ["sandbox", "--minute-seconds", "1", "&"]
+    assert node[2:] == ["distribute", "standalone", "--device-id", "demo-02", "--config", "demo/crawlfleet.toml"]
+    settings = load_settings("demo/crawlfleet.toml", {}, {})
+    assert settings.database_url == f"sqlite:///{tmp_path}/demo/crawlfleet.db"
+    assert settings.sources["appsflyer"]["base_url"] == "http://127.0.0.1:8900"
+    assert tariff_of(settings).limit_of("appsflyer", "aggregate_short_range") == (1, 1.0)
+    suggested = commands[:-2]
     assert len(suggested) > 3
     for words in suggested:
         assert main(words[2:]) == 0, words
