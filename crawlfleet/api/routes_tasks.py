@@ -58,12 +58,16 @@ async def list_tasks(
     username: Username = None,
     source: Source = None,
     app_id: AppId = None,
+    device_id: DeviceFilter = None,
+    since: Annotated[dt.datetime | None, Query(description="added from this moment on")] = None,
+    until: Annotated[dt.datetime | None, Query(description="added before this moment")] = None,
     limit: PageLimit = 50,
     before: Before = None,
 ) -> Response:
-    """Tasks, newest first. A page looks at no more than 20,000 tasks: with several filters it may be short, or empty,
-    and still have a `next`."""
-    wanted = TaskFilter(status, task_type, username, source, app_id)
+    """Tasks, newest first; `device_id`: the one that has it, or had it last. A page looks at no more than 20,000 tasks:
+    with several filters it may be short, or empty, and still have a `next`."""
+    span = parse_moment(since, "since"), parse_moment(until, "until")
+    wanted = TaskFilter(status, task_type, username, source, app_id, device_id, *span)
     return await context.queries.answer(lambda db: listed("tasks", tasks.tasks_page(db, wanted, limit, before)))
 
 

@@ -6,6 +6,7 @@ database's, where the command has one, since its moments come from there.
 
 from __future__ import annotations
 
+import argparse
 from datetime import UTC, datetime, timedelta
 
 from crawlfleet.core.json_text import utc
@@ -34,6 +35,10 @@ class Screen:
         """Return the moment in the screen's zone, to the second."""
         self._shown = True
         return utc(moment).astimezone(self._zone).strftime("%Y-%m-%d %H:%M:%S")
+
+    def in_zone(self, moment: datetime) -> datetime:
+        """Return a moment that names no zone as one of the screen's."""
+        return moment.replace(tzinfo=self._zone)
 
     def ago(self, moment: datetime | None) -> str | None:
         """Return `12 s ago` or `in 3 h`, a date when it is far; None stays None."""
@@ -71,3 +76,20 @@ class Screen:
 
 
 screen = Screen()
+
+
+def beginning(text: str) -> datetime:
+    """Read the value of an option that takes a day, meaning its first moment, or a moment, of the screen's zone."""
+    try:
+        moment = datetime.fromisoformat(text)
+        if 2000 <= moment.year <= 2200:
+            return moment if moment.tzinfo is not None else screen.in_zone(moment)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"must be like 2026-01-31 or 2026-01-31T08:00:00 (got {text!r:.80})")
+
+
+def end(text: str) -> datetime:
+    """Read such a value where a day means its last moment."""
+    is_day = len(text) == len("2026-01-31")
+    return beginning(text) + timedelta(is_day)

@@ -10,17 +10,42 @@ import base64
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
-from crawlfleet.core.sql import sql
+from crawlfleet.core.sql import sql, stamp, utc
 from crawlfleet.core.transaction import Reader
 
 LOOK_ROWS = 20_000
 MESSAGE_CHARS = 300  # of an error in a list
+OUT_OF_ORDER = timedelta(hours=1)  # by which a row may be older than one with a lower id: transactions overlap
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows that were made from `since` on and before `until`; None: no such end."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def conditions(self) -> list[str]:
+        """What a row `t` must fulfil."""
+        ends = ("t.created_at >= :since", self.since), ("t.created_at < :until", self.until)
+        return [condition for condition, moment in ends if moment is not None]
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The moments of the conditions."""
+        ends = {"since": self.since, "until": self.until}
+        return {name: stamp(moment) for name, moment in ends.items() if moment is not None}
+
+
+NEVER_MIND = Span()
 
 
 @dataclass(frozen=True)
@@ -39,12 +64,14 @@ def newest_first(
     limit: int,
     before: int | None,
     without: Collection[str] = (),
+    added: Span = NEVER_MIND,
 ) -> Page:
     """Rows by falling id. The first of the `indexed` columns that is filtered by leads; the other filters then look at
-    LOOK_ROWS rows. The columns `without` are left out; where there are such, long error messages are cut."""
+    LOOK_ROWS rows, and no further than a little before `added` begins. The columns `without` are left out; where there
+    are such, long error messages are cut."""
     lead = next((name for name in indexed if name in filters), None)
     others = {name: value for name, value in filters.items() if name != lead}
-    parameters = {**filters, "limit": limit + 1, "look": LOOK_ROWS}
+    parameters = {**filters, **added.parameters, "limit": limit + 1, "look": LOOK_ROWS}
     conditions = [f"{lead} = :{lead}"] if lead else []
     if before is not None:
         parameters["before"] = before
@@ -52,18 +79,22 @@ def newest_first(
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     walk = f"SELECT id FROM {table.name}{where} ORDER BY id DESC LIMIT"
     with db.read() as reader:
-        if not others:
+        fitting = [*(f"t.{name} = :{name}" for name in others), *added.conditions]
+        if not fitting:
             ids = _ids(reader, f"{walk} :limit", parameters)
             rest = None
         else:
-            fits = " AND ".join(f"t.{name} = :{name}" for name in others)
             ids = _ids(
                 reader,
                 f"SELECT w.id FROM ({walk} :look) AS w JOIN {table.name} t ON t.id = w.id"
-                f" WHERE {fits} ORDER BY w.id DESC LIMIT :limit",
+                f" WHERE {' AND '.join(fitting)} ORDER BY w.id DESC LIMIT :limit",
                 parameters,
             )
             rest = None if len(ids) > limit else _lowest(reader, f"{walk} :look", parameters)
+            if rest is not None and added.since is not None:
+                look = sa.select(table.c.created_at).where(table.c.id == rest)
+                oldest = utc(reader.execute(look).scalar())
+                rest = None if oldest is None or oldest < added.since - OUT_OF_ORDER else rest
         columns = [column for column in table.c if column.name not in without]
         query = sa.select(*columns).where(table.c.id.in_(ids[:limit])).order_by(table.c.id.desc())
         rows = [dict(row) for row in reader.execute(query).mappings()]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
-from crawlfleet.insights.pages import Page, newest_first
+from crawlfleet.insights.pages import Page, Span, newest_first
 from crawlfleet.model import queue_depth, schema
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.lifecycle import TaskStatus
@@ -28,11 +29,27 @@ class TaskFilter:
     username: str | None = None
     source: str | None = None
     app_id: str | None = None
+    device_id: str | None = None  # that has it, or had it last
+    since: datetime | None = None  # added from then on
+    until: datetime | None = None  # added before
 
     @property
     def given(self) -> dict[str, Any]:
         """What is asked for, by the names of columns."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        values = {
+            "status": self.status,
+            "task_type": self.task_type,
+            "username": self.username,
+            "source": self.source,
+            "app_id": self.app_id,
+            "assigned_device_id": self.device_id,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def added(self) -> Span:
+        """When the tasks were added."""
+        return Span(self.since, self.until)
 
 
 TASK_LEADS = ("username", "status")  # columns with an index that leads to tasks, the narrower first
@@ -40,16 +57,17 @@ TASK_LEADS = ("username", "status")  # columns with an index that leads to tasks
 
 def tasks_page(db: Database, wanted: TaskFilter, limit: int, before: int | None = None) -> Page:
     """Tasks with an id below `before`, newest first, without `task_data` and `task_ret`."""
-    return newest_first(db, schema.crawl_task, wanted.given, TASK_LEADS, limit, before, without=LONG_TASK_COLUMNS)
+    return newest_first(
+        db, schema.crawl_task, wanted.given, TASK_LEADS, limit, before, LONG_TASK_COLUMNS, added=wanted.added
+    )
 
 
 def newest_tasks(db: Database, wanted: TaskFilter, limit: int) -> Iterator[dict[str, Any]]:
     """The newest tasks, as dicts of all their columns."""
     before: int | None = None
     while limit > 0:
-        page = newest_first(
-            db, schema.crawl_task, wanted.given, TASK_LEADS, min(limit, PAGE_TASKS), before, without=frozenset()
-        )
+        most = min(limit, PAGE_TASKS)
+        page = newest_first(db, schema.crawl_task, wanted.given, TASK_LEADS, most, before, added=wanted.added)
         yield from page.rows
         if page.next is None:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,20 @@ def test_every_list_and_number_of_a_fleet_can_be_read(client: TestClient, sample
     assert all_of(client, "/audit", "audit", limit=1)[-1]["action"] == "tasks.cancel"
 
 
+def test_tasks_are_found_by_device_and_by_when_they_were_added(client: TestClient, sample: Sample) -> None:
+    every = get(client, "/tasks")["tasks"]
+    taken = get(client, "/tasks", device_id="d1")["tasks"]
+    assert [each["id"] for each in taken] == [each["id"] for each in every if each["assigned_device_id"] == "d1"]
+    assert 0 < len(taken) < len(every)
+    moments = sorted(each["created_at"] for each in every)
+    last = moments[-1]
+    newest = [each["id"] for each in every if each["created_at"] == last]
+    assert [each["id"] for each in get(client, "/tasks", since=last)["tasks"]] == newest
+    older = get(client, "/tasks", until=last)["tasks"]
+    assert [each["id"] for each in older] == [each["id"] for each in every if each["created_at"] != last]
+    assert client.get(f"{PREFIX}/tasks?since=soon").status_code == 422
+
+
 def test_a_task_is_told_with_its_runs_events_and_reason(client: TestClient, sample: Sample) -> None:
     done = get(client, f"/tasks/{sample.tasks['completed']}")
     assert done["task_ret"] == done["assignments"][0]["result_data"] == {"seen": 1}
@@ -137,6 +152,9 @@ def test_a_filter_without_an_index_looks_at_a_bounded_number_of_rows_a_page(
     assert (page["tasks"], int(page["next"])) == ([], common[-3])
     assert [task["id"] for task in all_of(client, "/tasks", "tasks", task_type="rare")] == rare
     assert len(all_of(client, "/tasks", "tasks", task_type="noop")) == 13
+    now = datetime.now(UTC)
+    assert get(client, "/tasks", since=str(now + timedelta(hours=2)))["next"] is None, "no older task can fit"
+    assert get(client, "/tasks", since=str(now + timedelta(minutes=1)))["next"] is not None, "one may: ids are no times"
 
 
 def test_figures_come_page_by_page_and_exact(client: TestClient, sample: Sample) -> None:

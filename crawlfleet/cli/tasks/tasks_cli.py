@@ -8,7 +8,7 @@ from typing import Any
 
 from crawlfleet.cli.arguments import MAX_ID, MAX_ROWS, add_json_option, whole_number
 from crawlfleet.cli.database import actor, existing_database, existing_fleet
-from crawlfleet.cli.moments import screen
+from crawlfleet.cli.moments import beginning, end, screen
 from crawlfleet.cli.output import print_json, print_table, progress, say
 from crawlfleet.cli.tasks import add, backfill, explain, forecast, logs, run_now, show
 from crawlfleet.cli.tasks.show import days_of
@@ -31,7 +31,10 @@ def run_list(args: argparse.Namespace) -> int:
     from crawlfleet.insights.tasks import TaskFilter, newest_tasks
 
     with existing_database(args) as db:
-        tasks = list(newest_tasks(db, TaskFilter(args.status, args.type, args.username), args.limit))
+        wanted = TaskFilter(
+            args.status, args.type, args.username, args.source, args.app_id, args.device, args.since, args.until
+        )
+        tasks = list(newest_tasks(db, wanted, args.limit))
     if args.json:
         print_json(tasks)
         return 0
@@ -144,6 +147,12 @@ def add_parser(subparsers: Any) -> None:
 
     listing = inner.add_parser("list", help="show the newest tasks")
     _add_filters(listing, list(TaskStatus))
+    listing.add_argument("--source", metavar="S", help="tasks of this vendor")
+    listing.add_argument("--app-id", metavar="A", help="tasks of this app")
+    listing.add_argument("--device", metavar="ID", help="tasks that this device has, or had last")
+    when = "a day, or a moment as in 2026-01-31T08:00; of your zone unless it names one"
+    listing.add_argument("--since", metavar="T", type=beginning, help=f"tasks added from then on: {when}")
+    listing.add_argument("--until", metavar="T", type=end, help="tasks added until then; a day is included")
     limit = whole_number(1, MAX_ROWS)
     listing.add_argument(
         "--limit", metavar="N", type=limit, default=DEFAULT_LIMIT, help="at most so many (default: 50)"

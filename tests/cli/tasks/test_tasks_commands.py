@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,62 @@ def test_list_shows_the_newest_tasks_with_the_columns_of_the_table(any_console: 
         (["--limit", "1"], [ids[2]]),
     ):
         assert [task["id"] for task in any_console("tasks", "list", "--json", *options).json] == expected
+
+
+def test_the_list_finds_tasks_by_app_vendor_device_and_time_and_shows_their_device(any_console: Console) -> None:
+    """It showed no device, and knew neither app nor vendor nor time."""
+    for source, app in (("appsflyer", "a"), ("apple", "a"), ("appsflyer", "b")):
+        any_console.add("--type", "noop", "--source", source, "--username", "u", "--app-id", app)
+
+    def run_and_age(db: Any) -> None:
+        device = Device(db, "d7")
+        device.register()
+        [claim] = device.claim(slots=1)
+        device.end(ending(claim))
+        days = {1: "2026-01-01 23:59:59.5", 2: "2026-01-02 00:00:00", 3: "2026-01-02 23:59:59.9"}
+        with db.plain.begin() as connection:
+            for task_id, moment in days.items():
+                made = datetime.fromisoformat(moment).replace(tzinfo=UTC)
+                table = schema.crawl_task
+                connection.execute(table.update().where(table.c.id == task_id).values(created_at=made))
+
+    any_console.on_database(run_and_age)
+
+    def found(*options: str) -> list[int]:
+        return [task["id"] for task in any_console("tasks", "list", "--json", *options).json]
+
+    assert found("--app-id", "a") == [2, 1]
+    assert found("--app-id", "a", "--source", "appsflyer") == [1]
+    assert found("--device", "d7") == [1]
+    assert found("--device", "d8") == []
+    assert found("--since", "2026-01-02T00:00:00Z") == [3, 2]
+    assert found("--until", "2026-01-02T00:00:00+00:00") == [1]
+    assert found("--since", "2026-01-02T08:00+08:00", "--until", "2026-01-02T23:00:00Z", "--username", "u") == [2]
+    header, *lines = any_console("tasks", "list").out.splitlines()
+    assert [line.split()[:2] for line in lines if "d7" in line] == [["1", "noop"]]
+    assert "device" in header.split()
+
+
+def test_days_of_the_list_are_those_of_the_users_zone(ready: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A moment that is copied from a screen finds what the screen showed."""
+    task_id = ready.add("--type", "noop")
+    monkeypatch.setenv("TZ", "Asia/Shanghai")
+    time.tzset()
+    try:
+        now = datetime.fromisoformat(ready("tasks", "show", task_id).out.partition("added: ")[2][:19])
+        for options, expected in (
+            (("--since", now), [task_id]),
+            (("--since", now + timedelta(seconds=1)), []),
+            (("--until", now), []),
+            (("--since", now.date(), "--until", now.date()), [task_id]),
+            (("--until", now.date() - timedelta(1)), []),
+        ):
+            assert [task["id"] for task in ready("tasks", "list", "--json", *options).json] == expected, options
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    for wrong in ("yesterday", "2026-02-30", "1999-01-01", "08:00"):
+        assert f"'{wrong}'" in ready.refuses(2, "tasks", "list", "--since", wrong)
 
 
 def test_the_list_for_people_has_local_dates_and_says_when_it_is_cut(
