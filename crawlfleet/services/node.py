@@ -260,6 +260,7 @@ def scheduler_options(settings: Settings, tariff: Tariff) -> SchedulerOptions:
         concurrent_tasks=0 if settings.mode == "master" else settings.slots,
         schedule_interval=settings.schedule_interval,
         dispatch_interval=settings.dispatch_interval,
+        heartbeat_interval=settings.heartbeat_interval,
         retry=RetryPolicy(settings.retry_delay_seconds),
         defaults=TaskDefaults(settings.execution_timeout, settings.max_retry, tariff.cost_of),
         limit_of=tariff.limit_of,

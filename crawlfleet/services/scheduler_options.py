@@ -26,6 +26,7 @@ class SchedulerOptions:
     concurrent_tasks: int
     schedule_interval: float
     dispatch_interval: float
+    heartbeat_interval: float
     retry: RetryPolicy
     defaults: TaskDefaults
     limit_of: LimitOf

@@ -69,6 +69,8 @@ class TaskScheduler(Service):
         self._turns = TurnMaker(db, executors.keys(), options)
         self._guesses = Guesses()
         self._reading: ClockReading | None = None  # of the latest turn or look
+        self._others_notice_seconds = 2 * options.heartbeat_interval  # by a turn after their next beat
+        self._no_calls_until = 0.0  # the database's clock was set ahead: others have to date their calls anew first
         self._passed = threading.Event()
         self._on_fatal = on_fatal
         inbox.wake = self.wake
@@ -152,6 +154,8 @@ class TaskScheduler(Service):
                 self._on_fatal(problem)
         self.runs.give_back()
         self.alarm.reset(self.runs.table)
+        if (left := self._no_calls_until - self._now()) > 0:
+            self.alarm.within(left)
         self.alarm.within(self.runs.look_again_seconds())
         if self._lingers():
             return None
@@ -222,6 +226,7 @@ class TaskScheduler(Service):
             guesses=self._guesses,
             sent=self.runs.sent,
             before=self._reading,
+            may_call=self._now() >= self._no_calls_until,
         )
 
     def _may_claim(self, given: TurnInput) -> bool:
@@ -250,6 +255,8 @@ class TaskScheduler(Service):
             log_lines.strays_released(result.strays)
         self._guesses = self._guesses.after(result.state, result.free_lanes)
         self._reading = result.state.reading
+        if result.clock_moved > 0:
+            self._no_calls_until = self._now() + self._others_notice_seconds
         if result.claimed:
             self.idle.clear()
             self.runs.start(result.claimed, result.state)

@@ -52,8 +52,8 @@ class TurnInput:
 
     `owner` is for whom. `slots` tasks are to be claimed, and `reserve` more, that carry `most_bytes`; `lead_seconds`
     before their budget reopens. `sent` are the calls of the last runs, dated anew when the database's clock was moved
-    since the reading `before`. `held` are the ids of the runs in memory, to be compared with the database's when
-    `reconcile` is set.
+    since the reading `before`; only with `may_call` tasks with a source are claimed. `held` are the ids of the runs in
+    memory, to be compared with the database's when `reconcile` is set.
     """
 
     owner: Registration
@@ -67,6 +67,7 @@ class TurnInput:
     guesses: Guesses
     sent: CallMemory
     before: ClockReading | None
+    may_call: bool
 
     @property
     def room(self) -> int:
@@ -80,6 +81,7 @@ class TurnResult:
 
     `cut_off` are ids of held runs whose budget was closed before they sent all their calls.
     `strays` runs were released that nobody held. `free_lanes` are the lanes without a source that have tasks.
+    `clock_moved` is by how many seconds the database's clock was set since the reading before.
     """
 
     state: DeviceState
@@ -88,6 +90,7 @@ class TurnResult:
     lost: set[int] = field(default_factory=set)
     strays: int = 0
     free_lanes: list[int] = field(default_factory=list)
+    clock_moved: float = 0.0
     cut_off: Answer[set[int]] = field(default_factory=lambda: Answer.of(set()))
 
 
@@ -131,15 +134,18 @@ class TurnMaker:
         result.ended = end_runs(ledger, endings, options.retry, options.defaults, ends)
         over = {each.assignment_id for each in endings}  # those book their calls
         book_calls(ledger, [each.dated(reading) for each in writes.calls if each.assignment_id not in over])
-        if given.before is not None and reading.moved_since(given.before):  # before anything is claimed
+        result.clock_moved = 0.0 if given.before is None else reading.moved_since(given.before)
+        may_call = given.may_call and result.clock_moved <= 0
+        if result.clock_moved:  # before anything is claimed
             book_calls(ledger, [replace(each.dated(reading), is_over=False) for each in given.sent.recent()])
         if given.reconcile:
             adopts = options.adopts and state.may_claim
             result.strays, result.lost = rescue.release_unheld(ledger, owner.device_id, owner.epoch, given.held, adopts)
         if assigned is not None and state.may_claim:
-            result.claimed = dispatch.adopt(ledger, assigned.read(), max(given.lead_seconds, PATIENCE_SECONDS))
+            adopted = [row for row in assigned.read() if may_call or row["source"] is None]
+            result.claimed = dispatch.adopt(ledger, adopted, max(given.lead_seconds, PATIENCE_SECONDS))
         if heads is not None and self._claims_itself(state):
-            open_heads = heads.read()
+            open_heads = [head for head in heads.read() if may_call or not head.sourced]
             result.free_lanes = [head.lane_id for head in open_heads if not head.sourced]
             slots = given.slots - len(result.claimed)
             request = ClaimRequest(
@@ -169,7 +175,7 @@ class TurnMaker:
             heads = []
             if self._claims_itself(state):
                 heads = claims.open_heads(reader, self._types, self._options.labels)
-            found = any(given.slots or not head.sourced for head in heads)
+            found = any((given.slots and given.may_call) or not head.sourced for head in heads)
             return state, found or bool(assigned is not None and assigned.read())
 
     def sees_work(self, reader: Statements, owner: Registration, held: Collection[int], master_alive: bool) -> bool:

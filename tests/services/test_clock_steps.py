@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from crawlfleet.model.budget import Charge, Cost
+from crawlfleet.model.claims import promote
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.task_insert import TaskDefaults
@@ -28,18 +29,26 @@ def settle(*pumps: Pump) -> int:
     return pumps[0].fleet.tasks.stats()["completed"]
 
 
-def test_a_step_of_the_databases_clock_brings_no_call_nearer(url: str, make_pump: MakePump, clock: Clock) -> None:
-    """Stepped ahead by a minute five times, the database let 1 to 4 calls too many through, 0.3 s apart."""
+@pytest.mark.parametrize("first", ["d1", "d2"])
+def test_a_step_of_the_databases_clock_brings_no_call_nearer(
+    url: str, make_pump: MakePump, clock: Clock, first: str
+) -> None:
+    """Stepped ahead by a minute five times, the database let 1 to 4 calls too many through, 0.3 s apart.
+
+    Whoever notices a step first may be another than the one who made the last call.
+    """
     pumps = [make_pump(url, device_id=name, schedule_interval=600) for name in ("d1", "d2")]
     CrawlTaskDAO(pumps[0].db).add(
         [TaskSpec("calling", source="vendor", username="u")] * 9, TaskDefaults(cost_of=lambda _: COST)
     )
     done = settle(*pumps)
     assert done == 1
+    pumps.sort(key=lambda pump: pump.lease.device_id != first)
     for _ in range(2):
         for step in (120.0, 240.0, -60.0):
             clock.step_database(step)
             clock.let_pass(80.0)  # of the window 240 s pass, and the database's clock says 540
+            promote(pumps[0].db, 0.0)  # as a node does that has just started, and saw no step
             assert settle(*pumps) == done
         clock.let_pass(61.0)
         done += 1
