@@ -31,6 +31,7 @@ from sqlalchemy.engine import make_url
 
 from crawlfleet.core.account import Account
 from crawlfleet.model.task_spec import TaskSpec
+from crawlfleet.sandbox.moods import MOODS, STANDING
 from crawlfleet.sandbox.server import Sandbox
 from crawlfleet.services.fleet import Fleet, connect
 from tests.nodes import CLOCK_LIBRARY, NodeProcess
@@ -46,12 +47,16 @@ OFFLINE_SECONDS = 4.0  # a node that is silent for longer loses its tasks
 FIRST_DAY = date(2026, 4, 1)
 BODIES_PER_SECOND = 12  # of the tasks without a vendor
 LARGE_EVERY, LARGE_ROWS = 50, 3000  # so many rows are stored by the second writer
+VENDOR_MOODS = [  # not `empty`: whom a kill kept from storing what came cannot tell that the next answer is untrue
+    name if name in STANDING else f"{name}=0.03" for name in MOODS if name != "empty"
+]
+MAX_RETRY = 100
 CALM_SECONDS = 180.0  # within which the rest must be worked off
 SETTINGS = f"""
 heartbeat_interval = 0.5
 offline_timeout = {OFFLINE_SECONDS:g}
 retry_delay_seconds = 0.5
-max_retry = 100
+max_retry = {MAX_RETRY}
 shutdown_grace = 1
 """
 
@@ -61,6 +66,7 @@ class Books:
     """What was found when all was over: `wrong` is empty when every promise was kept."""
 
     faults: Counter[str] = field(default_factory=Counter)
+    moods: Counter[str] = field(default_factory=Counter)  # of the vendor
     tasks: int = 0
     runs: int = 0
     rows: int = 0
@@ -74,7 +80,10 @@ class Books:
 
     def __str__(self) -> str:
         faults = ", ".join(f"{count} x {name}" for name, count in sorted(self.faults.items()))
-        done = f"{self.tasks} tasks in {self.runs} runs, {self.rows} rows, {self.calls} calls; {faults}"
+        moods = ", ".join(f"{count} x {name}" for name, count in sorted(self.moods.items()))
+        done = (
+            f"{self.tasks} tasks in {self.runs} runs, {self.rows} rows, {self.calls} calls; {faults}; vendor: {moods}"
+        )
         return "\n".join([done, *(f"WRONG: {each}" for each in self.wrong)])
 
 
@@ -96,7 +105,9 @@ class Storm:
         """Storm, calm, books."""
         name = self._server.create_database(f"storm_{os.getpid()}")
         direct = self._server.url(name)
-        vendor = Sandbox(minute_seconds=WINDOW_SECONDS, apps=APPS, failure_rate=0.03, cut_rate=0.03, seed=1)
+        vendor = Sandbox(
+            minute_seconds=WINDOW_SECONDS, apps=APPS, failure_rate=0.03, cut_rate=0.03, seed=1, moods=VENDOR_MOODS
+        )
         with TcpProxy("127.0.0.1", self._server.port) as proxy, vendor as sandbox:
             self._proxy = proxy
             self._url = make_url(direct).set(port=proxy.port).render_as_string(hide_password=False)
@@ -147,7 +158,15 @@ class Storm:
             for n in range(self._bodies)
         )
         fetches = (
-            TaskSpec("app_data", username, app_id=app.app_id, start_date=day, end_date=day, run_at=due(n / self._days))
+            TaskSpec(
+                "app_data",
+                username,
+                app_id=app.app_id,
+                start_date=day,
+                end_date=day,
+                run_at=due(n / self._days),
+                max_retry_count=MAX_RETRY,
+            )
             for n, day in enumerate(FIRST_DAY + timedelta(n) for n in range(self._days))
             for username in ACCOUNTS
             for app in sandbox.apps_of(username)
@@ -318,7 +337,10 @@ class Storm:
                 books.expect(f"rows of {username} {app.app_id} that differ", sum(difference.values()), 0)
         told = sandbox.stats()
         books.calls = told["calls"]
+        books.moods.update(told["moods"])
         books.expect("calls over quota", told["over_quota"], 0)
+        books.expect("tokens that left for another origin", told["token_leaks"], 0)
+        books.expect("feeds denied", number("SELECT COUNT(*) FROM cl_feed WHERE denied_until IS NOT NULL"), 0)
         books.expect("held calls", number("SELECT COUNT(*) FROM cl_budget_call WHERE called_at IS NULL"), 0)
         books.expect("lanes with a head", number("SELECT COUNT(*) FROM cl_lane WHERE head_key IS NOT NULL"), 0)
         failed = "SELECT COUNT(*) FROM cl_crawl_task WHERE status = 'failed'"
