@@ -6,6 +6,8 @@ import contextlib
 import itertools
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +21,7 @@ from tests.server_park import ParkVisitor, ServerMissing, ServerPark, ensure_ins
 from tests.servers import FLAVOURS, MARIADB, POSTGRESQL, Flavour, Server, SharedServer, memory_folder, run_directory
 from tests.templates import create_database_with_tables, sqlite_url_with_tables
 
+CHECKOUT = Path(__file__).parent.parent
 BACKENDS = ("sqlite", *FLAVOURS)
 SLOW = ("tests/faults/", "tests/test_bench")  # whole nodes at work; what else is slow has the marker
 
@@ -212,3 +215,25 @@ def postgresql_server(start_private_server: Callable[[Flavour], Server]) -> Call
 def private_server(request: pytest.FixtureRequest, start_private_server: Callable[[Flavour], Server]) -> Server:
     """A running server that the test may stop, kill and restart: MariaDB and PostgreSQL in turn."""
     return start_private_server(FLAVOURS[request.param])
+
+
+@pytest.fixture
+def fresh_copy(tmp_path: Path) -> Path:
+    """What a clone of this checkout would hold, and an environment of its own that shares the installed packages."""
+    if not (CHECKOUT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("only a checkout tells which files belong to it")
+    copy = tmp_path / "checkout"
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listing, cwd=CHECKOUT, check=True, capture_output=True, text=True).stdout.split("\0")[
+        :-1
+    ]:
+        if (CHECKOUT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(CHECKOUT / name, copy / name)
+    environment = copy / ".venv"
+    environment.mkdir()
+    for each in Path(sys.prefix).iterdir():
+        (environment / each.name).symlink_to(each)
+    (environment / ".ready").unlink(missing_ok=True)
+    (environment / ".ready").touch()  # newer than all that `make` compares it with
+    return copy

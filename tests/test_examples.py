@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from datetime import date
 from importlib import util
 from pathlib import Path
@@ -59,6 +61,32 @@ def test_the_page_about_sources_quotes_the_example() -> None:
     assert len(quoted) == 4
     for block in quoted:
         assert block in example
+
+
+def test_the_documented_command_installs_it_outside_the_environment_of_the_checkout(
+    fresh_copy: Path, tmp_path: Path
+) -> None:
+    """`pip install ./examples/own_source` found no crawlfleet in any index."""
+    page = (ROOT / "docs/writing-a-source.md").read_text(encoding="utf-8")
+    [command] = re.findall(r"^pip (install .*)$", page, flags=re.MULTILINE)
+    own = tmp_path / "own"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(own)], check=True)
+    for package in Path(purelib()).iterdir():  # all that is installed here, but crawlfleet
+        if not package.name.startswith(("crawlfleet", "__editable__")):
+            (Path(purelib(own)) / package.name).symlink_to(package)
+    python = str(own / "bin" / "python")
+    alone = ["--quiet", "--no-index", "--no-build-isolation", "--no-cache-dir"]
+    program = "from crawlfleet.sources import registry; registry.make_source('tally', registry.SourceSettings())"
+    for arguments in (["-m", "pip", *shlex.split(command), *alone], ["-c", program]):
+        done = subprocess.run(
+            [python, *arguments], cwd=fresh_copy, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def purelib(environment: Path | None = None) -> str:
+    """Where this environment, or another one, has its packages."""
+    return sysconfig.get_path("purelib", vars=None if environment is None else {"base": str(environment)})
 
 
 def test_the_tests_of_the_source_pass(installed: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -39,26 +38,6 @@ class Block:
 def blocks(name: str) -> list[Block]:
     text = (ROOT / name).read_text(encoding="utf-8")
     return [Block(found["language"], found["code"], found["why"]) for found in BLOCK.finditer(text)]
-
-
-@pytest.fixture
-def fresh_copy(tmp_path: Path) -> Path:
-    """What a clone of this checkout would hold, and an environment of its own that shares the installed packages."""
-    if not (ROOT / ".git").exists() or shutil.which("git") is None:
-        pytest.skip("only a checkout tells which files belong to it")
-    copy = tmp_path / "checkout"
-    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")[:-1]:
-        if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, copy / name)
-    environment = copy / ".venv"
-    environment.mkdir()
-    for each in Path(sys.prefix).iterdir():
-        (environment / each.name).symlink_to(each)
-    (environment / ".ready").unlink(missing_ok=True)
-    (environment / ".ready").touch()  # newer than all that `make` compares it with
-    return copy
 
 
 def one_terminal(folder: Path, script: str) -> str:
