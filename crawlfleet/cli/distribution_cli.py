@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from crawlfleet.cli.arguments import add_json_option, settings_from
+from crawlfleet.cli.moments import screen
 from crawlfleet.cli.output import BAD, cell, print_json, print_table, print_text, say
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.logs import configure_logging
@@ -74,6 +75,7 @@ class DistributionCLI:
             server = start_distribution_services(node)
             try:
                 log.info("%s node started", mode.capitalize())
+                log.info("times of this log are in %s", screen.zone)
                 return node.wait()
             finally:
                 if server is not None:

@@ -14,6 +14,7 @@ from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import cause_of
 from crawlfleet.engines.contract import Run
 from crawlfleet.model.gate import Ended
+from crawlfleet.model.task_spec import Task
 
 QUIET_LINES = 20  # more tasks or endings than this in one turn are told in one line, or in none
 
@@ -81,7 +82,14 @@ def executing(runs: Sequence[Run]) -> None:
     """These runs are about to be handed to an engine; nothing when they are many."""
     if len(runs) <= QUIET_LINES:
         for run in runs:
-            _scheduler.info("Executing task %d of type %s", run.task.id, run.task.task_type)
+            _scheduler.info("Executing task %d of type %s%s", run.task.id, run.task.task_type, _of(run.task))
+
+
+def _of(task: Task) -> str:
+    """Whose work it is, for which app and days, as far as the task has such."""
+    days = dict.fromkeys(str(day) for day in (task.start_date, task.end_date) if day is not None)
+    facts = {"source": task.source, "username": task.username, "app_id": task.app_id, "days": "..".join(days)}
+    return "".join(f" {name}={value}" for name, value in facts.items() if value)
 
 
 def slot_kept(run: Run) -> None:
@@ -158,18 +166,29 @@ def run_ended(run: Run, ended: Ended, seconds: float, is_one_of: int) -> None:
         )
     if ended.move == "finish":
         if not quiet:
-            _scheduler.info("Task %d completed successfully in %.2fs", task.id, seconds)
+            rows = f" rows={len(ending.outcome.rows)}" if ending.outcome.replaces is not None else ""
+            _scheduler.info("Task %d completed successfully in %.2fs%s%s", task.id, seconds, _of(task), rows)
     elif ended.move in {"fail", "bury"}:
         _scheduler.error(
-            "Task %d failed: kind=%s assignment=%d reason=%s", task.id, ending.kind, run.assignment_id, ending.message
+            "Task %d failed: kind=%s assignment=%d%s seconds=%.2f reason=%s",
+            task.id,
+            ending.kind,
+            run.assignment_id,
+            _of(task),
+            seconds,
+            ending.message,
         )
     elif ended.move is not None and ending.kind not in (EndingKind.RELEASED, EndingKind.AUTH) and not quiet:
-        when = "" if ended.next_run_at is None else f" again_at={ended.next_run_at:%Y-%m-%dT%H:%M:%SZ}"
+        # in the zone of the log's own times, and with its name, since those have none
+        again = None if ended.next_run_at is None else ended.next_run_at.astimezone().isoformat(timespec="seconds")
+        when = "" if again is None else f" again_at={again}"
         _scheduler.warning(
-            "Task %d waits: kind=%s assignment=%d%s reason=%s",
+            "Task %d waits: kind=%s assignment=%d%s%s seconds=%.2f reason=%s",
             task.id,
             ending.kind,
             run.assignment_id,
             when,
+            _of(task),
+            seconds,
             ending.message,
         )

@@ -65,6 +65,7 @@ READERS_OF_THE_WALL_CLOCK = {
     "executors/app_data.py": "which day is today",
     "sources/apple/source.py": "which day is today",
     "cli/demo_cli.py": "which day was yesterday",
+    "cli/moments.py": "the zone's offset, and for what people read",
     "sources/http/refusals.py": "an HTTP date, where the vendor tells no date of its own",
 }
 

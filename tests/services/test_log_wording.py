@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import pytest
 
 from crawlfleet.core.endings import EndingKind
+from crawlfleet.core.vendor_data import ReportRange
 from crawlfleet.engines.contract import Run
 from crawlfleet.executors.contract import Executor, TaskContext
 from crawlfleet.model.ending import Ending, Outcome
@@ -17,11 +18,19 @@ from crawlfleet.model.task_spec import Task
 from crawlfleet.services import log_lines
 
 LATER = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+AGAIN = LATER.astimezone().isoformat()  # in the zone of the log
+DAY = date(2026, 1, 30)
 
 
-def run() -> Run:
-    task = Task(id=7, task_type="noop", source="vendor", username="alice")
+def run(**more: object) -> Run:
+    task = Task(id=7, task_type="noop", source="vendor", username="alice", **more)  # type: ignore[arg-type]
     return Run(70, task, Executor("noop", lambda task, context: None), TaskContext(task))
+
+
+def bare() -> Run:
+    """A run of a task of nobody."""
+    task = Task(id=8, task_type="noop")
+    return Run(80, task, Executor("noop", lambda task, context: None), TaskContext(task))
 
 
 def ended(move: str | None, kind: EndingKind, message: str | None = None, **more: object) -> Ended:
@@ -30,6 +39,8 @@ def ended(move: str | None, kind: EndingKind, message: str | None = None, **more
 
 
 OK = ended("finish", EndingKind.OK)
+SCOPE = ReportRange("vendor", "alice", "com.a", "r", DAY, LATER.date())
+STORED = Ended(Ending(70, 7, Outcome(rows=[1, 2, 3], replaces=SCOPE)), FenceVerdict.WRITTEN, "finish")
 FAILED = ended("fail", EndingKind.PERMANENT, "no such app")
 WAITS = ended("retry", EndingKind.TRANSIENT, "later", next_run_at=LATER)
 READY = ended("release", EndingKind.WAIT, "no way")
@@ -79,7 +90,14 @@ LINES: list[tuple[Callable[[], None], list[str]]] = [
         lambda: log_lines.turn_refused("too long"),
         ["ERROR services.task_scheduler turn refused by the database, ending runs one by one: too long"],
     ),
-    (lambda: log_lines.executing([run()]), ["INFO services.task_scheduler Executing task 7 of type noop"]),
+    (
+        lambda: log_lines.executing([run(app_id="com.a", start_date=DAY, end_date=DAY), bare()]),
+        [
+            "INFO services.task_scheduler Executing task 7 of type noop source=vendor username=alice app_id=com.a"
+            " days=2026-01-30",
+            "INFO services.task_scheduler Executing task 8 of type noop",
+        ],
+    ),
     (lambda: log_lines.executing([run()] * 21), []),
     (
         lambda: log_lines.slot_kept(run()),
@@ -93,6 +111,10 @@ LINES: list[tuple[Callable[[], None], list[str]]] = [
         ],
     ),
     (log_lines.loop_free, ["INFO services.task_scheduler the event loop goes on"]),
+    (
+        lambda: log_lines.run_abandoned(run(), ValueError("odd")),
+        ["ERROR services.task_scheduler run cannot be ended, it goes back: task=7 assignment=70 error=ValueError: odd"],
+    ),
     (
         lambda: log_lines.result_rejected(run()),
         ["WARNING services.task_scheduler stale result rejected: task=7 assignment=70"],
@@ -116,23 +138,36 @@ LINES: list[tuple[Callable[[], None], list[str]]] = [
     ),
     (
         lambda: log_lines.run_ended(run(), OK, 1.234, 1),
-        ["INFO services.task_scheduler Task 7 completed successfully in 1.23s"],
+        ["INFO services.task_scheduler Task 7 completed successfully in 1.23s source=vendor username=alice"],
+    ),
+    (
+        lambda: log_lines.run_ended(run(app_id="com.a", start_date=DAY, end_date=LATER.date()), STORED, 61.0, 1),
+        [
+            "INFO services.task_scheduler Task 7 completed successfully in 61.00s source=vendor username=alice"
+            " app_id=com.a days=2026-01-30..2026-01-31 rows=3"
+        ],
     ),
     (lambda: log_lines.run_ended(run(), OK, 1.234, 21), []),
     (
-        lambda: log_lines.run_ended(run(), FAILED, 0.0, 21),
-        ["ERROR services.task_scheduler Task 7 failed: kind=permanent assignment=70 reason=no such app"],
+        lambda: log_lines.run_ended(run(), FAILED, 0.5, 21),
+        [
+            "ERROR services.task_scheduler Task 7 failed: kind=permanent assignment=70 source=vendor username=alice"
+            " seconds=0.50 reason=no such app"
+        ],
     ),
     (
         lambda: log_lines.run_ended(run(), WAITS, 0.0, 1),
         [
-            "WARNING services.task_scheduler Task 7 waits: kind=transient assignment=70 again_at=2026-01-31T12:00:00Z"
-            " reason=later"
+            f"WARNING services.task_scheduler Task 7 waits: kind=transient assignment=70 again_at={AGAIN}"
+            " source=vendor username=alice seconds=0.00 reason=later"
         ],
     ),
     (
         lambda: log_lines.run_ended(run(), READY, 0.0, 1),
-        ["WARNING services.task_scheduler Task 7 waits: kind=wait assignment=70 reason=no way"],
+        [
+            "WARNING services.task_scheduler Task 7 waits: kind=wait assignment=70 source=vendor username=alice"
+            " seconds=0.00 reason=no way"
+        ],
     ),
     (lambda: log_lines.run_ended(run(), RELEASED, 0.0, 1), []),
     (
@@ -158,6 +193,8 @@ def test_each_line_has_its_words_its_level_and_its_logger(
 def test_no_line_goes_untested() -> None:
     tested = {name for tell, _ in LINES for name in (*tell.__code__.co_names, tell.__name__)}
     functions = {
-        name for name, value in vars(log_lines).items() if getattr(value, "__module__", "") == log_lines.__name__
+        name
+        for name, value in vars(log_lines).items()
+        if getattr(value, "__module__", "") == log_lines.__name__ and not name.startswith("_")
     }
     assert functions <= tested
