@@ -15,7 +15,7 @@ from typing import Any
 
 from crawlfleet.cli.arguments import add_json_option, settings_from
 from crawlfleet.cli.moments import screen
-from crawlfleet.cli.output import BAD, cell, print_json, print_table, print_text, say
+from crawlfleet.cli.output import BAD, cell, local_time, print_json, print_table, print_text, say
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.logs import configure_logging
 from crawlfleet.settings.definitions import ENGINES, MODES, RULES, STRATEGIES, Settings
@@ -86,11 +86,13 @@ class DistributionCLI:
         for notice in load_settings(None, given_settings(args) | {"database_url": None}, environ={}).notices:
             log.warning("%s", notice)
         from crawlfleet.cli.database import existing_database
+        from crawlfleet.insights.explain import utc_text
         from crawlfleet.insights.overview import fleet_status
         from crawlfleet.planning.tariff import tariff_of
 
         with existing_database(args) as db:
-            status = fleet_status(db, tariff_of(settings_from(args)).reports_of)
+            when = utc_text if args.json else local_time
+            status = fleet_status(db, tariff_of(settings_from(args)).reports_of, when)
         if args.json:
             print_json(status)
         else:

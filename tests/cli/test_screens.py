@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import re
 import shutil
+import struct
+import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -40,6 +45,7 @@ SCREENS: list[tuple[str, ...]] = [
     ("data", "coverage", *JANUARY),
     ("data", "gaps", *JANUARY),
     ("data", "restatements", *JANUARY),
+    ("db", "check"),
     ("doctor",),
 ]
 ZONE = "times are in UTC+08:00 (CST)"
@@ -90,6 +96,35 @@ def test_no_line_is_wider_than_the_terminal(
     assert [line for line in lines if cell_len(line) > columns and not COMMAND.match(line)] == []
     broken = [line for line in lines if re.search(r"(^|\D)\d{4}-(\d\d-?|\d)?$|^ *-?\d\d-\d\d\b(?!\S)", line)]
     assert [line for line in broken if line.strip() != "2026-01"] == [], "dates stay whole"  # the calendar's heading
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_process_asks_its_terminal_how_wide_it_is(full: Console, columns: int) -> None:
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+    command = [sys.executable, "-c", "from crawlfleet.cli.main import main; main()", "tasks", "list", "--limit", "9"]
+    with subprocess.Popen(
+        [*command, "--database", full.url],
+        stdout=follower,
+        stderr=subprocess.DEVNULL,
+        env={**environment, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    ) as process:
+        os.close(follower)
+        out = b"".join(iter(lambda: _read(leader), b"")).decode()
+    os.close(leader)
+    assert process.returncode == 0
+    lines = plain(out)
+    assert lines[0].split()[:3] == ["id", "type", "status"]
+    assert columns - 30 < max(map(cell_len, lines)) <= columns
+    assert "\x1b[1m" in out
+
+
+def _read(leader: int) -> bytes:
+    try:
+        return os.read(leader, 4096)
+    except OSError:  # the other side is closed
+        return b""
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
@@ -171,6 +206,7 @@ def test_the_calendar_has_its_legend_without_a_terminal(full: Console) -> None:
 
 
 WITH_TIMES = [
+    ("distribute", "status"),
     ("tasks", "list"),
     ("tasks", "show", "2"),
     ("tasks", "explain", "1"),
