@@ -28,7 +28,7 @@ def run_check(args: argparse.Namespace) -> int:
     """Print what kind of database this is; exit code 1 unless it is at this program's migration."""
     from crawlfleet.insights.database import database_state
 
-    db = open_existing(settings_from(args).database_url)
+    db = open_existing(settings_from(args))
     try:
         state = database_state(db)
     finally:

@@ -46,6 +46,12 @@ def make_source(name: str, settings: SourceSettings) -> Source:
 
 
 @cache
+def source_names() -> frozenset[str]:
+    """Every source that is installed here."""
+    return frozenset({*BUILT_IN, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))})
+
+
+@cache
 def default_report(name: str) -> str | None:
     """The first report of a built-in source; None for any other, which is asked when the task runs."""
     factory = BUILT_IN.get(name)

@@ -52,7 +52,7 @@ def run_add(args: argparse.Namespace) -> int:
     _check_token_place(args, source.needs_token)
     values = {"kind": KINDS[0], "app_ids": (), "proxy": None} | _given(args, settings)
     account = Account(args.source, args.username, key_file=settings.secret_key_file, **values)
-    with ready_fleet(args) as fleet:
+    with ready_fleet(args, makes_default=True) as fleet:
         is_new = fleet.accounts.add(account, actor())
     print(f"account {account.username} at {account.source} {'added' if is_new else 'is there already, just like this'}")
     _warn_of_what_is_missing(account, source.needs_token, settings.use_proxy)

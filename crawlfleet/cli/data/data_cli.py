@@ -10,8 +10,13 @@ from typing import Any
 
 from crawlfleet.cli.arguments import MAX_ROWS, add_json_option, whole_number
 from crawlfleet.cli.data import coverage, export, gaps, restatements
-from crawlfleet.cli.data.filters import add_account_filters, add_app_filters, add_day_filters, check_days
-from crawlfleet.cli.database import existing_database
+from crawlfleet.cli.data.filters import (
+    add_account_filters,
+    add_app_filters,
+    add_day_filters,
+    check_days,
+    filtered_database,
+)
 from crawlfleet.cli.moments import screen
 from crawlfleet.cli.output import print_json, print_table, say
 from crawlfleet.core.vendor_data import AMOUNTS, COUNTS, CURRENCY, DIMENSIONS
@@ -35,11 +40,10 @@ EXTRA_CHARS = 80  # of `extra` on a screen
 
 def run_apps(args: argparse.Namespace) -> int:
     """Print the apps that accounts see."""
-    from crawlfleet.insights.feeds import FeedFilter
     from crawlfleet.insights.stored_rows import apps
 
-    with existing_database(args) as db:
-        listed = apps(db, FeedFilter(args.source, args.username))
+    with filtered_database(args) as (db, wanted):
+        listed = apps(db, wanted)
     if args.json:
         print_json(listed)
     else:
@@ -54,13 +58,12 @@ def _app_line(app: Mapping[str, Any]) -> list[Any]:
 
 def run_rows(args: argparse.Namespace) -> int:
     """Print stored figures."""
-    from crawlfleet.insights.feeds import FeedFilter
     from crawlfleet.insights.stored_rows import data_rows
 
     start, end = check_days(args)
     limit = args.limit if args.json or args.limit else TABLE_LIMIT
-    with existing_database(args) as db:
-        stored = data_rows(db, FeedFilter(args.source, args.username, args.app_id, args.report), start, end, limit)
+    with filtered_database(args) as (db, wanted):
+        stored = data_rows(db, wanted, start, end, limit)
         if args.json:
             print_json(stored)
             return 0

@@ -14,8 +14,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from crawlfleet.cli.data.export_formats import WRITERS, Row
-from crawlfleet.cli.data.filters import add_account_filters, add_app_filters, add_day_filters, check_days
-from crawlfleet.cli.database import existing_database
+from crawlfleet.cli.data.filters import (
+    add_account_filters,
+    add_app_filters,
+    add_day_filters,
+    check_days,
+    filtered_database,
+)
 from crawlfleet.cli.output import Advance, progress, say
 from crawlfleet.core.errors import CrawlfleetError, UsageError
 
@@ -26,12 +31,10 @@ COUNTED_AT_ONCE = 1000  # rows between two steps of the progress
 def run_export(args: argparse.Namespace) -> int:
     """Write the stored figures that the options choose to a file."""
     from crawlfleet.insights.coverage import stored_rows
-    from crawlfleet.insights.feeds import FeedFilter
     from crawlfleet.insights.stored_rows import data_rows
 
     start, end = check_days(args)
-    wanted = FeedFilter(args.source, args.username, args.app_id, args.report)
-    with existing_database(args) as db, _sink(args) as file:
+    with filtered_database(args) as (db, wanted), _sink(args) as file:
         rows = data_rows(db, wanted, start, end)
         if args.output == STDOUT:
             WRITERS[args.format](rows, file)

@@ -10,7 +10,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from crawlfleet.cli.arguments import calendar_day, settings_from
-from crawlfleet.cli.database import existing_database
+from crawlfleet.cli.database import check_names, existing_database
 from crawlfleet.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +51,17 @@ def check_days(args: argparse.Namespace) -> tuple[date | None, date | None]:
     return start, end
 
 
+@contextmanager
+def filtered_database(args: argparse.Namespace) -> Iterator[tuple[Database, FeedFilter]]:
+    """Open the command's database, with the feeds that its options mean; raises UsageError for unknown names."""
+    from crawlfleet.insights.feeds import FeedFilter
+
+    wanted = FeedFilter(args.source, args.username, getattr(args, "app_id", None), getattr(args, "report", None))
+    with existing_database(args) as db:
+        check_names(db, args)
+        yield db, wanted
+
+
 @dataclass(frozen=True)
 class Question:
     """What a command about completeness asks: which feeds, which days, and what the reports can do."""
@@ -64,14 +75,15 @@ class Question:
 
 @contextmanager
 def question(args: argparse.Namespace) -> Iterator[Question]:
-    """Open the command's database for the question that these arguments ask; raises UsageError for impossible days."""
+    """Open the command's database for the question that these arguments ask.
+
+    Raises UsageError for impossible days and unknown names.
+    """
     from crawlfleet.executors.registry import executors
     from crawlfleet.insights.coverage import period
-    from crawlfleet.insights.feeds import FeedFilter
     from crawlfleet.planning.tariff import Tariff, all_source_settings
 
     settings = settings_from(args)
     tariff = Tariff(all_source_settings(settings), lambda: executors(settings.executors))
-    wanted = FeedFilter(args.source, args.username, args.app_id, args.report)
-    with existing_database(args) as db:
+    with filtered_database(args) as (db, wanted):
         yield Question(db, wanted, *period(db, args.start_date, args.end_date), tariff.reports_of)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from crawlfleet.cli.accounts.budget_table import calls_text
 from crawlfleet.cli.arguments import add_json_option
-from crawlfleet.cli.database import existing_database
+from crawlfleet.cli.database import check_names, existing_database
 from crawlfleet.cli.output import local_time, print_json, print_table, print_text, say
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def run_forecast(args: argparse.Namespace) -> int:
     from crawlfleet.insights.forecast import forecast
 
     with existing_database(args) as db:
+        check_names(db, args)
         answer = forecast(db, args.username)
     if args.json:
         print_json(asdict(answer))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crawlfleet.cli.arguments import MAX_ID, MAX_ROWS, add_json_option, whole_number
-from crawlfleet.cli.database import actor, existing_database, existing_fleet
+from crawlfleet.cli.database import actor, check_names, existing_database, existing_fleet
 from crawlfleet.cli.moments import beginning, end, screen
 from crawlfleet.cli.output import print_json, print_table, progress, say
 from crawlfleet.cli.tasks import add, backfill, explain, forecast, logs, run_now, show
@@ -31,6 +31,7 @@ def run_list(args: argparse.Namespace) -> int:
     from crawlfleet.insights.tasks import TaskFilter, newest_tasks
 
     with existing_database(args) as db:
+        check_names(db, args)
         wanted = TaskFilter(
             args.status, args.type, args.username, args.source, args.app_id, args.device, args.since, args.until
         )
@@ -99,6 +100,7 @@ def _move(args: argparse.Namespace, move: str, done: str) -> int:
     with existing_fleet(args) as fleet:
         ids = list(dict.fromkeys(args.ids))
         if filtered:
+            check_names(fleet.db, args)
             states = [TaskStatus(args.status)] if args.status else MOVES[move].task_from
             ids = fleet.tasks.ids_in(states, args.type, args.username)
         else:

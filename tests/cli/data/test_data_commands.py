@@ -169,7 +169,7 @@ def test_apps_are_shown(any_console: Console) -> None:
     assert (found[0]["app_name"], found[0]["extra"], found[1]["app_name"]) == ("苹果 游戏", {"k": "v"}, None)
     assert found[0]["fetched_at"] == "2026-01-03T00:00:00Z"
     assert [row["app_id"] for row in any_console("data", "apps", "--json", "--username", "李").json] == ["id2"]
-    assert any_console("data", "apps", "--json", "--source", "other").json == []
+    assert any_console("data", "apps", "--json", "--source", "apple").json == []
     assert "苹果 游戏" in any_console("data", "apps").out
 
 

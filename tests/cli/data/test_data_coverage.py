@@ -214,20 +214,57 @@ def test_gaps_as_text_and_none(ready: Console) -> None:
     assert said.code == 1
     for part in ("2026-02-13", "thin: far fewer rows", "missing: never fetched", "settling: fetched before"):
         assert part in said.out
-    assert said.out.count(" tasks backfill --username u ") == 4
+    assert said.out.count(" tasks backfill ") == 1
+    assert said.out.splitlines()[-1].endswith(
+        "tasks backfill --all-gaps --app-id a --start-date 2026-01-30 --end-date 2026-02-28"
+    )
     said = ready("data", "gaps", "--app-id", "a", "--start-date", "2026-02-01", "--end-date", "2026-02-12")
     assert (said.code, said.out) == (0, "")
     assert "no gaps from 2026-02-01 to 2026-02-12" in said.err
-    assert ready("data", "gaps", "--username", "nobody", "--json").json == []
+
+
+def test_what_is_unknown_is_not_complete(ready: Console) -> None:
+    """An account that was never synced had "no gaps", and so had one whose name was mistyped."""
+    said = ready("data", "gaps", "--json")
+    assert (said.code, said.out) == (1, "[]\n")
+    assert "nothing is known" in said.err
+    ready("accounts", "add", "--source", "appsflyer", "--username", "never asked", "--token-env", "NOT_SET_HERE")
+    said = ready("data", "gaps", "--username", "never asked")
+    assert (said.code, said.out) == (1, "")
+    assert "account never asked at appsflyer was never synced" in said.err
+    assert "`tasks add --type user_apps --username 'never asked' --source appsflyer`" in said.err
+    ready.on_database(lambda db: add_account(db, "a"))
+    ready.on_database(lambda db: add_days(db, "a", FIRST, [1] * 30))
+    assert ready("data", "gaps", "--username", "u", *DAYS).code == 0
+    said = ready("data", "gaps", *DAYS)
+    assert (said.code, said.out) == (1, "")
+    assert "never asked at appsflyer was never synced" in said.err
+
+
+@pytest.mark.parametrize("command", ["apps", "rows", "coverage", "gaps", "restatements", "export"])
+def test_an_unknown_name_is_no_empty_answer(any_console: Console, command: str) -> None:
+    any_console.on_database(lambda db: add_account(db, "com.demo.app", username="demo_agency"))
+    options: list[object] = ["data", command]
+    if command == "export":
+        options += ["--format", "csv"]
+    error = any_console.refuses(2, *options, "--username", "demo_agancy")
+    assert error == "no account 'demo_agancy' is known: did you mean 'demo_agency'?"
+    assert "did you mean 'appsflyer'?" in any_console.refuses(2, *options, "--source", "apsflyer")
+    error = any_console.refuses(2, *options, "--source", "apple", "--username", "demo_agency")
+    assert error == "no account 'demo_agency' at apple is known: `accounts list` shows what is known"
+    if command != "apps":
+        error = any_console.refuses(2, *options, "--username", "demo_agency", "--app-id", "com.demo.ap")
+        assert error == "no app 'com.demo.ap' of demo_agency is known: did you mean 'com.demo.app'?"
+        assert any_console(*options, "--app-id", "com.demo.app").code in (0, 1)
 
 
 def test_a_command_quotes_what_a_shell_would_read_otherwise(ready: Console) -> None:
     ready.on_database(lambda db: add_account(db, "-a; $(x)", username="it's"))
-    said = ready("data", "gaps", *DAYS)
-    command = said.out.splitlines()[-1]
-    words = shlex.split(command)
-    assert "it's" in words
-    assert "--app-id=-a; $(x)" in words
+    [gap] = json.loads(ready("data", "gaps", *DAYS, "--json").out)
+    for command in (gap["command"], ready("data", "gaps", *DAYS, "--app-id=-a; $(x)").out.splitlines()[-1]):
+        words = shlex.split(command)
+        assert "--app-id=-a; $(x)" in words
+    assert "it's" in shlex.split(gap["command"])
 
 
 def test_restatements_have_exactly_the_promised_keys(any_console: Console) -> None:
@@ -254,7 +291,7 @@ def test_restatements_have_exactly_the_promised_keys(any_console: Console) -> No
     out = any_console("data", "restatements", *DAYS).out
     assert "李" in out
     assert "0.2" in out
-    said = any_console("data", "restatements", "--app-id", "other", *DAYS)
+    said = any_console("data", "restatements", "--report", "other", *DAYS)
     assert (said.code, said.out) == (0, "")
     assert "no day from 2026-01-30 to 2026-02-28 was changed" in said.err
 

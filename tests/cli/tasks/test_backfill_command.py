@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from crawlfleet.cli.tasks.backfill import SHOWN_TASKS
 from tests.cli.console import Console
+from tests.stored_figures import add_account, add_days
 
 LONG = ["aggregate_long_range_app", "aggregate_long_range_account"]
 DAYS = ("--start-date", "2026-01-01", "--end-date", "2026-03-31")
@@ -144,3 +145,40 @@ def test_a_person_says_that_days_without_rows_are_empty(ready: Console) -> None:
     said = ready("tasks", "add", "--type", "quick", "--believe-empty")
     assert said.code == 2
     assert "app_data or user_apps" in said.err
+
+
+def test_one_command_closes_all_gaps_that_a_call_can_close(any_console: Console) -> None:
+    """`data gaps` printed a command for each of fifteen apps, and none closed them all."""
+    first = date(2026, 1, 1)
+    days = ("--start-date", "2026-01-01", "--end-date", "2026-01-10")
+    for username, apps in (("u", ("a", "b")), ("v", ("c",))):
+        any_console.on_database(lambda db, n=username, a=apps: add_account(db, *a, username=n))  # type: ignore[misc]
+    any_console.on_database(lambda db: add_days(db, "a", first, [1] * 10))
+    any_console.on_database(lambda db: add_days(db, "b", first, [1] * 8))
+    ready = any_console("tasks", "backfill", "--all-gaps", "--dry-run", *days, "--json").json
+    assert [(plan["username"], plan["start_date"], plan["end_date"], plan["calls"]) for plan in ready] == [
+        ("u", "2026-01-09", "2026-01-10", 1),
+        ("v", "2026-01-01", "2026-01-10", 1),
+    ]
+    assert [task["app_id"] for plan in ready for task in plan["tasks"]] == ["b", "c"]
+    said = any_console("tasks", "backfill", "--all-gaps", "--username", "u", *days)
+    assert said.code == 0
+    assert "tasks queued: 1" in said.out
+    [whole] = any_console("tasks", "backfill", "--all-gaps", "--app-id", "c", *days, "--json").json
+    assert len(whole["ids"]) == 1
+    said = any_console("tasks", "backfill", "--all-gaps", *days, "--json")
+    assert [plan["ids"] for plan in said.json] == [[], []]  # asked for already
+
+
+def test_backfill_wants_an_account_and_days_or_all_gaps(ready: Console) -> None:
+    assert "--username is required, or --all-gaps" in ready.refuses(2, "tasks", "backfill")
+    assert "did you mean" in _typo(ready)
+    ready("accounts", "add", "--source", "appsflyer", "--username", "new", "--token-env", "NOT_SET_HERE")
+    said = ready("tasks", "backfill", "--all-gaps", "--username", "new")
+    assert said.code == 1
+    assert "never synced" in said.err
+
+
+def _typo(ready: Console) -> str:
+    ready.on_database(lambda db: add_account(db, "a", username="demo_agency"))
+    return ready.refuses(2, "tasks", "backfill", "--all-gaps", "--username", "demo_agenci")
