@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from crawlfleet.core.process import SHARED_MEMORY
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -56,6 +57,9 @@ class NodeProcess:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
         self.process.wait()
+        for witness in SHARED_MEMORY.glob("crawlfleet-*"):  # of a node that was killed
+            if witness.is_file() and witness.read_text(errors="replace").startswith(f"{self.process.pid} "):
+                witness.unlink(missing_ok=True)
 
     @property
     def log(self) -> str:

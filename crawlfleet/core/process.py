@@ -13,6 +13,7 @@ import re
 import secrets
 import socket
 import tempfile
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 SHARED_MEMORY = Path("/dev/shm")  # empty after a reboot, and in no image of a disk
+SWEEP_SECONDS = 86_400.0  # after which nobody waits for the proof that its process is gone
 _WITNESS = re.compile(r"crawlfleet-[0-9a-f]{32}")
 
 
@@ -119,14 +121,28 @@ def start_ticks(pid: int) -> int | None:
 
 
 @cache
-def _leave_witness(_pid: int) -> str:
+def _leave_witness(pid: int) -> str:
     """The name of a new file on this host, for this process; "" where none can be made."""
+    _sweep()
     name = f"crawlfleet-{secrets.token_hex(16)}"
     try:
-        os.close(os.open(_folder() / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with open(os.open(_folder() / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as stream:
+            stream.write(f"{pid} {start_ticks(pid)}")
     except OSError:
         return ""
     return name
+
+
+def _sweep() -> None:
+    """Remove old witnesses of processes that were killed and never started again."""
+    for path in _folder().glob("crawlfleet-*"):
+        try:
+            if _is_here(path.name) and time.time() - path.stat().st_mtime > SWEEP_SECONDS:
+                pid, _, ticks = path.read_text().partition(" ")
+                if str(start_ticks(int(pid))) != ticks:
+                    path.unlink()
+        except (OSError, ValueError):
+            continue
 
 
 def _is_here(witness: str) -> bool:

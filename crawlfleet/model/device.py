@@ -25,6 +25,8 @@ from crawlfleet.core.transaction import Answer, AnyRow, Result, Statements, Tran
 from crawlfleet.model import audit, fleet_state, rescue, schema
 from crawlfleet.model.lifecycle import LIVE_RUN, DeviceStatus
 
+FUTURE_SECONDS = 1.0  # two statements that wait for each other may be dated so much in the wrong order
+
 log = logging.getLogger(__name__)
 
 
@@ -87,7 +89,7 @@ class DeviceDAO:
         the holder itself: it lost its lease, or the reply to its registration.
         """
 
-        def work(transaction: Transaction) -> tuple[int, int, Mapping[str, Any]]:
+        def work(transaction: Transaction) -> tuple[int, int, Mapping[str, Any]] | DeviceRefused:
             # The epoch's row is locked first, so two registrations of one new id wait for each other.
             next_epoch = fleet_state.next_epoch(transaction)
             transaction.ask_reading()
@@ -98,13 +100,19 @@ class DeviceDAO:
             epoch, former = next_epoch.read(), result.mappings().first()
             moment = transaction.now
             if former is not None and not takeover:
-                self._check_free(former, info.process, again, moment, offline_timeout)
+                refused = self._check_free(former, info.process, again, moment, offline_timeout)
+                if refused is not None:
+                    self._mend_heartbeats(transaction)
+                    return refused
             self._write(transaction, info, epoch, former is None)
             lease_ends_at = moment if former is None else _lease_end(former, info.process, moment, offline_timeout)
             rescued = rescue.expire_device(transaction, info.device_id, lease_ends_at)
             return epoch, rescued, {} if former is None else json_value(former["process"])
 
-        epoch, rescued, process = self.db.write(work, now)
+        done = self.db.write(work, now)
+        if isinstance(done, DeviceRefused):
+            raise done
+        epoch, rescued, process = done
         if is_gone(process):
             forget(process)
         log.info("Device registered: %s", info.device_id)
@@ -114,24 +122,35 @@ class DeviceDAO:
 
     def _check_free(
         self, former: AnyRow, own: ProcessIdentity, again: bool, now: datetime, offline_timeout: float
-    ) -> None:
+    ) -> DeviceRefused | None:
         if former["status"] != DeviceStatus.ONLINE:
-            return
+            return None
         process = json_value(former["process"])
         if again and process == own.as_dict():
-            return
+            return None
         # One that registers again and meets another living process came first; older programs prove too little to
         # throw that one out in turn.
         gone = None if again and "witness" not in process else is_gone(process)
-        silent = (now - utc(former["last_heartbeat"])).total_seconds()  # type: ignore[operator]
+        silent = max(0.0, (now - utc(former["last_heartbeat"])).total_seconds())  # type: ignore[operator]
         if gone or (gone is None and silent >= offline_timeout):
-            return
+            return None
         where = f"on host {process.get('hostname')} (pid {process.get('pid')}, address {former['ip_address']})"
         wait = "" if gone is False else f", wait {max(1, round(offline_timeout - silent))} s if it is dead"
-        raise DeviceRefused(
+        return DeviceRefused(
             f"device id {former['device_id']!r} is alive: last seen {silent:.0f} s ago {where}: stop it there{wait},"
             " choose another --device-id, or take the id over with --takeover"
         )
+
+    @staticmethod
+    def _mend_heartbeats(transaction: Transaction) -> None:
+        """Beats of later than now are of before the database's clock was set back: they count from now, or whoever is
+        dead would seem alive until the clock has come so far again."""
+        statement = (
+            "UPDATE cl_device SET last_heartbeat = :now"
+            f" WHERE status = '{DeviceStatus.ONLINE}' AND last_heartbeat > :later"
+        )
+        later = transaction.now + timedelta(seconds=FUTURE_SECONDS)
+        transaction.execute(sql(statement), {"now": stamp(transaction.now), "later": stamp(later)})
 
     def _write(self, transaction: Transaction, info: DeviceInfo, epoch: int, new: bool) -> None:
         now = stamp(transaction.now)
@@ -228,17 +247,15 @@ class DeviceDAO:
             moment = reader.now
             if before is not None and reader.reading.moved_since(before) > 0:
                 return []
-            silent = (
-                reader.execute(
-                    sql(
-                        f"SELECT device_id FROM cl_device WHERE status = '{DeviceStatus.ONLINE}'"
-                        " AND last_heartbeat <= :limit"
-                    ),
-                    {"limit": stamp(moment - timedelta(seconds=offline_timeout))},
-                )
-                .scalars()
-                .all()
+            limit, later = moment - timedelta(seconds=offline_timeout), moment + timedelta(seconds=FUTURE_SECONDS)
+            statement = sql(
+                f"SELECT device_id, last_heartbeat FROM cl_device WHERE status = '{DeviceStatus.ONLINE}'"
+                " AND (last_heartbeat <= :limit OR last_heartbeat > :later)"
             )
+            rows = reader.execute(statement, {"limit": stamp(limit), "later": stamp(later)}).all()
+        silent = [device_id for device_id, beat in rows if utc(beat) <= limit]  # type: ignore[operator]
+        if len(silent) < len(rows):
+            self.db.write(self._mend_heartbeats, now)
         found = [(device_id, self._mark_offline(device_id, offline_timeout, now)) for device_id in silent]
         return [(device_id, released) for device_id, released in found if released is not None]
 
@@ -330,7 +347,7 @@ class DeviceDAO:
                     )
                 last_heartbeat = utc(device[1])
                 assert last_heartbeat is not None
-                lease_ends_at = max(now, last_heartbeat + timedelta(seconds=offline_timeout))
+                lease_ends_at = max(now, min(now, last_heartbeat) + timedelta(seconds=offline_timeout))
             released = rescue.expire_device(transaction, device_id, lease_ends_at)
             transaction.execute(sql("DELETE FROM cl_device WHERE device_id = :device_id"), {"device_id": device_id})
             audit.record(transaction, actor, "devices.remove", device_id)
@@ -368,7 +385,7 @@ def _lease_end(former: AnyRow, own: ProcessIdentity, now: datetime, offline_time
         return now
     last_heartbeat = utc(former["last_heartbeat"])
     assert last_heartbeat is not None
-    return max(now, last_heartbeat + timedelta(seconds=offline_timeout))
+    return max(now, min(now, last_heartbeat) + timedelta(seconds=offline_timeout))
 
 
 _TRUE, _FALSE = "(1 = 1)", "(1 = 0)"  # the one spelling of a boolean that all three databases read

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
+from crawlfleet.core import process
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DeviceRefused, LeaseLost
 from crawlfleet.core.process import forget, is_gone, own_identity, start_ticks
@@ -145,6 +147,23 @@ def test_what_proves_that_a_process_is_gone() -> None:
     assert is_gone({}) is None
 
 
+def test_witnesses_of_nodes_that_never_came_back_are_removed_after_a_day() -> None:
+    forget(own_identity().as_dict())
+    folder = process.SHARED_MEMORY
+    gone, new, alive = (folder / f"crawlfleet-{number:032x}" for number in range(1, 4))
+    long_ago = time.time() - 2 * process.SWEEP_SECONDS
+    for path, ticks in ((gone, 1), (new, 1), (alive, start_ticks(os.getpid()))):
+        path.write_text(f"{os.getpid()} {ticks}")
+        if path is not new:
+            os.utime(path, (long_ago, long_ago))
+    own_identity()
+    try:
+        assert [path.exists() for path in (gone, new, alive)] == [False, True, True]
+    finally:
+        for path in (gone, new, alive):
+            path.unlink(missing_ok=True)
+
+
 def test_the_start_of_a_process_is_read_past_a_strange_name(tmp_path: Path) -> None:
     """Field 22 of /proc/PID/stat stands behind a name that may look like fields itself."""
     program = tmp_path / "a) Z (b"
@@ -213,6 +232,23 @@ def test_a_silent_device_goes_offline_and_its_tasks_go_elsewhere(db: Database) -
     assert other.end(ending(elsewhere))[0].verdict == "written"
     with pytest.raises(LeaseLost):
         DeviceHeartbeatDAO(db).beat("d1", silent.epoch, BEAT)
+
+
+def test_a_dead_device_is_found_after_the_databases_clock_was_set_back(db: Database) -> None:
+    """Its last beat lies days ahead then: it seemed alive until the clock had come so far again."""
+    Device(db, process={"machine": "elsewhere"}).register()
+    [task_id] = add(db)
+    with db.read() as connection:
+        now = connection.now - timedelta(days=3)
+    with pytest.raises(DeviceRefused, match=r"last seen 0 s ago .* wait 300 s"):
+        Device(db).register(takeover=False, now=now)
+    assert DeviceDAO(db).mark_silent_offline(300, now + timedelta(seconds=299)) == []
+    assert DeviceDAO(db).mark_silent_offline(300, now + timedelta(seconds=301)) == [("d1", 0)]
+    assert task(db, task_id)["status"] == "pending"
+    other = Device(db, "d2", process={"machine": "elsewhere"})
+    other.register()
+    assert DeviceDAO(db).mark_silent_offline(300, now) == []  # its beats count from now, too
+    assert DeviceDAO(db).mark_silent_offline(300, now + timedelta(seconds=301)) == [("d2", 0)]
 
 
 def test_claims_whose_reply_was_lost_go_back_and_cancelled_runs_are_told(db: Database) -> None:
