@@ -166,13 +166,14 @@ class BackfillPlanner:
         owed = planning_facts.owed_calls(self._reader, [budget.id for budget in known.values()], now)
         made = {}
         for key, charge in by_key.items():
-            standing = BudgetState(charge.calls, now)
             if key in known:
                 budget = known[key]
                 budget.calls, budget.seconds = charge.calls, charge.seconds
                 opens_at = budget.closed_until or now
                 standing = BudgetState(budget.allowed(now), opens_at, len(budget.busy), owed.get(budget.id, ()))
-            made[key] = Meter(charge, standing, now)
+                made[key] = Meter(replace(charge, seconds=budget.window_seconds(now)), standing, now)
+            else:
+                made[key] = Meter(charge, BudgetState(charge.calls, now), now)
         return {way: tuple(made[charge.key] for charge in each) for way, each in charges.items()}
 
     def _with_costs(self, app: str, now: datetime) -> Report:

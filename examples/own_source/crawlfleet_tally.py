@@ -55,4 +55,6 @@ def _figures(record: Any) -> Figures:
 def _meaning(refusal: crawlfleet.Refusal) -> crawlfleet.TaskError | None:
     if refusal.status == 429:
         return crawlfleet.QuotaError(str(refusal), refusal.retry_after, "calls")
-    return crawlfleet.NotPermitted(str(refusal)) if refusal.status in (403, 404) else None
+    if refusal.status in (403, 404) and refusal.body and not refusal.is_page:
+        return crawlfleet.NotPermitted(str(refusal))
+    return None

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from crawlfleet.core.errors import AuthError, NotPermitted, QuotaError, RangeTooLarge, TaskError, TransientError
 from crawlfleet.sources.appsflyer.report import looks_like_header
 from crawlfleet.sources.contract import AppListUnavailable
-from crawlfleet.sources.http.refusals import Classify, Refusal, general_error
+from crawlfleet.sources.http.refusals import WORDLESS, Classify, Refusal, general_error
 from crawlfleet.sources.http.transport import Session
 
 RETRY_WAIT_SECONDS = 60.0  # "re-try to download in a minute"
@@ -170,7 +170,7 @@ def _common_error(refusal: Refusal, is_short: bool = False) -> TaskError | None:
 
 def _perhaps(refusal: Refusal) -> TaskError | None:
     """Refusals that pass: of a page, or without a word, whatever their status is."""
-    if refusal.status in (403, 404, 408, 416, 425):
+    if refusal.status in WORDLESS:
         return TransientError(f"{refusal} (not in the vendor's words: it may pass)", refusal.retry_after)
     return None
 

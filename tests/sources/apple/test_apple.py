@@ -500,7 +500,8 @@ def test_a_throttled_call_waits_for_the_limit(raw_server, make_reply, context, r
     [
         ("400 Bad", b"", PermanentError, "is there such a storefront"),
         ("403 No", b"<h1>Forbidden</h1>", TransientError, "Forbidden"),
-        ("404 No", b"", PermanentError, "answered 404"),
+        ("404 No", b"", TransientError, "answered 404"),
+        ("404 No", b"none", PermanentError, "answered 404"),
         ("500 Oops", b"x" * 100_000, TransientError, "answered 500"),
         ("502 Bad", b"", TransientError, "answered 502"),
         ("200 OK", b"", TransientError, "empty"),

@@ -79,6 +79,29 @@ def test_a_request_goes_through_the_proxy_with_its_credentials(vendor, make_repl
     assert token not in b"".join(proxy.heads).decode("latin-1")
 
 
+def test_a_redirect_goes_through_the_same_proxy_without_the_token(vendor, make_reply, context, token, proxy):
+    files = vendor(make_reply(b"1"))
+    home = vendor(make_reply(b"", "302 Found", f"Location: {files.address}/t?s=1\r\n"))
+    assert read(home.address, context, token, proxy.address(REFERENCE), redirect_hosts=["*.example.com"]) == 1
+    assert proxy.targets == [f"localhost:{home.port}", f"localhost:{files.port}"]
+    assert token in home.requests[0]
+    assert token not in files.requests[0]
+    assert context.calls == 1
+
+
+def test_a_redirect_from_a_plain_local_address_to_https_looks_at_the_certificate(
+    raw_server, vendor, make_reply, context, token, monkeypatch
+):
+    """The client of a plain address trusts nobody, and would have failed at every file."""
+    files = vendor(make_reply(b"1"))
+    home = raw_server(make_reply(b"", "302 Found", f"Location: {files.address}/t?s=1\r\n"))
+    assert read(home.address, context, token, redirect_hosts=["*.example.com"]) == 1
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with pytest.raises(TransientError, match="CERTIFICATE_VERIFY_FAILED"):
+        read(home.address, context, token, redirect_hosts=["*.example.com"])
+    assert len(files.requests) == 1
+
+
 def test_a_session_without_a_proxy_of_its_own_takes_that_of_the_source(vendor, make_reply, context, token, proxy):
     server = vendor(make_reply(b"1"))
     with SocksProxy() as other:

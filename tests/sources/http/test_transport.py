@@ -361,7 +361,18 @@ def test_a_proxy_that_no_url_names_is_wrong_usage():
 
 
 @pytest.mark.parametrize(
-    "status", ["500 Oops", "502 Bad Gateway", "503 Busy", "429 Too Many", "408 Timeout", "204 None"]
+    "status",
+    [
+        "500 Oops",
+        "502 Bad Gateway",
+        "503 Busy",
+        "429 Too Many",
+        "408 Timeout",
+        "204 None",
+        "403 No",
+        "404 No",
+        "416 No",
+    ],
 )
 def test_server_errors_and_too_many_requests_are_transient(raw_server, make_reply, context, token, status):
     with pytest.raises(TransientError, match=f"GET /x answered {status[:3]}") as caught:
