@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
 
 
 def bare_host(text: str) -> str:
@@ -18,5 +21,7 @@ def with_port(host: str, port: int) -> str:
 def family_of(host: str) -> socket.AddressFamily:
     """The family of sockets that listen at this host. Of several, IPv4 comes first: that is what clients mean by
     localhost. Raises OSError for what is no host."""
+    import socket  # 2 ms that most commands do without
+
     found = [entry[0] for entry in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)]
     return socket.AF_INET if socket.AF_INET in found else found[0]
