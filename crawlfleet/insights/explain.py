@@ -16,7 +16,7 @@ from crawlfleet.insights.tasks import task_detail
 from crawlfleet.model import fleet_state, queue_depth
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import NEVER, Budget
-from crawlfleet.model.device import DeviceDAO, takes
+from crawlfleet.model.device import DeviceDAO, lack_of_token, takes
 from crawlfleet.model.lane_budgets import LaneBudgetReader, LaneBudgets
 from crawlfleet.model.lifecycle import ENDED, LIVE, AccountStatus, DeviceStatus, TaskEvent, TaskStatus
 from crawlfleet.model.next_move import CRASH_CAP, KILLER_CRASHES
@@ -38,6 +38,7 @@ class Reason(StrEnum):
     TOKEN_EXPIRED = AccountStatus.TOKEN_EXPIRED.value
     NO_DEVICE = "no_device"  # none that was seen lately knows the type
     NO_LABEL = "no_label"  # none that is online and knows the type has the task's label
+    NO_TOKEN = "no_token"  # no device that could take it has the token of its account
     DEVICES_AWAY = "devices_away"  # those that could take it are offline or draining
     NOT_DUE = "not_due"
     RETRY = "retry"  # not due: it did not succeed before
@@ -185,7 +186,12 @@ class _Teller:
     def _device(self) -> Explanation | None:
         knowing, task_type, label = self._knowing(), self.task["task_type"], self.task["label"]
         fitting = self._fitting(knowing)
-        if any(_claims(each) for each in fitting):
+        claiming = [each for each in fitting if _claims(each)]
+        account = (self.task["source"], self.task["username"])
+        if claiming and (why := lack_of_token(claiming, task_type, label, account)):
+            sentence = f"no device that could take it has the token of account {account[1]}: {why}"
+            return self._because(Reason.NO_TOKEN, sentence, devices=[*map(_device_facts, claiming)])
+        if claiming:
             return None
         facts = [_device_facts(each) for each in knowing]
         if task_type not in DeviceDAO(self.db).known_types(self.offline_timeout, self.now):

@@ -20,7 +20,7 @@ from crawlfleet.insights.forecast_arithmetic import OpenTasks, calls_per_day, ru
 from crawlfleet.model import fleet_state, queue_depth
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import Budget
-from crawlfleet.model.device import DeviceDAO, takes
+from crawlfleet.model.device import DeviceDAO, lack_of_token, takes
 from crawlfleet.model.lane_budgets import LaneBudgetReader, LaneBudgets
 from crawlfleet.model.lifecycle import AccountStatus, DeviceStatus
 from crawlfleet.model.queue_depth import EndedRun, OpenLane
@@ -37,7 +37,7 @@ class Bottleneck(StrEnum):
     PAUSED = "paused"
     PARKED = AccountStatus.PARKED.value
     NO_DEVICE = "no_device"
-    NO_TOKEN = "no_token"  # no node that tried has the account's token
+    NO_TOKEN = "no_token"  # no device that could take its tasks has the account's token
     FAILING = "failing"
     INFLOW = "inflow"  # more is added than a quota allows
     QUOTA = "quota"
@@ -112,7 +112,7 @@ class Picture:
         self.runs = queue_depth.newest_runs(reader)
         online = [each for each in devices if each["status"] == DeviceStatus.ONLINE and not each["draining"]]
         asked = {(lane.task_type, lane.label) for lane in self.lanes}
-        useful = [each for each in online if any(takes(each, *kind) for kind in asked)]
+        self.useful = useful = [each for each in online if any(takes(each, *kind) for kind in asked)]
         self.untaken = {kind for kind in asked if not any(takes(each, *kind) for each in useful)}
         self.slots = sum(each["max_concurrent_tasks"] for each in useful)
         self.added = queue_depth.added_on_days(reader, self.now, HABIT_DAYS)
@@ -177,7 +177,8 @@ class Picture:
             {_kind(lane.task_type, lane.label) for lane in lanes if (lane.task_type, lane.label) in self.untaken}
         )
         own_runs = [run.completed for run in self.runs if (run.source, run.username) == owner][:FAILING_RUNS]
-        no_token = next((lane.no_token for lane in lanes if lane.no_token), None)
+        lacking = (lack_of_token(self.useful, lane.task_type, lane.label, owner) for lane in lanes)
+        no_token = next((why for why in lacking if why), None)
         if self.paused:
             return Bottleneck.PAUSED, None, "the queue is paused", None
         if row is not None and not self._is_healthy(owner):
@@ -189,7 +190,7 @@ class Picture:
                 f"no device is online that takes the task type {', '.join(untaken)}",
                 None,
             )
-        if no_token is not None and not any(own_runs):
+        if no_token is not None:
             return Bottleneck.NO_TOKEN, None, no_token, None
         if owner != (None, None) and len(own_runs) == FAILING_RUNS and not any(own_runs):
             return Bottleneck.FAILING, None, f"its newest {FAILING_RUNS} runs all failed", None

@@ -19,7 +19,7 @@ from crawlfleet.insights.yesterday import yesterday
 from crawlfleet.model import fleet_state, queue_depth
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.crawl_task import CrawlTaskDAO
-from crawlfleet.model.device import DeviceDAO, takes, types_of
+from crawlfleet.model.device import DeviceDAO, lack_of_token, takes, types_of
 from crawlfleet.model.lifecycle import AccountStatus, DeviceStatus, TaskStatus
 
 
@@ -47,14 +47,17 @@ def backlog(db: Database) -> Backlog:
             what = f"type {lane.task_type}: no online device that knows it has the label {lane.label}"
             unlabelled[what] += waiting
             lane.is_blocked = True
+        elif lack := lack_of_token(online, lane.task_type, lane.label, (lane.source, lane.username)):
+            tokenless[f"account {lane.username}, whose token no device has ({lack})"] += waiting
+            lane.is_blocked = True
         else:
-            if lane.no_token is not None:
-                tokenless[lane.no_token] += lane.without_token
-            pending += waiting - lane.without_token
+            pending += waiting
     blocked = [
-        f"{count} tasks of {each}" for found in (parked, unknown, unlabelled) for each, count in found.items() if count
+        f"{count} tasks of {each}"
+        for found in (parked, unknown, unlabelled, tokenless)
+        for each, count in found.items()
+        if count
     ]
-    blocked += [f"{count} tasks, {why}" for why, count in tokenless.items()]
     if pause.paused and pending:
         blocked.append(f"{pending} tasks: the queue is paused" + (f" ({pause.note})" if pause.note else ""))
         pending = 0

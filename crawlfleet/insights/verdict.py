@@ -11,6 +11,7 @@ from typing import Any
 from crawlfleet.insights.devices import online_of, version_of
 from crawlfleet.insights.explain import When, utc_text
 from crawlfleet.insights.yesterday import AccountKey, Yesterday
+from crawlfleet.model.device import lacking_of
 from crawlfleet.model.queue_depth import OpenLane
 
 SHOWN_NAMES = 3  # accounts, or things that wait for a person; the others are counted
@@ -74,6 +75,10 @@ def _devices(fleet: Standing) -> Iterable[str]:
         if each["silent_seconds"] is not None:
             runs = f", and {count(each['current_tasks'], 'task')} assigned to it" if each["current_tasks"] else ""
             yield f"device {each['device_id']} is silent for {each['silent_seconds']:.0f} s{runs}"
+        if lacking := lacking_of(each):
+            names = _names(name for _, name in lacking)
+            reason = next(iter(lacking.values()))
+            yield f"device {each['device_id']} takes no tasks of {names}, whose token it lacks ({reason})"
         if obstacle := ((each.get("heartbeat") or {}).get("status_info") or {}).get("obstacle"):
             yield f"device {each['device_id']} is stuck: {obstacle}"
 
@@ -151,7 +156,7 @@ def _work(fleet: Standing, when: When) -> list[str]:
         reason = first.retry_reason or "no reason is known"
         short = reason if len(reason) <= SHOWN_REASON else f"{reason[: SHOWN_REASON - 1]}…"
         said.append(f"retrying: {count(sum(each.retrying for each in lanes), 'task')}, the next at {at} ({short})")
-    later = sum(each.later - each.retrying - each.without_token for each in lanes)
+    later = sum(each.later - each.retrying for each in lanes)
     due = [each.next_due_at for each in lanes if each.next_due_at is not None]
     if later > 0 and due:
         said.append(f"{count(later, 'task')} {'is' if later == 1 else 'are'} not due before {when(min(due))}")

@@ -33,6 +33,7 @@ from crawlfleet.model.lifecycle import AccountStatus, AssignmentStatus, TaskStat
 from crawlfleet.model.task_columns import ask_large_data, task_columns, task_of
 from crawlfleet.model.task_spec import Task
 
+AccountKey = tuple[str, str]  # source, username
 EPOCH_SHIFT = 31  # assignment id = epoch x 2^31 + counter: below 2^53 (exact in JSON) for 4 million registrations
 MAX_LANES = 64  # lanes of one claim; the next turn takes the others' heads
 SPARE_LANES = 16  # looked at even for a single slot: others may be claiming from some
@@ -90,17 +91,22 @@ class Head:
     sourced: bool
 
 
-def open_heads(reader: Statements, types: Collection[str], labels: Collection[str] = ()) -> list[Head]:
+def open_heads(
+    reader: Statements, types: Collection[str], labels: Collection[str] = (), lacking: Collection[AccountKey] = ()
+) -> list[Head]:
     """The most urgent lanes that a device of these types and labels may claim from, the most urgent first.
 
-    Locks nothing.
+    None of the accounts whose token it lacks. Locks nothing.
     """
-    return ask_heads(reader, types, labels).read()
+    return ask_heads(reader, types, labels, lacking).read()
 
 
-def ask_heads(reader: Statements, types: Collection[str], labels: Collection[str] = ()) -> Answer[list[Head]]:
+def ask_heads(
+    reader: Statements, types: Collection[str], labels: Collection[str] = (), lacking: Collection[AccountKey] = ()
+) -> Answer[list[Head]]:
     """Ask for `open_heads`."""
     known = f"{reader.dialect.is_among('l.task_type', 'types')} AND {labels_fit(reader.dialect)}"
+    may_use = not_of(reader.dialect, lacking)
     # SQLite read all lanes once its statistics said that most have the same source.
     hint = " INDEXED BY ix_lane_account" if reader.dialect.family == "sqlite" else ""
     statement = sql(
@@ -109,15 +115,25 @@ def ask_heads(reader: Statements, types: Collection[str], labels: Collection[str
         " ORDER BY t.ready_key LIMIT 1) AS head"
         f" FROM cl_lane l{hint} WHERE l.source IS NULL AND {known}"
         " UNION ALL SELECT * FROM (SELECT l.id, 1, l.ready_key FROM cl_lane l"
-        f" WHERE l.ready_key IS NOT NULL AND {known} ORDER BY l.ready_key LIMIT {MAX_LANES}) AS open_lanes"
+        f" WHERE l.ready_key IS NOT NULL AND {known}{may_use} ORDER BY l.ready_key LIMIT {MAX_LANES}) AS open_lanes"
     )
     lists = {"types": json.dumps(sorted(types)), "labels": json.dumps(sorted(labels))}
+    if lacking:
+        lists["rows"] = json_rows(sorted(lacking))
     return reader.execute(statement, lists).map(_most_urgent)
 
 
 def _most_urgent(result: Result) -> list[Head]:
     heads = (Head(lane, key, bool(sourced)) for lane, sourced, key in result.all() if key is not None)
     return sorted(heads, key=lambda head: head.key)[:MAX_LANES]
+
+
+def not_of(dialect: SqlDialect, accounts: Collection[AccountKey]) -> str:
+    """A further condition: the lane `l` is of none of these accounts, which are bound as `rows`; nothing for none."""
+    if not accounts:
+        return ""
+    same = "v.source = l.source AND v.username = l.username"
+    return f" AND NOT EXISTS (SELECT 1 FROM {dialect.rows(source='text', username='text')} WHERE {same})"
 
 
 def labels_fit(dialect: SqlDialect) -> str:

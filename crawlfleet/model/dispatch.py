@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from crawlfleet.core.sql import json_rows, json_value, sql, stamp
 from crawlfleet.core.transaction import Answer, Statements, Transaction
 from crawlfleet.model import audit, signals
 from crawlfleet.model.account import ask_accounts_of_lanes
-from crawlfleet.model.claims import Claim, Registration
+from crawlfleet.model.claims import AccountKey, Claim, Registration, labels_fit, not_of
 from crawlfleet.model.ending import Ending, Outcome
 from crawlfleet.model.feed import ask_fetch_counts, feeds_of
 from crawlfleet.model.gate import end_runs
@@ -31,14 +31,18 @@ WAITING_PER_SLOT = 1  # runs that wait at a worker for each of its slots, so tha
 
 
 class Kind(NamedTuple):
-    """What a worker can run: tasks of these types that name no label, or one of these."""
+    """What a worker can run: tasks of these types that name no label, or one of these, and none of accounts whose token
+    it lacks."""
 
     types: frozenset[str]
     labels: frozenset[str] = frozenset()
+    lacking: frozenset[AccountKey] = frozenset()
 
-    def takes(self, task_type: str, label: str | None) -> bool:
-        """Whether a task of this type and label is for it."""
-        return task_type in self.types and (label is None or label in self.labels)
+    def takes(self, task: Mapping[str, Any]) -> bool:
+        """Whether a task is for it."""
+        if task["task_type"] not in self.types or (task["source"], task["username"]) in self.lacking:
+            return False
+        return task["label"] is None or task["label"] in self.labels
 
 
 @dataclass
@@ -99,7 +103,8 @@ def candidates(reader: Statements, lock: bool) -> list[Candidate]:
 
 def _kind(capabilities: Any) -> Kind:
     can = json_value(capabilities) or {}
-    return Kind(frozenset(can.get("supported_tasks", ())), frozenset(can.get("labels", ())))
+    lacking = frozenset((each["source"], each["username"]) for each in can.get("lacking", ()))
+    return Kind(frozenset(can.get("supported_tasks", ())), frozenset(can.get("labels", ())), lacking)
 
 
 def take_back(
@@ -113,14 +118,16 @@ def take_back(
     The newest go first.
     """
     statement = sql(
-        "SELECT a.id, a.task_id FROM cl_task_assignment a JOIN cl_crawl_task t ON t.id = a.task_id"
+        "SELECT a.id, a.task_id FROM cl_task_assignment a JOIN cl_crawl_task l ON l.id = a.task_id"
         " WHERE a.device_id = :device_id AND a.device_epoch = :epoch"
         f" AND a.status = '{AssignmentStatus.ASSIGNED}' AND a.taken_at IS NULL"
-        f" AND {ledger.transaction.dialect.is_among('t.task_type', 'types')}"
-        f" AND (t.label IS NULL OR {ledger.transaction.dialect.is_among('t.label', 'labels')})"
+        f" AND {ledger.transaction.dialect.is_among('l.task_type', 'types')}"
+        f" AND {labels_fit(ledger.transaction.dialect)}{not_of(ledger.transaction.dialect, kind.lacking)}"
         " ORDER BY a.assigned_at DESC, a.id DESC LIMIT :count"
     )
     lists = {"types": json.dumps(sorted(kind.types)), "labels": json.dumps(sorted(kind.labels))}
+    if kind.lacking:
+        lists["rows"] = json_rows(sorted(kind.lacking))
     parameters = {**candidate.owner._asdict(), **lists, "count": count}
     endings = [
         Ending(assignment_id, task_id, Outcome(EndingKind.RELEASED, "another device has a free slot"))

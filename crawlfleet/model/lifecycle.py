@@ -100,6 +100,7 @@ class WaitsFor(StrEnum):
     RETRY = "retry"  # a delay that grows with each loss
     BUDGET = "budget"  # the budgets of its lane hold it back
     PERSON = "person"  # its account is parked until a person resumes it
+    DEVICE = "device"  # one that has the account's token
     PAUSE = "pause"  # the seconds that the ending names
 
 
@@ -171,8 +172,8 @@ ENDINGS: dict[EndingKind, EndingRule] = {
     ),
     EndingKind.TOKEN: _raised(
         "release",
-        "This node cannot have the account's token. Another node may.",
-        waits_for=WaitsFor.PAUSE,
+        "This node cannot have the account's token, and takes no more of its tasks. Another node may at once.",
+        waits_for=WaitsFor.DEVICE,
         own_ends=(_A.RELEASED,),
     ),
     EndingKind.PROXY: _raised(

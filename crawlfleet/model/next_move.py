@@ -11,7 +11,7 @@ from crawlfleet.core.backoff import retry_delay
 from crawlfleet.core.sql import utc
 from crawlfleet.core.transaction import AnyRow
 from crawlfleet.model.ending import Ending
-from crawlfleet.model.lifecycle import ENDED, ENDINGS, MOVES, Cost
+from crawlfleet.model.lifecycle import ENDED, ENDINGS, MOVES, Cost, WaitsFor
 from crawlfleet.model.task_insert import order_key
 from crawlfleet.settings.definitions import Settings
 
@@ -64,6 +64,8 @@ def next_move(
         wait = retry_delay(crashes - 1, 1.0, CRASH_DELAY_CAP_SECONDS, policy.random) if crashes > 1 else 0
     elif closed_until is not None:
         wait = 0
+    elif rule.waits_for is WaitsFor.DEVICE and task["source"] and task["username"]:
+        wait = 0  # this device takes no more tasks of the account, and another may have the token
     name = rule.when_spent if is_spent and rule.when_spent else rule.move
     if MOVES[name].task_to in ENDED:
         return NextMove(name, ending, retry, crashes, task["order_key"], None)

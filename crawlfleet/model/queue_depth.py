@@ -9,7 +9,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.sql import SqlDialect, json_rows, sql, stamp, utc
 from crawlfleet.core.transaction import Statements
 from crawlfleet.model.claims import labels_fit
@@ -111,11 +110,10 @@ def budget_ids(
 @dataclass
 class OpenLane:
     """What is open of one lane: tasks that are due, that are not due yet (the last one at `last_due_at`), and that
-    devices have now. `without_token` of those not due wait because a node lacked the account's token, and one of them
-    says `no_token`. `retrying` of them did not succeed before, for such a reason as `retry_reason`, and come back from
-    `next_retry_at` on; the others are due from `next_due_at` on. `is_closed`: those that are due wait for the account's
-    quota, until `opens_at` (None: until running tasks end). Runs of `killers` die again and again; one is the task
-    `killer`."""
+    devices have now. `retrying` of those not due did not succeed before, for such a reason as `retry_reason`, and come
+    back from `next_retry_at` on; the others are due from `next_due_at` on. `is_closed`: those that are due wait for the
+    account's quota, until `opens_at` (None: until running tasks end). Runs of `killers` die again and again; one is the
+    task `killer`."""
 
     id: int
     task_type: str
@@ -129,8 +127,6 @@ class OpenLane:
     later: int = 0
     live: int = 0
     last_due_at: datetime | None = None
-    no_token: str | None = None
-    without_token: int = 0
     retrying: int = 0
     next_retry_at: datetime | None = None
     retry_reason: str | None = None
@@ -145,15 +141,12 @@ class OpenLane:
 
 def open_lanes(reader: Statements) -> list[OpenLane]:
     """All lanes with open tasks, as they stand in one moment: no task is missed that moves meanwhile."""
-    lacks_token = f"error_kind = '{EndingKind.TOKEN}'"
-    is_retry = f"error_kind <> '{EndingKind.TOKEN}'"
-    nothing = ", NULL" * 7
+    is_retry = "error_kind IS NOT NULL"
+    nothing = ", NULL" * 5
     kills = f"crash_count >= {KILLER_CRASHES}"
     killers = f", COUNT(CASE WHEN {kills} THEN 1 END) AS killers, MIN(CASE WHEN {kills} THEN id END) AS killer"
     counts = sql(
         "SELECT lane_id, 0 AS due, COUNT(*) AS later, 0 AS live, MAX(wake_at) AS last_due_at,"
-        f" MIN(CASE WHEN {lacks_token} THEN error_message END) AS no_token,"
-        f" COUNT(CASE WHEN {lacks_token} THEN 1 END) AS without_token,"
         f" COUNT(CASE WHEN {is_retry} THEN 1 END) AS retrying,"
         f" MIN(CASE WHEN {is_retry} THEN wake_at END) AS next_retry_at,"
         f" MIN(CASE WHEN {is_retry} THEN error_message END) AS retry_reason,"
@@ -181,7 +174,6 @@ def open_lanes(reader: Statements) -> list[OpenLane]:
         lane.killers, lane.killer = lane.killers + row["killers"], lane.killer or row["killer"]
         if row["later"]:
             lane.last_due_at, lane.next_due_at = utc(row["last_due_at"]), utc(row["next_due_at"])
-            lane.no_token, lane.without_token = row["no_token"], row["without_token"]
             lane.retrying, lane.retry_reason = row["retrying"], row["retry_reason"]
             lane.next_retry_at = utc(row["next_retry_at"])
     return [lane for lane in lanes.values() if lane.tasks]

@@ -130,7 +130,7 @@ class Dispatcher(Service):
 
     def _ask_heads(self, reader: Statements, kinds: Collection[Kind]) -> Answer[list[Head]]:
         """Ask for the most urgent lanes of tasks that one of these kinds of workers takes."""
-        asked = [claims.ask_heads(reader, each.types, each.labels) for each in kinds]
+        asked = [claims.ask_heads(reader, each.types, each.labels, each.lacking) for each in kinds]
 
         def read() -> list[Head]:
             heads = {head for answer in asked for head in answer.read()}
@@ -201,7 +201,7 @@ class Dispatcher(Service):
         done = Dispatched(taken_back=dispatch.level(ledger, workers), busy=True)
 
         def place(task: Any) -> Registration | None:
-            able = [each for each in workers if each.room and each.kind.takes(task["task_type"], task["label"])]
+            able = [each for each in workers if each.room and each.kind.takes(task)]
             if not able:
                 return None
             chosen = self._choose(able, self._random)

@@ -18,6 +18,8 @@ from crawlfleet.model.task_spec import Task
 
 QUIET_LINES = 20  # more tasks or endings than this in one turn are told in one line, or in none
 
+TOLD_ONCE = (EndingKind.RELEASED, EndingKind.AUTH, EndingKind.TOKEN)  # by other lines, for many runs
+
 _scheduler = logging.getLogger("crawlfleet.services.task_scheduler")
 _manager = logging.getLogger("crawlfleet.services.device_manager")
 _dispatcher = logging.getLogger("crawlfleet.services.dispatcher")
@@ -114,6 +116,21 @@ def loop_free() -> None:
     _scheduler.info("the event loop goes on")
 
 
+def token_missing(device_id: str, account: tuple[str, str], reason: str) -> None:
+    """A run ended since this node cannot have the token of its account."""
+    _scheduler.warning(
+        "token missing: device=%s source=%s username=%s takes none of its tasks until it is there: %s",
+        device_id,
+        *account,
+        reason,
+    )
+
+
+def token_found(device_id: str, account: tuple[str, str]) -> None:
+    """The token is there by now."""
+    _scheduler.info("token no longer missing: device=%s source=%s username=%s", device_id, *account)
+
+
 def run_abandoned(run: Run, error: Exception) -> None:
     """Not even the failure of a run can be written."""
     _scheduler.error(
@@ -178,7 +195,7 @@ def run_ended(run: Run, ended: Ended, seconds: float, is_one_of: int) -> None:
             seconds,
             ending.message,
         )
-    elif ended.move is not None and ending.kind not in (EndingKind.RELEASED, EndingKind.AUTH) and not quiet:
+    elif ended.move is not None and not quiet and ending.kind not in TOLD_ONCE:
         # in the zone of the log's own times, and with its name, since those have none
         again = None if ended.next_run_at is None else ended.next_run_at.astimezone().isoformat(timespec="seconds")
         when = "" if again is None else f" again_at={again}"

@@ -267,6 +267,7 @@ def scheduler_options(settings: Settings, tariff: Tariff) -> SchedulerOptions:
         mode=settings.mode,
         claim_without_master=settings.claim_without_master,
         labels=settings.labels,
+        usable=partial(usable_account, settings=settings),
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from crawlfleet.core.account import Account
 from crawlfleet.model.budget import LimitOf
 from crawlfleet.model.next_move import RetryPolicy
 from crawlfleet.model.task_insert import TaskDefaults
@@ -33,6 +35,7 @@ class SchedulerOptions:
     mode: str
     claim_without_master: bool
     labels: tuple[str, ...]
+    usable: Callable[[Account], Account]  # an account with this node's keys
 
     @property
     def adopts(self) -> bool:

@@ -26,6 +26,7 @@ from crawlfleet.services import log_lines
 from crawlfleet.services.alarm import AWAY_SECONDS, Alarm
 from crawlfleet.services.inbox import Inbox
 from crawlfleet.services.lease import Lease
+from crawlfleet.services.missing_tokens import MissingTokens, lacks_of
 from crawlfleet.services.result_writer import ResultWriter
 from crawlfleet.services.run_keeper import RunKeeper, Stage
 from crawlfleet.services.run_starter import EngineOf, MakeContext, RunStarter
@@ -67,6 +68,7 @@ class TaskScheduler(Service):
         writer = ResultWriter(db, options, inbox.result_written)
         self.runs = RunKeeper(options.concurrent_tasks, db.clock, starter, writer, inbox, self.stats)
         self._turns = TurnMaker(db, executors.keys(), options)
+        self._tokens = MissingTokens(db, options.usable)
         self._guesses = Guesses()
         self._reading: ClockReading | None = None  # of the latest turn or look
         self._others_notice_seconds = 2 * options.heartbeat_interval  # by a turn after their next beat
@@ -87,7 +89,7 @@ class TaskScheduler(Service):
     def sees_work(self, reader: Statements) -> bool:
         """Whether a task was assigned to this device, or is due that it knows and no master assigns."""
         held = tuple(self.runs.table.held)
-        return self._turns.sees_work(reader, self._owner(), held, self._guesses.master_alive)
+        return self._turns.sees_work(reader, self._owner(), held, self._guesses.master_alive, self._tokens.accounts)
 
     def _owner(self) -> Registration:
         return Registration(self.lease.device_id, self.lease.epoch)
@@ -191,6 +193,8 @@ class TaskScheduler(Service):
 
     def _turn(self) -> TurnResult | None:
         """One transaction, or None when a look without one showed that there is nothing to do."""
+        if self._inbox.reconcile:
+            self._tokens.look_again(self._owner())
         given = self._turn_input()
         if self.runs.claiming and self.alarm.promotion_is_due() and promote(self._turns.db, given.lead_seconds):
             self.alarm.look_first = False
@@ -214,9 +218,10 @@ class TaskScheduler(Service):
 
     def _turn_input(self) -> TurnInput:
         slots, reserve = self.runs.room()
+        writes = self.runs.to_write()
         return TurnInput(
             owner=self._owner(),
-            writes=self.runs.to_write(),
+            writes=writes,
             slots=slots,
             reserve=reserve,
             held=self.runs.table.held.keys(),
@@ -224,6 +229,7 @@ class TaskScheduler(Service):
             lead_seconds=self.stats.pace.lead,
             most_bytes=self.runs.room_bytes,
             guesses=self._guesses,
+            lacking=tuple({*self._tokens.accounts, *lacks_of(writes)}),
             sent=self.runs.sent,
             before=self._reading,
             may_call=self._now() >= self._no_calls_until,
@@ -249,6 +255,8 @@ class TaskScheduler(Service):
         """Take over what the transaction committed."""
         self.runs.take_over(given.writes, result.ended, result.lost)
         self.runs.cut_off(result.cut_off.read())
+        if lacking := lacks_of(given.writes):
+            self._tokens.note(given.owner, lacking)
         if given.reconcile:
             self._inbox.reconcile = False
         if result.strays:

@@ -19,7 +19,7 @@ from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.transaction import Answer, Statements, Transaction
 from crawlfleet.model import claim_strategy, claims, dispatch, rescue
 from crawlfleet.model.claim_strategy import Strategy
-from crawlfleet.model.claims import SPARE_LANES, AssignmentIds, Claim, ClaimRequest, Registration
+from crawlfleet.model.claims import SPARE_LANES, AccountKey, AssignmentIds, Claim, ClaimRequest, Registration
 from crawlfleet.model.device import DeviceDAO, DeviceState
 from crawlfleet.model.gate import Ended, ask_ends, book_calls, end_runs, mark_started
 from crawlfleet.model.lane_budgets import ask_lanes_of_tasks
@@ -65,6 +65,7 @@ class TurnInput:
     lead_seconds: float
     most_bytes: int
     guesses: Guesses
+    lacking: tuple[AccountKey, ...]
     sent: CallMemory
     before: ClockReading | None
     may_call: bool
@@ -119,7 +120,7 @@ class TurnMaker:
         ends = ask_ends(transaction, endings) if endings else None
         lanes = ask_lanes_of_tasks(transaction, writes.sourced) if writes.sourced else None
         assigned = self._ask_assigned(transaction, given)
-        heads = claims.ask_heads(transaction, self._types, options.labels) if given.room else None
+        heads = claims.ask_heads(transaction, self._types, options.labels, given.lacking) if given.room else None
         free = None
         if heads is not None and not (options.adopts and given.guesses.master_alive):
             free = claims.ask_free(transaction, strategy, given.guesses.free_lanes, given.room)
@@ -174,18 +175,25 @@ class TurnMaker:
             assigned = self._ask_assigned(reader, given) if state.may_claim else None
             heads = []
             if self._claims_itself(state):
-                heads = claims.open_heads(reader, self._types, self._options.labels)
+                heads = claims.open_heads(reader, self._types, self._options.labels, given.lacking)
             found = any((given.slots and given.may_call) or not head.sourced for head in heads)
             return state, found or bool(assigned is not None and assigned.read())
 
-    def sees_work(self, reader: Statements, owner: Registration, held: Collection[int], master_alive: bool) -> bool:
+    def sees_work(
+        self,
+        reader: Statements,
+        owner: Registration,
+        held: Collection[int],
+        master_alive: bool,
+        lacking: Collection[AccountKey],
+    ) -> bool:
         """Whether a task was assigned to this device, or is due that it knows and no master assigns."""
         if self._options.adopts:
             if dispatch.ask_assigned(reader, owner, held, 1).read():
                 return True
             if master_alive or not self._options.claim_without_master:
                 return False
-        return bool(claims.open_heads(reader, self._types, self._options.labels))
+        return bool(claims.open_heads(reader, self._types, self._options.labels, lacking))
 
     def _claims_itself(self, state: DeviceState) -> bool:
         """Whether this device takes tasks by itself now: a worker leaves that to a master while there is one."""

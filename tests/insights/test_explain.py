@@ -9,6 +9,7 @@ import pytest
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
+from crawlfleet.insights import overview
 from crawlfleet.insights.explain import Explanation, Reason, explain
 from crawlfleet.model import fleet_state, queue_depth, rescue
 from crawlfleet.model.account import AccountDAO
@@ -135,6 +136,21 @@ def test_devices_that_do_not_know_the_type_or_take_nothing_are_told(device: Devi
     found = why(db, mine, NOON + timedelta(seconds=301))
     assert found.reason is Reason.NO_DEVICE
     assert "last seen at 2026-03-01 12:00:00 UTC" in found.sentence
+
+
+def test_a_token_that_no_device_has_is_told_with_the_devices(device: Device, db: Database) -> None:
+    [task_id] = add(db)
+    lacks = [{"source": "vendor", "username": "u", "reason": "T is not set on this node"}]
+    DeviceDAO(db).set_lacking("d1", device.epoch, lacks)
+    found = why(db, task_id)
+    told = "no device that could take it has the token of account u: d1: T is not set on this node"
+    assert (found.reason, found.sentence) == (Reason.NO_TOKEN, told)
+    assert overview.backlog(db).blocked == [
+        "1 tasks of account u, whose token no device has (d1: T is not set on this node)"
+    ]
+    Device(db, "d2", types=("fetch",)).register(now=NOON)
+    assert why(db, task_id).reason is not Reason.NO_TOKEN
+    assert overview.backlog(db).blocked == []
 
 
 def test_a_master_takes_no_task(device: Device, db: Database) -> None:

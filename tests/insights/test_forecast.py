@@ -123,15 +123,13 @@ def test_what_is_never_done_as_things_stand_says_why(device: Device, db: Databas
     assert {each.limit for each in forecast(db, now=NOON).accounts} == {Bottleneck.PAUSED}
 
 
-def test_an_account_whose_token_no_node_has_is_not_merely_due_later(device: Device, db: Database) -> None:
+def test_an_account_whose_token_no_device_has_is_never_done(device: Device, db: Database) -> None:
     add(db)
-    [claim] = device.claim(now=NOON)
-    device.end(ending(claim, "token", message="T is not set on this node", retry_after=60.0, calls=[]), now=NOON)
+    lacks = [{"source": "vendor", "username": "u", "reason": "T is not set on this node"}]
+    DeviceDAO(db).set_lacking("d1", device.epoch, lacks)
     found = of(db)
-    assert (found.limit, found.done_at, found.why) == (Bottleneck.NO_TOKEN, None, "T is not set on this node")
-    [claim] = device.claim(now=NOON + timedelta(minutes=1))
-    device.end(ending(claim, calls=[]), now=NOON + timedelta(minutes=1))
-    CrawlTaskDAO(db).add([TaskSpec("fetch", source="vendor", username="u", run_at=NOON)], DEFAULTS, NOON)
+    assert (found.limit, found.done_at, found.why) == (Bottleneck.NO_TOKEN, None, "d1: T is not set on this node")
+    Device(db, "d2", types=("fetch",)).register(now=NOON)
     assert of(db).limit is Bottleneck.DEVICES
 
 

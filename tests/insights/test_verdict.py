@@ -48,7 +48,7 @@ def db(backend: Backend) -> Iterator[Database]:
 
 
 def device(device_id: str = "d1", **more: Any) -> dict[str, Any]:
-    standing = {"status": "online", "device_type": "standalone", "draining": False, "version": "1"}
+    standing = {"status": "online", "device_type": "standalone", "draining": False, "version": "1", "capabilities": {}}
     return {"device_id": device_id, **standing, "silent_seconds": None, "current_tasks": 0, **more}
 
 
@@ -150,6 +150,12 @@ def test_healthy_is_a_fleet_with_yesterdays_figures_and_nothing_wrong() -> None:
 
 def test_many_things_that_wait_for_a_person_are_counted() -> None:
     assert said(blocked=tuple("abcde")) == "waits for a person: a; b; c; and 2 more"
+
+
+def test_a_device_without_a_token_is_named_with_the_account() -> None:
+    lacking = [{"source": "appsflyer", "username": "acme", "reason": "T is not set on this node"}]
+    sentence = said(lane(due=1), devices=[device(), device("d2", capabilities={"lacking": lacking})])
+    assert "device d2 takes no tasks of acme, whose token it lacks (T is not set on this node)" in sentence
 
 
 def test_a_device_that_misses_its_beats_is_called_silent() -> None:

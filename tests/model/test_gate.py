@@ -79,7 +79,10 @@ def test_what_this_node_lacks_costs_no_attempt_and_parks_nothing(device: Device,
     now = datetime.now(UTC)
     lost_reply = ending(claim, kind, message="not here", retry_after=60.0)
     [ended] = device.end(lost_reply, now=now)
-    assert ended.next_run_at == now + timedelta(seconds=60)
+    wait = 0 if kind == "token" else 60  # another device may have the token, and this one takes no more of its tasks
+    assert ended.next_run_at is not None
+    assert ended.next_run_at <= now + timedelta(seconds=wait)
+    assert (ended.next_run_at == now + timedelta(seconds=60)) is (wait > 0)
     assert [each.verdict for each in device.end(lost_reply, now=now)] == [FenceVerdict.ALREADY]
     found = task(db, task_id)
     assert (found["status"], found["retry"], found["error_kind"]) == ("pending", 0, kind)

@@ -132,6 +132,11 @@ def stubborn(task: Task, context: TaskContext) -> dict[str, Any]:
     return {"passed": True}
 
 
+@task_executor("with_token")
+def with_token(task: Task, context: TaskContext) -> None:
+    context.account.token()
+
+
 @task_executor("calling")
 def calling(task: Task, context: TaskContext) -> None:
     """One call, however many the task holds."""

@@ -120,6 +120,24 @@ LINES: list[tuple[Callable[[], None], list[str]]] = [
         ["WARNING services.task_scheduler stale result rejected: task=7 assignment=70"],
     ),
     (
+        lambda: log_lines.run_abandoned(run(), OverflowError("date value out of range")),
+        [
+            "ERROR services.task_scheduler run cannot be ended, it goes back: task=7 assignment=70"
+            " error=OverflowError: date value out of range"
+        ],
+    ),
+    (
+        lambda: log_lines.token_missing("d1", ("appsflyer", "acme"), "T is not set on this node"),
+        [
+            "WARNING services.task_scheduler token missing: device=d1 source=appsflyer username=acme takes none of its"
+            " tasks until it is there: T is not set on this node"
+        ],
+    ),
+    (
+        lambda: log_lines.token_found("d1", ("appsflyer", "acme")),
+        ["INFO services.task_scheduler token no longer missing: device=d1 source=appsflyer username=acme"],
+    ),
+    (
         lambda: log_lines.run_dropped(run()),
         ["WARNING services.task_scheduler run cancelled or lost: task=7 assignment=70"],
     ),
