@@ -98,6 +98,16 @@ def test_every_command_has_a_section_with_each_of_its_options_and_no_other(comma
     assert told == options_of(COMMANDS[command])
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_every_command_says_what_it_does_and_what_each_option_means(command: str) -> None:
+    """It showed a list of options only, some of them without a word."""
+    parser = COMMANDS[command]
+    assert re.fullmatch("[A-Z].*[.]", parser.description or "")
+    shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+    assert [action.option_strings or action.dest for action in shown if not action.help] == []
+    assert f"\n{parser.description}"[:40] in parser.format_help()
+
+
 def test_options_of_every_command_are_told_once() -> None:
     [head] = [body for heading, body in sections(page("docs/commands.md")) if heading == "## Options of every command"]
     assert all(f"`{option}" in head for option in EVERYWHERE)

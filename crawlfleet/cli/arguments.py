@@ -24,6 +24,17 @@ DEFAULT_DATABASE = FIELDS["database_url"].default
 GLOBAL_DEFAULTS = {"database": None, "config": None, "debug": False}
 
 
+class Commands(argparse._SubParsersAction):  # type: ignore[type-arg]  # generic for type checkers only
+    """The commands of a parser; the help of each begins with what its line in the list says."""
+
+    def add_parser(self, name: str, **kwargs: Any) -> Any:
+        """Add a command as argparse does."""
+        text = kwargs.get("help")
+        if text:
+            kwargs.setdefault("description", f"{text[0].upper()}{text[1:]}.")
+        return super().add_parser(name, **kwargs)
+
+
 class Parser(argparse.ArgumentParser):
     """Takes --database, --config and --debug at every level, never abbreviates, and raises UsageError.
 
@@ -34,6 +45,7 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
         self._rewrite = rewrite
+        self.register("action", "parsers", Commands)
         everywhere = self.add_argument_group("options of every command")
         # Suppressed defaults: an inner parser must not undo what was given before the command.
         add = everywhere.add_argument

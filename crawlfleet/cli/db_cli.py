@@ -1,4 +1,4 @@
-"""`db`: make or upgrade the tables, and look whether the database is fit."""
+"""`db`: create or upgrade the tables, and look whether the database is fit."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def add_parser(subparsers: Any) -> None:
     """Add `db` with its sub-commands."""
     parser = subparsers.add_parser("db", help="upgrade and check the database")
     inner = parser.add_subparsers(title="sub-commands", dest="subcommand", metavar="COMMAND", required=True)
-    inner.add_parser("upgrade", help="make or upgrade the tables").set_defaults(run=run_upgrade)
-    check = inner.add_parser("check", help="exit code 1 unless the tables are this program's, 3 without a database")
+    inner.add_parser("upgrade", help="create or upgrade the tables").set_defaults(run=run_upgrade)
+    check = inner.add_parser(
+        "check", help="check the database: exit code 1 when its tables are not up to date, 3 when it cannot be used"
+    )
     add_json_option(check)
     check.set_defaults(run=run_check)

@@ -176,5 +176,5 @@ def signals_interrupt() -> Iterator[None]:
 
 def add_parser(subparsers: Any) -> None:
     """Add `demo`."""
-    help_line = "a small fleet at work against simulated vendors; writes only into demo/"
-    subparsers.add_parser("demo", help=help_line, description=help_line).set_defaults(run=run_demo)
+    help_line = "run a small fleet against simulated vendors; writes only to demo/"
+    subparsers.add_parser("demo", help=help_line).set_defaults(run=run_demo)

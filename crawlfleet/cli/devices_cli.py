@@ -97,20 +97,24 @@ def run_remove(args: argparse.Namespace) -> int:
 
 def add_parser(subparsers: Any) -> None:
     """Add `devices` with its sub-commands."""
-    parser = subparsers.add_parser("devices", help="devices of the fleet")
+    parser = subparsers.add_parser("devices", help="list, drain and remove devices")
     inner = parser.add_subparsers(title="sub-commands", dest="subcommand", metavar="COMMAND", required=True)
-    listing = inner.add_parser("list", help="show all devices with their latest beat")
+    listing = inner.add_parser("list", help="list all devices with their latest heartbeat")
     add_json_option(listing)
     listing.set_defaults(run=run_list)
     for name, run, help_line in (
-        ("drain", run_drain, "let a device finish what it runs and claim nothing more"),
-        ("resume", run_resume, "let a draining device claim again"),
-        ("remove", run_remove, "forget a device"),
+        ("drain", run_drain, "let a device finish its running tasks and take no new ones"),
+        ("resume", run_resume, "let a drained device take tasks again"),
+        ("remove", run_remove, "remove a device from the list"),
     ):
         command = inner.add_parser(name, help=help_line)
         command.add_argument("device_id", metavar="ID", help="id of the device")
         if name == "drain":
-            command.add_argument("--undo", action="store_true", help="the same as resume")
+            command.add_argument("--undo", action="store_true", help="same as resume")
         if name == "remove":
-            command.add_argument("--force", action="store_true", help="also one that is online; its tasks go back")
+            command.add_argument(
+                "--force",
+                action="store_true",
+                help="also remove a device that is online; its tasks go back to the queue",
+            )
         command.set_defaults(run=run)

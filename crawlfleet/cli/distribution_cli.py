@@ -26,6 +26,11 @@ from crawlfleet.settings.older_names import OLD_NAMES, WITHOUT_EFFECT
 log = logging.getLogger(__name__)
 startup_log = logging.getLogger("__main__")
 
+MODE_HELP = {
+    "standalone": "run a node that takes tasks by itself",
+    "master": "run a node that assigns tasks to workers",
+    "worker": "run a node that takes its tasks from a master",
+}
 SUBCOMMANDS = (*MODES, "status", "config")
 # Options of scripts written for the earlier implementation; each gives one notice.
 OLD_OPTIONS = ("max_tasks_per_device", "task_pull_limit", "master_host", "master_port", "api_key")
@@ -234,15 +239,17 @@ def add_parser(subparsers: Any) -> None:
     """Add `distribute` with its sub-commands."""
     commands = DistributionCLI()
     parser = subparsers.add_parser(
-        "distribute", help="run a device; show and check its settings", rewrite=older_spelling
+        "distribute", help="run a node, show the state of the fleet, write and check settings", rewrite=older_spelling
     )
     inner = parser.add_subparsers(title="sub-commands", dest="subcommand", metavar="COMMAND", required=True)
     for mode, run in zip(MODES, (commands.run_standalone, commands.run_master, commands.run_worker), strict=True):
-        node = inner.add_parser(mode, help=f"run a node as {mode}")
+        node = inner.add_parser(mode, help=MODE_HELP[mode])
         _add_setting_options(node)
-        node.add_argument("--until-idle", action="store_true", help="end when no task is left to run")
-        node.add_argument("--takeover", action="store_true", help="take the device id from a device that seems alive")
-        node.add_argument("--verbose", "-v", action="store_true", dest="debug", default=argparse.SUPPRESS)
+        node.add_argument("--until-idle", action="store_true", help="exit when no tasks are left to run")
+        node.add_argument("--takeover", action="store_true", help="take over a device id that still seems to be in use")
+        node.add_argument(
+            "--verbose", "-v", action="store_true", dest="debug", default=argparse.SUPPRESS, help="same as --debug"
+        )
         node.set_defaults(run=run)
     status = inner.add_parser("status", help="show the state of the fleet")
     add_json_option(status)

@@ -27,6 +27,6 @@ def run_doctor(args: argparse.Namespace) -> int:
 
 def add_parser(subparsers: Any) -> None:
     """Add `doctor`."""
-    parser = subparsers.add_parser("doctor", help="look whether this machine can run a node, and say what to do")
+    parser = subparsers.add_parser("doctor", help="check whether this machine can run a node, and say what to do")
     add_json_option(parser)
     parser.set_defaults(run=run_doctor)

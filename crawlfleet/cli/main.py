@@ -20,14 +20,17 @@ from crawlfleet.core.logs import configure_logging, make_stream_safe, redact
 # Only the module of the command that is used is imported: the others would double the start-up time.
 # Each has add_parser(subparsers), whose parsers set `run`, a function from the arguments to the exit code or None.
 GROUPS = {
-    "distribute": ("crawlfleet.cli.distribution_cli", "run a device; show and check its settings"),
+    "distribute": (
+        "crawlfleet.cli.distribution_cli",
+        "run a node, show the state of the fleet, write and check settings",
+    ),
     "tasks": ("crawlfleet.cli.tasks.tasks_cli", "add, list, show, retry and cancel tasks"),
     "accounts": ("crawlfleet.cli.accounts.accounts_cli", "accounts at the vendors"),
     "devices": ("crawlfleet.cli.devices_cli", "devices of the fleet"),
     "data": ("crawlfleet.cli.data.data_cli", "synced apps and figures"),
     "tokens": ("crawlfleet.cli.tokens_cli", "tokens of the HTTP API"),
     "db": ("crawlfleet.cli.db_cli", "upgrade and check the database"),
-    "doctor": ("crawlfleet.cli.doctor_cli", "look whether this machine can run a node"),
+    "doctor": ("crawlfleet.cli.doctor_cli", "check whether this machine can run a node"),
     "sandbox": ("crawlfleet.cli.sandbox_cli", "simulated vendor APIs with quotas"),
     "demo": ("crawlfleet.cli.demo_cli", "a small fleet at work against simulated vendors"),
 }

@@ -66,7 +66,7 @@ def _number(low: float, high: float) -> Callable[[str], float]:
 
 def add_parser(subparsers: Any) -> None:
     """Add `sandbox`."""
-    parser = subparsers.add_parser("sandbox", help="simulated vendor APIs with quotas")
+    parser = subparsers.add_parser("sandbox", help="run simulated vendor APIs, with quotas")
     add = parser.add_argument
     add("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     add(
@@ -80,14 +80,26 @@ def add_parser(subparsers: Any) -> None:
     add(
         "--minute-seconds", metavar="S", type=minute, default=MINUTE, help="length of the vendor's minute (default: 60)"
     )
-    add("--failure-rate", metavar="R", type=_number(0, 1), default=0.0, help="share of calls that fail (default: 0)")
-    add("--seed", metavar="N", type=whole_number(0, 2**31), default=0, help="makes failures repeatable (default: 0)")
+    add(
+        "--failure-rate",
+        metavar="R",
+        type=_number(0, 1),
+        default=0.0,
+        help="share of calls that fail, from 0 to 1 (default: 0)",
+    )
+    add(
+        "--seed",
+        metavar="N",
+        type=whole_number(0, 2**31),
+        default=0,
+        help="random seed, to repeat the same failures (default: 0)",
+    )
     add(
         "--redirects",
         metavar="WHERE",
         choices=REDIRECTS,
         default=REDIRECTS[0],
-        help="where reports redirect to: another port, the same origin, both by turns (default), or off",
+        help="where reports redirect to: another port, the same origin, both in turn (default), or off",
     )
     add("--apps", metavar="N", type=whole_number(0, 100_000), help="apps of each AppsFlyer account (default: 3 to 8)")
     add(
@@ -95,6 +107,6 @@ def add_parser(subparsers: Any) -> None:
         metavar="NAME[=SHARE]",
         action="append",
         default=[],
-        help="what real vendors answer now and then: cdn-page, empty, ... all of docs/commands.md; repeatable",
+        help="what real vendors answer now and then, as in cdn-page, empty, ... all of docs/commands.md; repeatable",
     )
     parser.set_defaults(run=run_sandbox)

@@ -53,17 +53,17 @@ def run_revoke(args: argparse.Namespace) -> int:
 
 def add_parser(subparsers: Any) -> None:
     """Add `tokens` with its sub-commands."""
-    parser = subparsers.add_parser("tokens", help="tokens of the HTTP API")
+    parser = subparsers.add_parser("tokens", help="create and revoke access tokens of the HTTP API")
     inner = parser.add_subparsers(title="sub-commands", dest="subcommand", metavar="COMMAND", required=True)
-    add = inner.add_parser("add", help="make a token; it is shown once")
-    add.add_argument("name", metavar="NAME", help="who will use it: its name in the audit")
+    add = inner.add_parser("add", help="create a token; it is shown only once")
+    add.add_argument("name", metavar="NAME", help="who will use it; the audit log shows this name")
     meanings = "; ".join(f"{role}: {meaning}" for role, meaning in MEANINGS.items())
     add.add_argument("--role", choices=[role.value for role in Role], default=Role.READ.value, help=meanings)
     add_json_option(add)
     add.set_defaults(run=run_add)
-    listing = inner.add_parser("list", help="show the names and roles of all tokens")
+    listing = inner.add_parser("list", help="list names and roles of all tokens")
     add_json_option(listing)
     listing.set_defaults(run=run_list)
-    revoke = inner.add_parser("revoke", help="forget a token")
+    revoke = inner.add_parser("revoke", help="revoke a token")
     revoke.add_argument("name", metavar="NAME", help="name of the token")
     revoke.set_defaults(run=run_revoke)

@@ -108,7 +108,7 @@ class Settings:
     device_name: str = field(
         default_factory=host_name,
         metadata={
-            "rule": Rule("text", "Name for people; the host name unless given", "text of 1 to 128 printable characters")
+            "rule": Rule("text", "Display name; the host name unless given", "text of 1 to 128 printable characters")
         },
     )
     database_url: str = _text(
@@ -118,14 +118,14 @@ class Settings:
         secret=True,
         option="--database",
     )
-    dispatch_interval: float = _seconds(10.0, "Longest wait until free capacity is noticed", 0.1, 3600)
-    schedule_interval: float = _seconds(30.0, "Longest time an idle scheduler does not look at the queue", 0.1, 3600)
+    dispatch_interval: float = _seconds(10.0, "Longest time until a free slot is noticed", 0.1, 3600)
+    schedule_interval: float = _seconds(30.0, "Longest time between two looks of an idle node at the queue", 0.1, 3600)
     heartbeat_interval: float = _seconds(30.0, "Time between two heartbeats", 0.5, 3600)
     offline_timeout: float = _seconds(
         300.0, "Silence after which a device counts as offline; at least 3 x heartbeat_interval", 1.5, 604_800
     )
     concurrent_tasks: int = _whole(5, "How many tasks run at once on this device", 1, 10_000)
-    execution_timeout: int = _whole(3600, "Longest run of one task", 1, 604_800, "seconds")
+    execution_timeout: int = _whole(3600, "Time limit of one run of a task", 1, 604_800, "seconds")
     max_retry: int = _whole(3, "How often a failed task is tried again", 0, 100)
     retry_delay_seconds: float = _seconds(300.0, "Wait before the first retry; doubled each time", 0, 86_400)
     shutdown_grace: float = _seconds(30.0, "How long a stopping node waits for running tasks", 0, 3600)
@@ -164,7 +164,7 @@ class Settings:
         metadata={
             "rule": Rule(
                 "list",
-                "Labels of this device, as a region or a proxy pool: tasks that name one run only where it is",
+                "Labels of this device, such as a region; a task with a label runs only on devices that have it",
                 f"a list of at most {MAX_LABELS} labels, each of 1 to 64 letters, digits, '_', '-', '.', ':'",
                 option="--label",
             )

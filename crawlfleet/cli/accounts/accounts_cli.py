@@ -264,38 +264,42 @@ def _the_account(fleet: Fleet, args: argparse.Namespace) -> dict[str, Any]:
 
 def add_parser(subparsers: Any) -> None:
     """Add `accounts` with its sub-commands."""
-    parser = subparsers.add_parser("accounts", help="accounts at the vendors")
+    parser = subparsers.add_parser("accounts", help="add, check and change accounts at vendors")
     inner = parser.add_subparsers(title="sub-commands", dest="subcommand", metavar="COMMAND", required=True)
 
-    add = inner.add_parser("add", help="store a new account")
+    add = inner.add_parser("add", help="add an account")
     add.add_argument("--source", metavar="S", required=True, help="the vendor, as in appsflyer")
     add.add_argument("--username", metavar="U", required=True, help="name of the account")
     _add_account_options(add)
     add.set_defaults(run=run_add)
-    change = inner.add_parser("set", help="change what is named of an account")
+    change = inner.add_parser("set", help="change an account; what is not named stays as it is")
     change.add_argument("username", metavar="USERNAME", help="name of the account")
-    change.add_argument("--source", metavar="S", help="the vendor, when several know the name")
+    change.add_argument(
+        "--source", metavar="S", help="the vendor; needed only when several have an account of this name"
+    )
     _add_account_options(change)
     change.set_defaults(run=run_set)
 
     add_parsers(inner)
 
-    listing = inner.add_parser("list", help="show all accounts; tokens are never shown")
+    listing = inner.add_parser("list", help="list all accounts; tokens are never shown")
     add_json_option(listing)
     listing.set_defaults(run=run_list)
     show.add_parser(inner, _the_account)
 
     for name, run, help_line in (
-        ("test", run_test, "ask the vendor for the account's apps; costs one call of its app-list quota"),
-        ("park", run_park, "let the account's tasks wait until resume"),
+        ("test", run_test, "check an account by asking the vendor for its apps; uses one call of that quota"),
+        ("park", run_park, "hold back the account's tasks until resume"),
         ("resume", run_resume, "let the account's tasks run again"),
-        ("remove", run_remove, "forget the account; its apps and figures stay"),
+        ("remove", run_remove, "remove an account; its apps and figures stay"),
     ):
-        command = inner.add_parser(name, help=help_line, description=help_line)
+        command = inner.add_parser(name, help=help_line)
         command.add_argument("username", metavar="USERNAME", help="name of the account")
-        command.add_argument("--source", metavar="S", help="the vendor, when several know the name")
+        command.add_argument(
+            "--source", metavar="S", help="the vendor; needed only when several have an account of this name"
+        )
         if name == "park":
-            command.add_argument("--reason", metavar="TEXT", required=True, help="why, for your colleagues")
+            command.add_argument("--reason", metavar="TEXT", required=True, help="reason, shown to your colleagues")
         if name == "resume":
             accept = "take the next list of apps as it is, also when most of those known are missing from it"
             command.add_argument("--accept-apps", action="store_true", help=accept)
@@ -308,7 +312,11 @@ def _add_account_options(parser: argparse.ArgumentParser) -> None:
     token = parser.add_mutually_exclusive_group()
     token.add_argument("--token-env", metavar="NAME", help="environment variable that holds the token on each node")
     token.add_argument("--token-file", metavar="F", help="file that holds the token on each node")
-    token.add_argument("--token-stdin", action="store_true", help="read the token and keep it sealed in the database")
+    token.add_argument(
+        "--token-stdin",
+        action="store_true",
+        help="read the token from standard input and store it encrypted in the database",
+    )
     parser.add_argument("--proxy", metavar="URL", help="proxy of the account, its password as ${VARIABLE}; '' for none")
     parser.add_argument("--kind", choices=KINDS, help=f"of a new account: {KINDS[0]} unless given")
     parser.add_argument(

@@ -65,8 +65,8 @@ def run_rotate(args: argparse.Namespace) -> int:
 
 def add_parsers(inner: Any) -> None:
     """Add `new-key` and `rotate` to the sub-commands of `accounts`."""
-    add = inner.add_parser("new-key", help="make a key for tokens that are kept sealed in the database")
-    add.add_argument("--output", "-o", metavar="FILE", help="write it there, readable by the owner only")
+    add = inner.add_parser("new-key", help="create a key for tokens that are stored encrypted in the database")
+    add.add_argument("--output", "-o", metavar="FILE", help="write it to this file, readable by its owner only")
     add.set_defaults(run=run_new_key)
-    rotate = inner.add_parser("rotate", help="seal all tokens anew, under the newest key")
+    rotate = inner.add_parser("rotate", help="encrypt all stored tokens again, with the newest key")
     rotate.set_defaults(run=run_rotate)

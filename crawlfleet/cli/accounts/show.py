@@ -44,8 +44,12 @@ def run_show(args: argparse.Namespace, the_account: TheAccount) -> int:
 
 def add_parser(subparsers: Any, the_account: TheAccount) -> None:
     """Add `show`; `the_account` finds the one that the arguments name."""
-    parser = subparsers.add_parser("show", help="show how an account stands: health, budgets, what it may not have")
+    parser = subparsers.add_parser(
+        "show", help="show an account's health, its quotas, and what the vendor does not permit it"
+    )
     parser.add_argument("username", metavar="USERNAME", help="name of the account")
-    parser.add_argument("--source", metavar="S", help="the vendor, when several know the name")
+    parser.add_argument(
+        "--source", metavar="S", help="the vendor; needed only when several have an account of this name"
+    )
     add_json_option(parser)
     parser.set_defaults(run=partial(run_show, the_account=the_account))

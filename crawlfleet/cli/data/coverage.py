@@ -54,7 +54,7 @@ def _as_objects(calendars: Iterable[FeedCoverage]) -> Iterator[dict[str, Any]]:
 
 def add_parser(subparsers: Any) -> None:
     """Add `data coverage`."""
-    parser = subparsers.add_parser("coverage", help="show which days of which feeds were fetched")
+    parser = subparsers.add_parser("coverage", help="show which days have been fetched, for each app and report")
     add_coverage_filters(parser)
     add_json_option(parser)
     parser.set_defaults(run=run_coverage)

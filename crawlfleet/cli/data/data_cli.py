@@ -91,17 +91,17 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
 
 def add_parser(subparsers: Any) -> None:
     """Add `data` with its sub-commands."""
-    parser = subparsers.add_parser("data", help="synced apps and figures")
+    parser = subparsers.add_parser("data", help="look at and export apps and figures")
     inner = parser.add_subparsers(title="sub-commands", dest="subcommand", metavar="COMMAND", required=True)
-    apps = inner.add_parser("apps", help="show the apps that accounts see")
-    rows = inner.add_parser("rows", help="show the figures of apps, by app and day")
+    apps = inner.add_parser("apps", help="list the apps of each account")
+    rows = inner.add_parser("rows", help="show the stored figures, by app and day")
     for command, run in ((apps, run_apps), (rows, run_rows)):
         add_account_filters(command)
         add_json_option(command)
         command.set_defaults(run=run)
     add_app_filters(rows)
     add_day_filters(rows)
-    limit = f"at most so many (default: {TABLE_LIMIT} in the table, all with --json)"
+    limit = f"show at most N rows (default: {TABLE_LIMIT} in a table, all with --json)"
     rows.add_argument("--limit", metavar="N", type=whole_number(1, MAX_ROWS), help=limit)
     for module in (coverage, gaps, restatements, export):
         module.add_parser(inner)

@@ -96,9 +96,11 @@ def _undone(unfinished: Path) -> Iterator[None]:
 
 def add_parser(subparsers: Any) -> None:
     """Add `data export`."""
-    parser = subparsers.add_parser("export", help="write the figures of apps to a file")
+    parser = subparsers.add_parser("export", help="write the stored figures to a file")
     parser.add_argument("--format", metavar="F", required=True, choices=list(WRITERS), help=", ".join(WRITERS))
-    parser.add_argument("--output", metavar="FILE", default=STDOUT, help="the file; - is stdout (default)")
+    parser.add_argument(
+        "--output", metavar="FILE", default=STDOUT, help="file to write; - is standard output (default)"
+    )
     parser.add_argument("--force", action="store_true", help="replace a file that exists")
     add_account_filters(parser)
     add_app_filters(parser)

@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 def add_account_filters(parser: argparse.ArgumentParser) -> None:
     """Add --source and --username."""
-    parser.add_argument("--source", metavar="S", help="of this vendor")
-    parser.add_argument("--username", metavar="U", help="of this account")
+    parser.add_argument("--source", metavar="S", help="only of this vendor")
+    parser.add_argument("--username", metavar="U", help="only of this account")
 
 
 def add_app_filters(parser: argparse.ArgumentParser) -> None:
     """Add --app-id and --report."""
-    parser.add_argument("--app-id", metavar="A", help="of this app")
-    parser.add_argument("--report", metavar="R", help="of this report")
+    parser.add_argument("--app-id", metavar="A", help="only of this app")
+    parser.add_argument("--report", metavar="R", help="only of this report")
 
 
 def add_day_filters(parser: argparse.ArgumentParser, default: str = "") -> None:
     """Add --start-date and --end-date; `default` says what is meant without them."""
     parser.add_argument("--start-date", metavar="D", type=calendar_day, help="first day, as in 2026-01-31")
-    parser.add_argument("--end-date", metavar="D", type=calendar_day, help=f"last day, included{default}")
+    parser.add_argument("--end-date", metavar="D", type=calendar_day, help=f"last day, inclusive{default}")
 
 
 def add_coverage_filters(parser: argparse.ArgumentParser) -> None:
     """Add all of them, for commands that look at 30 days unless told otherwise."""
     add_account_filters(parser)
     add_app_filters(parser)
-    add_day_filters(parser, " (default: 30 days up to yesterday, UTC)")
+    add_day_filters(parser, " (default: the 30 days up to yesterday, UTC)")
 
 
 def check_days(args: argparse.Namespace) -> tuple[date | None, date | None]:

@@ -88,7 +88,9 @@ def _backfill(options: Mapping[str, str | None], *flags: str) -> str:
 
 def add_parser(subparsers: Any) -> None:
     """Add `data gaps`."""
-    parser = subparsers.add_parser("gaps", help="show which days should be fetched (again); exit 1 when there are any")
+    parser = subparsers.add_parser(
+        "gaps", help="list the days that still have to be fetched; exit code 1 when there are any"
+    )
     add_coverage_filters(parser)
     add_json_option(parser)
     parser.set_defaults(run=run_gaps)

@@ -45,7 +45,7 @@ def _as_object(restatement: Restatement) -> dict[str, Any]:
 
 def add_parser(subparsers: Any) -> None:
     """Add `data restatements`."""
-    parser = subparsers.add_parser("restatements", help="show figures that changed after they were fetched")
+    parser = subparsers.add_parser("restatements", help="show figures that the vendor changed after they were fetched")
     add_coverage_filters(parser)
     add_json_option(parser)
     parser.set_defaults(run=run_restatements)

@@ -152,17 +152,27 @@ def _by_limit(budgets: Sequence[Mapping[str, Any]]) -> list[Sequence[Any]]:
 
 def add_parser(subparsers: Any) -> None:
     """Add `backfill`."""
-    parser = subparsers.add_parser("backfill", help="queue the calls that fetch what is missing of a range of days")
+    parser = subparsers.add_parser(
+        "backfill", help="queue the fewest calls that fetch the missing days of a date range"
+    )
     add = parser.add_argument
-    add("--all-gaps", action="store_true", help="all that `data gaps` shows, of all accounts unless one is named")
+    add(
+        "--all-gaps",
+        action="store_true",
+        help="queue everything that `data gaps` lists, for all accounts or the one given",
+    )
     add("--username", metavar="U", help="the account")
-    add("--source", metavar="S", help="its vendor; the only one that knows the username unless given")
+    add("--source", metavar="S", help="vendor of the account; needed only when several vendors have this username")
     add("--start-date", metavar="D", type=calendar_day, help="first day, as in 2026-01-31")
-    add("--end-date", metavar="D", type=calendar_day, help="last day, included")
+    add("--end-date", metavar="D", type=calendar_day, help="last day, inclusive")
     add("--app-id", metavar="A", action="append", help="this app; may be repeated (default: all known apps)")
     add("--report", metavar="R", help=f"the vendor's report (default: its first, as {DEFAULT_REPORT})")
-    add("--label", metavar="LABEL", help="only devices that have this label take the tasks")
-    add("--believe-empty", action="store_true", help="a day that had rows and has none now loses them")
+    add("--label", metavar="LABEL", help="run only on devices that have this label")
+    add(
+        "--believe-empty",
+        action="store_true",
+        help="trust empty answers: delete the stored rows of days that now have none",
+    )
     add("--dry-run", action="store_true", help="show the plan and queue nothing")
     add_json_option(parser)
     parser.set_defaults(run=run_backfill)

@@ -30,7 +30,7 @@ def run_explain(args: argparse.Namespace) -> int:
 
 def add_parser(subparsers: Any) -> None:
     """Add `explain`."""
-    parser = subparsers.add_parser("explain", help="say why a task waits and until when, or what became of it")
+    parser = subparsers.add_parser("explain", help="explain why a task is waiting and until when, or how it ended")
     parser.add_argument("id", metavar="ID", type=whole_number(1, MAX_ID), help="id of the task")
     add_json_option(parser)
     parser.set_defaults(run=run_explain)

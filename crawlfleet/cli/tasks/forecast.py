@@ -78,7 +78,7 @@ def _verdict(forecast: Forecast) -> str:
 
 def add_parser(subparsers: Any) -> None:
     """Add `forecast`."""
-    parser = subparsers.add_parser("forecast", help="say when the open tasks are done, and what limits them")
-    parser.add_argument("--username", metavar="U", help="tasks of this account")
+    parser = subparsers.add_parser("forecast", help="estimate when all open tasks will be done, and what limits them")
+    parser.add_argument("--username", metavar="U", help="only tasks of this account")
     add_json_option(parser)
     parser.set_defaults(run=run_forecast)

@@ -112,19 +112,24 @@ def _as_text(value: Any) -> str:
 
 def add_parser(subparsers: Any) -> None:
     """Add `logs`."""
-    parser = subparsers.add_parser("logs", help="show what the runs of a task said, or search the lines of all tasks")
-    parser.add_argument("id", metavar="ID", nargs="?", type=whole_number(1, MAX_ID), help="id of the task; none: all")
-    parser.add_argument("--text", metavar="TEXT", help="lines that hold this, in capitals or not")
+    parser = subparsers.add_parser("logs", help="show the log of a task, or search the logs of all tasks")
+    parser.add_argument(
+        "id", metavar="ID", nargs="?", type=whole_number(1, MAX_ID), help="id of the task; without it, all tasks"
+    )
+    parser.add_argument("--text", metavar="TEXT", help="only lines that contain this text, ignoring case")
     parser.add_argument(
         "--level",
         metavar="L",
         choices=LEVEL_NAMES,
         default="debug",
-        help=f"lines at least so grave: {', '.join(LEVEL_NAMES)}",
+        help=f"only lines of this level or above: {', '.join(LEVEL_NAMES)}",
     )
-    parser.add_argument("--follow", action="store_true", help="go on as the task goes on, until it is over")
+    parser.add_argument("--follow", action="store_true", help="keep showing new lines until the task ends")
     parser.add_argument(
-        "--limit", metavar="N", type=whole_number(1, MAX_ROWS), help="at most so many, the newest (of all tasks: 100)"
+        "--limit",
+        metavar="N",
+        type=whole_number(1, MAX_ROWS),
+        help="show at most N lines, the newest (default for all tasks: 100)",
     )
     add_json_option(parser)
     parser.set_defaults(run=run_logs)

@@ -30,6 +30,8 @@ def run_run_now(args: argparse.Namespace) -> int:
 
 def add_parser(subparsers: Any) -> None:
     """Add `run-now`."""
-    parser = subparsers.add_parser("run-now", help="let a task that waits for its time or its next try be due now")
+    parser = subparsers.add_parser(
+        "run-now", help="run a waiting task now instead of at its scheduled time or next retry"
+    )
     parser.add_argument("id", metavar="ID", type=whole_number(1, MAX_ID), help="id of the task")
     parser.set_defaults(run=run_run_now)

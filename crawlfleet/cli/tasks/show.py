@@ -81,7 +81,7 @@ def _run(number: int, run: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def add_parser(subparsers: Any) -> None:
     """Add `show`."""
-    show = subparsers.add_parser("show", help="show one task with its runs and events; --json shows every column")
+    show = subparsers.add_parser("show", help="show a task with its runs and events; --json has every column")
     show.add_argument("id", metavar="ID", type=whole_number(1, MAX_ID), help="id of the task")
     add_json_option(show)
     show.set_defaults(run=run_show)

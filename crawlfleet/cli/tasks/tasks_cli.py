@@ -147,22 +147,20 @@ def add_parser(subparsers: Any) -> None:
     for module in (add, backfill, explain, forecast, logs, run_now, show):
         module.add_parser(inner)
 
-    listing = inner.add_parser("list", help="show the newest tasks")
+    listing = inner.add_parser("list", help="list the newest tasks")
     _add_filters(listing, list(TaskStatus))
-    listing.add_argument("--source", metavar="S", help="tasks of this vendor")
-    listing.add_argument("--app-id", metavar="A", help="tasks of this app")
+    listing.add_argument("--source", metavar="S", help="only tasks of this vendor")
+    listing.add_argument("--app-id", metavar="A", help="only tasks of this app")
     listing.add_argument("--device", metavar="ID", help="tasks that this device has, or had last")
     when = "a day, or a moment as in 2026-01-31T08:00; of your zone unless it names one"
-    listing.add_argument("--since", metavar="T", type=beginning, help=f"tasks added from then on: {when}")
+    listing.add_argument("--since", metavar="T", type=beginning, help=f"only tasks added since: {when}")
     listing.add_argument("--until", metavar="T", type=end, help="tasks added until then; a day is included")
     limit = whole_number(1, MAX_ROWS)
-    listing.add_argument(
-        "--limit", metavar="N", type=limit, default=DEFAULT_LIMIT, help="at most so many (default: 50)"
-    )
+    listing.add_argument("--limit", metavar="N", type=limit, default=DEFAULT_LIMIT, help="show at most N (default: 50)")
     add_json_option(listing)
     listing.set_defaults(run=run_list)
 
-    stats = inner.add_parser("stats", help="count the tasks in each state")
+    stats = inner.add_parser("stats", help="count tasks by state")
     add_json_option(stats)
     stats.set_defaults(run=run_stats)
 
@@ -175,13 +173,13 @@ def add_parser(subparsers: Any) -> None:
         _add_filters(mover, MOVES[move].task_from)
         mover.set_defaults(run=run)
 
-    pause = inner.add_parser("pause", help="let no device claim anything until resume")
-    pause.add_argument("--reason", metavar="TEXT", help="shown with everything that waits")
+    pause = inner.add_parser("pause", help="stop all devices from taking tasks until resume")
+    pause.add_argument("--reason", metavar="TEXT", help="reason, shown wherever tasks wait because of it")
     pause.set_defaults(run=run_pause)
-    inner.add_parser("resume", help="let devices claim again").set_defaults(run=run_resume)
+    inner.add_parser("resume", help="let devices take tasks again").set_defaults(run=run_resume)
 
 
 def _add_filters(parser: argparse.ArgumentParser, states: Sequence[TaskStatus]) -> None:
     parser.add_argument("--status", metavar="S", choices=[state.value for state in states], help=", ".join(states))
-    parser.add_argument("--type", metavar="T", help="tasks of this type")
-    parser.add_argument("--username", metavar="U", help="tasks of this account")
+    parser.add_argument("--type", metavar="T", help="only tasks of this type")
+    parser.add_argument("--username", metavar="U", help="only tasks of this account")
