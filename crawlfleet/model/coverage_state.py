@@ -22,7 +22,7 @@ class DayState(StrEnum):
     THIN = "thin"  # fetched once after it settled, with far fewer rows than its neighbours: worth another look
     SETTLING = "settling"  # fetched while the vendor still changes it
     FINAL = "final"
-    DENIED = "denied"  # never fetched, and the vendor says that this account may not have it
+    DENIED = "denied"  # never fetched, or not since it settled, and the vendor says that this account may not have it
     IMPOSSIBLE = "impossible"  # the vendor no longer has it
 
 
@@ -49,8 +49,8 @@ def day_states(
     """The state of each day of a feed from `start` to `end`.
 
     `known` holds the fetched days, best with a week on either side of the range. A vendor that no longer answers days
-    before `oldest_possible` makes a missing day impossible, one that `denied` the feed makes it denied; a stored one
-    stays as it is.
+    before `oldest_possible` makes a missing day impossible, one that `denied` the feed makes denied what is missing or
+    still settling; what else is stored stays as it is.
     """
     states = {}
     for which in (start + timedelta(n) for n in range((end - start).days + 1)):
@@ -63,7 +63,8 @@ def day_states(
         elif covered.suspect_fetches and not unreachable:
             states[which] = DayState.SUSPECT
         elif covered.settled_fetches == 0:
-            states[which] = DayState.FINAL if unreachable else DayState.SETTLING
+            unsettled = DayState.DENIED if denied else DayState.SETTLING
+            states[which] = DayState.FINAL if too_old else unsettled
         elif covered.settled_fetches == 1 and not unreachable and _is_thin(known, which):
             states[which] = DayState.THIN
         else:

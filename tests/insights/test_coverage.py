@@ -171,6 +171,16 @@ def test_what_the_vendor_refuses_is_a_gap_of_its_own_kind(db: Database) -> None:
     assert (gap.start, gap.state, gap.why) == (DAY + timedelta(1), D, "the vendor refuses it: no plan")
 
 
+def test_a_day_that_still_settled_when_the_vendor_refused_it_is_not_final(db: Database) -> None:
+    add_account(db, "a")
+    add_days(db, "a", DAY, [1], datetime(2026, 3, 11, tzinfo=UTC))
+    assert states(db) == {"a": [S]}
+    for hours in (2, 0):
+        deny(db, "a", NOW - timedelta(hours=hours))
+    assert states(db) == {"a": [D]}
+    assert [gap.state for gap in found_gaps(db, DAY, DAY)] == [D]
+
+
 def test_what_the_vendor_refused_is_missing_again_when_it_may_be_asked_again(db: Database) -> None:
     add_account(db, "a")
     deny(db, "a")

@@ -160,7 +160,7 @@ def test_the_calendar_says_what_the_vendor_refuses(ready: Console, monkeypatch: 
     ready.on_database(fill)
     ready.on_database(deny)
     lines = plain(ready("data", "coverage", "--app-id", "a", *DAYS).out).splitlines()
-    letters = "." * 20 + "DDDDD.DDDD"
+    letters = "." * 20 + "D" * 10
     assert lines[3].split() == ["a", letters]
     assert lines[4] == "a: the vendor refuses it: no plan [x]"
 
