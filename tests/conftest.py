@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from crawlfleet.core.process import forget, own_identity
+from tests.nodes import remove_witnesses
 from tests.pooler import PGBOUNCER, Pooler, start_pooler
 from tests.server_park import ParkVisitor, ServerMissing, ServerPark, ensure_installed, skip_or_fail
 from tests.servers import FLAVOURS, MARIADB, POSTGRESQL, Flavour, Server, SharedServer, memory_folder, run_directory
@@ -61,7 +62,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    forget(own_identity().as_dict())  # its witness is no file of ours to leave behind
+    forget(own_identity().as_dict())
+    remove_witnesses()
     if park := config.stash.get(park_key, None):
         park.close()
 

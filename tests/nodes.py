@@ -16,6 +16,15 @@ from tests.waiting import wait_until
 ROOT = Path(__file__).parent.parent
 CLOCK_LIBRARY = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")  # gives a node another wall clock
 
+_ended: set[str] = set()  # pids
+
+
+def remove_witnesses() -> None:
+    """Remove what nodes left behind that were killed; only after all tests, since a node is started again by it."""
+    for path in SHARED_MEMORY.glob("crawlfleet-*"):
+        if path.is_file() and path.read_text(errors="replace").partition(" ")[0] in _ended:
+            path.unlink(missing_ok=True)
+
 
 class NodeProcess:
     """`main.py distribute MODE` in a process of its own; ended, at the latest, with its `with` block.
@@ -57,9 +66,7 @@ class NodeProcess:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
         self.process.wait()
-        for witness in SHARED_MEMORY.glob("crawlfleet-*"):  # of a node that was killed
-            if witness.is_file() and witness.read_text(errors="replace").startswith(f"{self.process.pid} "):
-                witness.unlink(missing_ok=True)
+        _ended.add(str(self.process.pid))
 
     @property
     def log(self) -> str:
