@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 import threading
-import time
 
 PATIENCE_SECONDS = 2.0  # for threads that end by themselves once nobody has work for them
 NAMED = 5
@@ -20,7 +19,7 @@ def end_in_time(code: int) -> None:
 
 
 def _end(code: int) -> None:
-    time.sleep(PATIENCE_SECONDS)  # meanwhile Python ends, and this thread with it, unless it waits for something
+    threading.Event().wait(PATIENCE_SECONDS)  # meanwhile Python ends, and this thread with it, unless it is held up
     left = [*map(_describe, _waited_for()), *_children()]
     more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
     named = ", ".join(left[:NAMED]) or "something that Python runs at its end"

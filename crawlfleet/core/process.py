@@ -13,7 +13,6 @@ import re
 import secrets
 import socket
 import tempfile
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -123,21 +122,24 @@ def start_ticks(pid: int) -> int | None:
 @cache
 def _leave_witness(pid: int) -> str:
     """The name of a new file on this host, for this process; "" where none can be made."""
-    _sweep()
     name = f"crawlfleet-{secrets.token_hex(16)}"
     try:
         with open(os.open(_folder() / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as stream:
             stream.write(f"{pid} {start_ticks(pid)}")
+        _sweep((_folder() / name).stat().st_mtime)
     except OSError:
         return ""
     return name
 
 
-def _sweep() -> None:
-    """Remove old witnesses of processes that were killed and never started again."""
+def _sweep(now: float) -> None:
+    """Remove old witnesses of processes that were killed and never started again; `now` is by the folder's clock.
+
+    The clock of this process may be set to another day, and a witness of this very minute is not to go.
+    """
     for path in _folder().glob("crawlfleet-*"):
         try:
-            if _is_here(path.name) and time.time() - path.stat().st_mtime > SWEEP_SECONDS:
+            if _is_here(path.name) and now - path.stat().st_mtime > SWEEP_SECONDS:
                 pid, _, ticks = path.read_text().partition(" ")
                 if str(start_ticks(int(pid))) != ticks:
                     path.unlink()

@@ -335,3 +335,15 @@ def test_expired_rows_are_deleted_and_live_ones_stay(db: Database) -> None:
     assert DeviceHeartbeatDAO(db).sweep(7, later) == 1
     assert runs(db, done) == []
     assert len(runs(db, live)) == 1
+
+
+def test_a_clock_of_another_day_removes_no_witness_of_a_process_that_just_died(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node whose clock was a day ahead took away the proof that its neighbour had been killed a moment ago."""
+    monkeypatch.setattr(process, "_folder", lambda: tmp_path)
+    killed = tmp_path / f"crawlfleet-{'0' * 32}"
+    killed.write_text("999999999 1")
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+    assert process._leave_witness.__wrapped__(os.getpid())
+    assert killed.exists()
