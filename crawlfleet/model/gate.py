@@ -191,7 +191,8 @@ def _lock_tasks(transaction: Transaction, ids: Collection[int]) -> Answer[Tasks]
     """Lock those of these tasks that a run may end."""
     guard = task_guard("finish", "COALESCE(t.status, '')")  # COALESCE: by primary key, not by the index on status
     statement = sql(
-        "SELECT t.id, t.assignment_id, t.lane_id, t.source, t.username, t.app_id, t.report, t.label, t.priority,"
+        "SELECT t.id, t.task_type, t.assignment_id, t.lane_id, t.source, t.username, t.app_id, t.report, t.label,"
+        " t.priority,"
         " t.order_key, t.next_run_at, t.retry, t.max_retry_count, t.crash_count"
         f" FROM {transaction.dialect.by_key(transaction.dialect.rows(id='int'), 'cl_crawl_task')} ON t.id = v.id"
         f" WHERE {guard} ORDER BY t.id{transaction.dialect.for_update_of_t}"

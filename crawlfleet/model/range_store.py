@@ -19,7 +19,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from crawlfleet.core.sql import json_batches, sql, stamp, utc
+from crawlfleet.core.sql import json_batches, json_value, sql, stamp, utc
 from crawlfleet.core.transaction import Answer, Transaction
 from crawlfleet.core.vendor_data import AMOUNTS, COUNTS, DIMENSIONS, App, AppList, Figures, ReportRange, Scope
 from crawlfleet.model import coverage, feed
@@ -142,7 +142,7 @@ def _replace_apps(
     if not had_none_since and any(utc(at) > fetched_at for _, _, at in known):  # type: ignore[operator]
         return Kept(newer=1)
     if not scope.by_hand:
-        _check_vanished(scope, {app_id for app_id, status, _ in known if status != "gone"}, apps)
+        _check_vanished(scope, {app_id for app_id, status, _ in known if status != "gone"}, {a.app_id for a in apps})
     transaction.execute(
         sql(
             "UPDATE cl_user_app SET app_status = 'gone', fetched_at = :at"
@@ -169,9 +169,18 @@ def _replace_apps(
     return Kept()
 
 
-def _check_vanished(scope: AppList, known: Collection[str], apps: Sequence[App]) -> None:
-    """Raise AppsVanished when most of the known apps are not among these."""
-    listed = {app.app_id for app in apps}
+def check_apps(transaction: Transaction, scope: AppList, listed: Collection[str]) -> None:
+    """Raise AppsVanished for a list that is used and not stored, unless a person named the account's apps."""
+    owner = {"source": scope.source, "username": scope.username}
+    own = "source = :source AND username = :username"
+    by_hand = transaction.execute(sql(f"SELECT app_ids FROM cl_account WHERE {own}"), owner)
+    active = transaction.execute(sql(f"SELECT app_id FROM cl_user_app WHERE {own} AND app_status <> 'gone'"), owner)
+    if not json_value(by_hand.scalar()):
+        _check_vanished(scope, set(active.scalars()), listed)
+
+
+def _check_vanished(scope: AppList, known: Collection[str], listed: Collection[str]) -> None:
+    """Raise AppsVanished when most of the known apps are not listed."""
     vanished = sum(app_id not in listed for app_id in known)
     if vanished >= LEAST_VANISHED and 2 * vanished > len(known):
         raise AppsVanished(

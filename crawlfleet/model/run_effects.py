@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from crawlfleet.core.database_errors import VALUE_ERRORS, condemns
 from crawlfleet.core.transaction import AnyRow, Transaction
+from crawlfleet.core.vendor_data import AppList
 from crawlfleet.model import feed, range_store
 from crawlfleet.model.ending import Ending, replaced_by, result_refused
 from crawlfleet.model.feed import FeedKey
@@ -95,6 +96,17 @@ def _telling(ending: Ending, told: Mapping[str, int]) -> Ending:
     return replace(ending, outcome=replace(ending.outcome, summary=summary))
 
 
+def _check_fan_out(transaction: Transaction, ending: Ending, task: AnyRow) -> None:
+    """Raise AppsVanished when a task for all apps lists others than those known: its list is not stored, but asked for.
+
+    A task for an app list has been checked when that was stored.
+    """
+    if ending.outcome.replaces is None and task["task_type"] == "app_data" and task["app_id"] is None:
+        listed = {spec.app_id for spec in ending.outcome.follow_ups if spec.app_id is not None}
+        if listed:
+            range_store.check_apps(transaction, AppList(task["source"], task["username"]), listed)
+
+
 def _with_label(specs: Sequence[TaskSpec], label: str | None) -> Sequence[TaskSpec]:
     """Follow-ups have the label of their parent unless they name one."""
     if label is None:
@@ -150,6 +162,10 @@ def _write_data(
             log.warning("kept what was stored: task=%d assignment=%d %s", ending.task_id, ending.assignment_id, counts)
             ending = _telling(ending, told)
     if ending.outcome.follow_ups:
+        try:
+            _check_fan_out(ledger.transaction, ending, task)
+        except range_store.AppsVanished as doubt:
+            return ending.parked(str(doubt))
         ending = _without_denied(ledger.transaction, ending, task)
         specs = _with_label(ending.outcome.follow_ups, task["label"])
         add_follow_ups(ledger, specs, defaults, ending.task_id)

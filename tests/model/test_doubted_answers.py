@@ -18,8 +18,9 @@ from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.coverage_state import DayState
 from crawlfleet.model.gate import Ended
+from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.sources.contract import Report
-from tests.fleets import Device, add, ending, task
+from tests.fleets import Device, add, ending, task, tasks_of
 
 DAYS = [date(2026, 1, 1) + timedelta(n) for n in range(4)]
 RANGE = ReportRange("vendor", "alice", "com.a", "r", DAYS[0], DAYS[2])
@@ -171,3 +172,18 @@ def test_an_empty_list_is_doubted_as_well_but_not_the_apps_that_a_person_names(d
     list_apps(device, ["a", "b", "x"])
     assert list_apps(device, []).parked
     assert active(db) == ["a", "b", "x"]
+
+
+@pytest.mark.parametrize("listed", [["x", "y", "z"], ["a", "b", "z"]])
+def test_a_task_for_all_apps_queues_none_of_a_list_that_lacks_most_known_apps(
+    device: Device, db: Database, listed: list[str]
+) -> None:
+    list_apps(device, ["a", "b", "c"])
+    [task_id] = add(db, task_type="app_data", source="vendor", username="alice", report="r")
+    [claim] = device.claim()
+    specs = [TaskSpec("app_data", "alice", "vendor", app_id, *DAYS[:2], "r") for app_id in listed]
+    [ended] = device.end(ending(claim, follow_ups=specs))
+    is_foreign = "a" not in listed
+    assert ended.parked == is_foreign
+    assert task(db, task_id)["status"] == ("pending" if is_foreign else "completed")
+    assert len(tasks_of(db, "app_data")) == (1 if is_foreign else 4)
