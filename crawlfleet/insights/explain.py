@@ -16,7 +16,8 @@ from crawlfleet.insights.tasks import task_detail
 from crawlfleet.model import fleet_state, queue_depth
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import NEVER, Budget
-from crawlfleet.model.device import DeviceDAO, lack_of_token, takes
+from crawlfleet.model.device import DeviceDAO
+from crawlfleet.model.device_abilities import lack_of_token, takes
 from crawlfleet.model.lane_budgets import LaneBudgetReader, LaneBudgets
 from crawlfleet.model.lifecycle import ENDED, LIVE, AccountStatus, DeviceStatus, TaskEvent, TaskStatus
 from crawlfleet.model.next_move import CRASH_CAP, KILLER_CRASHES

@@ -20,7 +20,8 @@ from crawlfleet.insights.forecast_arithmetic import OpenTasks, calls_per_day, ru
 from crawlfleet.model import fleet_state, queue_depth
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.budget import Budget
-from crawlfleet.model.device import DeviceDAO, lack_of_token, takes
+from crawlfleet.model.device import DeviceDAO
+from crawlfleet.model.device_abilities import lack_of_token, takes
 from crawlfleet.model.lane_budgets import LaneBudgetReader, LaneBudgets
 from crawlfleet.model.lifecycle import AccountStatus, DeviceStatus
 from crawlfleet.model.queue_depth import EndedRun, OpenLane

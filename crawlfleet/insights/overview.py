@@ -19,7 +19,8 @@ from crawlfleet.insights.yesterday import yesterday
 from crawlfleet.model import fleet_state, queue_depth
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.crawl_task import CrawlTaskDAO
-from crawlfleet.model.device import DeviceDAO, lack_of_token, takes, types_of
+from crawlfleet.model.device import DeviceDAO
+from crawlfleet.model.device_abilities import lack_of_token, takes, types_of
 from crawlfleet.model.lifecycle import AccountStatus, DeviceStatus, TaskStatus
 
 

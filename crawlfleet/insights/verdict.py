@@ -11,7 +11,7 @@ from typing import Any
 from crawlfleet.insights.devices import online_of, version_of
 from crawlfleet.insights.explain import When, utc_text
 from crawlfleet.insights.yesterday import AccountKey, Yesterday
-from crawlfleet.model.device import lacking_of
+from crawlfleet.model.device_abilities import lacking_of
 from crawlfleet.model.queue_depth import OpenLane
 
 SHOWN_NAMES = 3  # accounts, or things that wait for a person; the others are counted

@@ -94,10 +94,8 @@ class Head:
 def open_heads(
     reader: Statements, types: Collection[str], labels: Collection[str] = (), lacking: Collection[AccountKey] = ()
 ) -> list[Head]:
-    """The most urgent lanes that a device of these types and labels may claim from, the most urgent first.
-
-    None of the accounts whose token it lacks. Locks nothing.
-    """
+    """The most urgent lanes that a device of these types and labels may claim from, the most urgent first; none of an
+    account whose token it lacks. Locks nothing."""
     return ask_heads(reader, types, labels, lacking).read()
 
 

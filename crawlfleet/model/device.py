@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -62,9 +62,6 @@ class DeviceState:
     master_alive: bool
     due_at: datetime | None
     opens_at: datetime | None
-
-
-SHOWN_DEVICES = 3  # of those that lack a token
 
 
 class DeviceDAO:
@@ -321,10 +318,8 @@ class DeviceDAO:
             for stored in found:
                 text = json.dumps({**json_value(stored), "lacking": [*lacking]}, ensure_ascii=False)
                 given = "CAST(:text AS json)" if self.db.family == "postgresql" else ":text"
-                transaction.execute(
-                    sql(f"UPDATE cl_device SET capabilities = {given} WHERE device_id = :device_id AND epoch = :epoch"),
-                    {**mine, "text": text},
-                )
+                mark = f"UPDATE cl_device SET capabilities = {given} WHERE device_id = :device_id AND epoch = :epoch"
+                transaction.execute(sql(mark), {**mine, "text": text})
 
         self.db.write(work)
 
@@ -389,36 +384,6 @@ class DeviceDAO:
         query = sa.select(device, live.scalar_subquery().label("current_tasks")).order_by(device.c.device_id)
         with self.db.read() as reader:
             return [dict(row) for row in reader.execute(query).mappings()]
-
-
-def takes(device: Mapping[str, Any], task_type: str, label: str | None) -> bool:
-    """Whether a device, a row of `DeviceDAO.find`, knows the type and has the label, as a claim sees it."""
-    labels = device["capabilities"].get("labels", ())
-    return task_type in types_of(device) and (label is None or label in labels)
-
-
-def lacking_of(device: Mapping[str, Any]) -> dict[tuple[str, str], str]:
-    """The accounts, by source and username, whose token a device lacks, and why."""
-    lacking = device["capabilities"].get("lacking", ())
-    return {(each["source"], each["username"]): each["reason"] for each in lacking}
-
-
-def lack_of_token(
-    devices: Iterable[Mapping[str, Any]], task_type: str, label: str | None, account: tuple[str | None, str | None]
-) -> str | None:
-    """Why none of these devices that take such tasks has the token of their account; None when one has, or none takes
-    them."""
-    workers = [each for each in devices if each["device_type"] != "master" and takes(each, task_type, label)]
-    reasons = {each["device_id"]: lacking_of(each).get((account[0] or "", account[1] or "")) for each in workers}
-    if not reasons or None in reasons.values():
-        return None
-    return "; ".join(f"{device_id}: {reason}" for device_id, reason in list(reasons.items())[:SHOWN_DEVICES])
-
-
-def types_of(device: Mapping[str, Any]) -> Collection[str]:
-    """The task types that a device, a row of `DeviceDAO.find`, knows."""
-    types: Collection[str] = device["capabilities"].get("supported_tasks", ())
-    return types
 
 
 def _lease_end(former: AnyRow, own: ProcessIdentity, now: datetime, offline_timeout: float) -> datetime:

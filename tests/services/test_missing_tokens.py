@@ -7,7 +7,8 @@ import pytest
 from crawlfleet.core.account import Account
 from crawlfleet.insights import overview
 from crawlfleet.model.account import AccountDAO
-from crawlfleet.model.device import DeviceDAO, lacking_of
+from crawlfleet.model.device import DeviceDAO
+from crawlfleet.model.device_abilities import lacking_of
 from crawlfleet.model.dispatch import candidates
 from tests.conftest import Backend
 from tests.fleets import add, task
