@@ -71,14 +71,15 @@ def _devices(fleet: Standing) -> Iterable[str]:
         yield f"stopped: {are_open} and no device is online"
     elif open_tasks and not _running(fleet):
         yield f"nothing begins: {are_open}, and the devices online drain or are masters"
+    told = {(each.source or "", each.username or "") for each in fleet.backlog.lanes if each.is_blocked}
     for each in online:
         if each["silent_seconds"] is not None:
             runs = f", and {count(each['current_tasks'], 'task')} assigned to it" if each["current_tasks"] else ""
             yield f"device {each['device_id']} is silent for {each['silent_seconds']:.0f} s{runs}"
-        if lacking := lacking_of(each):
-            names = _names(name for _, name in lacking)
-            reason = next(iter(lacking.values()))
-            yield f"device {each['device_id']} takes no tasks of {names}, whose token it lacks ({reason})"
+        lacking = {account: why for account, why in lacking_of(each).items() if account not in told}
+        if lacking:
+            names, why = _names(name for _, name in lacking), next(iter(lacking.values()))
+            yield f"device {each['device_id']} takes no tasks of {names}, whose token it lacks ({why})"
         if obstacle := ((each.get("heartbeat") or {}).get("status_info") or {}).get("obstacle"):
             yield f"device {each['device_id']} is stuck: {obstacle}"
 
@@ -102,8 +103,9 @@ def _killers(fleet: Standing) -> Iterable[str]:
 
 def _figures(fleet: Standing) -> Iterable[str]:
     found = fleet.yesterday
-    if found.unsynced:
-        yield f"no app is known of {_names(name for _, name in found.unsynced)}: `tasks add --type user_apps`"
+    unsynced = [name for source, name in found.unsynced if (source, name) not in _accounts_at_work(fleet)]
+    if unsynced:
+        yield f"no app is known of {_names(unsynced)}: `tasks add --type user_apps`"
     if found.missing:
         accounts = Counter((source, username) for source, username, _ in found.missing)
         sentence = f"yesterday ({found.day}, UTC) is missing for {count(len(found.missing), 'app')} of "

@@ -22,8 +22,11 @@ def takes(device: Mapping[str, Any], task_type: str, label: str | None) -> bool:
 
 def lacking_of(device: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     """The accounts, by source and username, whose token a device lacks, and why."""
-    lacking = device["capabilities"].get("lacking", ())
-    return {(each["source"], each["username"]): each["reason"] for each in lacking}
+    found = {}
+    for each in device["capabilities"].get("lacking", ()):
+        source, username = each["source"], each["username"]
+        found[source, username] = each["reason"].removeprefix(f"account {username} at {source}: ")  # the key says that
+    return found
 
 
 def lack_of_token(

@@ -130,6 +130,7 @@ def test_nothing_queued_although_a_day_is_missing_is_said() -> None:
     assert "nothing is queued" in said(lane("bob", due=1), found=last_night)
     unsynced = Yesterday(DAY, unsynced=(("appsflyer", "acme"),))
     assert said(found=unsynced) == "no app is known of acme: `tasks add --type user_apps`"
+    assert "no app" not in said(lane(due=1), found=unsynced)
 
 
 def test_healthy_is_a_fleet_with_yesterdays_figures_and_nothing_wrong() -> None:
@@ -153,9 +154,13 @@ def test_many_things_that_wait_for_a_person_are_counted() -> None:
 
 
 def test_a_device_without_a_token_is_named_with_the_account() -> None:
-    lacking = [{"source": "appsflyer", "username": "acme", "reason": "T is not set on this node"}]
-    sentence = said(lane(due=1), devices=[device(), device("d2", capabilities={"lacking": lacking})])
+    reason = "account acme at appsflyer: T is not set on this node"
+    lacking = [{"source": "appsflyer", "username": "acme", "reason": reason}]
+    devices = [device(), device("d2", capabilities={"lacking": lacking})]
+    sentence = said(lane(due=1), devices=devices)
     assert "device d2 takes no tasks of acme, whose token it lacks (T is not set on this node)" in sentence
+    nobody_has_it = said(lane(due=1, is_blocked=True), devices=devices[1:], blocked=("1 tasks of account acme (...)",))
+    assert nobody_has_it == "waits for a person: 1 tasks of account acme (...)"
 
 
 def test_a_device_that_misses_its_beats_is_called_silent() -> None:
