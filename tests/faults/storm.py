@@ -306,10 +306,10 @@ class Storm:
             wait_until(is_done, CALM_SECONDS, "the end of all tasks")
         except AssertionError as error:
             self.books.wrong.append(f"{error}: {fleet.tasks.stats()}")
-        for node in self._nodes.values():  # what they hold goes back before the books are read
-            if node.process.poll() is None:
-                node.signal(signal.SIGTERM)
-        for name, node in self._nodes.items():
+        up = {name: node for name, node in self._nodes.items() if name not in self._down_until}
+        for node in up.values():  # what they hold goes back before the books are read
+            node.signal(signal.SIGTERM)
+        for name, node in up.items():
             self.books.expect(f"exit code of {name}", node.wait(60), 0)
 
     def _check(self, fleet: Fleet, sandbox: Sandbox) -> None:
