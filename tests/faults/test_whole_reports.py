@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from crawlfleet.core.account import Account
 from crawlfleet.model.task_spec import TaskSpec
+from crawlfleet.sandbox.moods import REFUSALS
 from crawlfleet.sandbox.server import Sandbox
 from crawlfleet.services.fleet import Fleet, connect
 from crawlfleet.sources.appsflyer.source import MASTER, PULL_REPORTS
@@ -52,8 +54,10 @@ def test_all_reports_arrive_whole_also_from_a_vendor_that_fails(
     backend: Backend, tmp_path: Path, failure_rate: float
 ) -> None:
     fleet = connect(backend.url)
-    options = {"failure_rate": failure_rate, "cut_rate": failure_rate, "seed": 3}
-    with Sandbox(apps=8, minute_seconds=0.05, day_seconds=60, **options) as sandbox:  # type: ignore[arg-type]
+    options: dict[str, Any] = {"failure_rate": failure_rate, "cut_rate": failure_rate, "seed": 3}
+    if failure_rate:
+        options["moods"] = [*(f"{name}={failure_rate}" for name in REFUSALS), f"expired={failure_rate}", "odd-ids"]
+    with Sandbox(apps=8, minute_seconds=0.05, day_seconds=60, **options) as sandbox:
         wanted = list(feeds(sandbox))
         fleet.add_tasks(
             TaskSpec("app_data", username, "appsflyer", app_id, START, last, report, max_retry_count=20)

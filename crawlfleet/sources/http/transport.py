@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from crawlfleet.core.account import Account
-from crawlfleet.core.errors import AuthError, PermanentError, ProxyError, TaskError, TransientError, UsageError
+from crawlfleet.core.errors import (
+    AuthError,
+    NotPermitted,
+    PermanentError,
+    ProxyError,
+    TaskError,
+    TransientError,
+    UsageError,
+)
 from crawlfleet.sources.contract import Cancellable
 from crawlfleet.sources.http.addresses import is_loopback, origin_of, split_address
 from crawlfleet.sources.http.body import decode, inflate, split_lines
@@ -304,10 +312,12 @@ class Session:
         if status == 407 and proxy is not None and url.startswith("http:") and proxy.address.startswith("http"):
             return ProxyError(f"{where}: proxy {proxy.address} refused: {refusal}")
         error = self._classify(refusal) if self._classify else None
-        is_sure = error is not None and not isinstance(error, AuthError) and getattr(error, "in_words", True)
-        if is_redirected and not is_sure:
+        if is_redirected:
             # The vendor took the token before it sent us here: only this address may have expired.
-            return TransientError(f"{refusal} (the address of a redirect may have expired)", retry_after)
+            if error is None or isinstance(error, AuthError) or not getattr(error, "in_words", True):
+                return TransientError(f"{refusal} (the address of a redirect may have expired)", retry_after)
+            if isinstance(error, NotPermitted):
+                return NotPermitted(str(error), in_words=False)
         return error or general_error(refusal)
 
     def _error_body(self, response: httpx2.Response, where: str) -> str:

@@ -601,6 +601,32 @@ def test_only_the_vendors_words_deny_at_once(httpserver, fetch, status, body, in
     assert caught.value.in_words is in_words
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (401, '{"message": "Supplied API token is invalid"}', TransientError),
+        (403, "<Error><Code>AccessDenied</Code></Error>", TransientError),
+        (403, "Forbidden", TransientError),
+        (404, "<html>Page not found</html>", TransientError),
+        (410, "Gone", TransientError),
+        (403, "The token is not authorized", NotPermitted),
+        (403, "Limit reached for partners-daily-report", QuotaError),
+    ],
+)
+def test_what_a_file_says_neither_parks_the_account_nor_denies_the_app_at_once(
+    raw_server, make_reply, account, context, status, body, kind
+):
+    files = raw_server(make_reply(body.encode(), f"{status} No"))
+    server = raw_server(make_reply(b"", "302 Found", f"Location: {files.address}/export/token/0123456789\r\n"))
+    source = AppsFlyer(SourceSettings(base_url=server.address))
+    with pytest.raises(kind) as caught:
+        list(source.fetch_app_data(account, APP, REPORT, DAY, DAY, context))
+    source.close()
+    assert type(caught.value) is kind
+    assert getattr(caught.value, "in_words", False) is False
+    assert "0123456789" not in str(caught.value)
+
+
 @pytest.mark.parametrize("body", [CDN_PAGE, ""])
 @pytest.mark.parametrize("status", [403, 404, 416])
 def test_a_list_of_apps_refused_without_a_word_may_pass(httpserver, source, account, context, status, body):
