@@ -134,6 +134,7 @@ def test_the_round_trip_tells_how_the_network_is() -> None:
 def test_a_device_tells_what_it_can_do() -> None:
     found = capabilities({"b", "a"}, ("y", "x", "y"), None, 12.5)
     assert found["supported_tasks"] == ["a", "b"]
+    assert found["heartbeat_interval"] == 12.5
     assert found["cpu_cores"] == os.cpu_count()
     assert found["memory_total"] > 0
     assert found["memory_gb"] == round(found["memory_total"] / 2**30, 1)
