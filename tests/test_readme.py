@@ -110,3 +110,13 @@ def test_both_pages_show_the_same_blocks_and_leave_out_the_same() -> None:
     english, chinese = ([(each.language, each.why_not is None) for each in blocks(name)] for name in READMES)
     assert english == chinese
     assert all(each.why_not is None or each.language == "sh" for name in READMES for each in blocks(name))
+
+
+def test_the_chinese_page_marks_english_pages_and_speaks_as_a_colleague_would() -> None:
+    """Links led to English pages without a word, and some phrases were English in Chinese signs."""
+    text = (ROOT / READMES[1]).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+\.md)\)(.{0,4})", text)
+    assert [target for target, after in links if target != READMES[0] and after != "（英文）"] == []
+    assert len(links) > 20
+    stiff = ("不认识", "等人处理", "空闲能力", "拉截至", "令牌")
+    assert [words for words in stiff if words in text] == []
