@@ -7,6 +7,7 @@ edge and handed down, so that a test can let a week pass in one process.
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -42,6 +43,12 @@ class Clock:
 
 
 SYSTEM_CLOCK = Clock()
+
+
+def pause(seconds: float) -> None:
+    """Wait so long, whatever becomes of the wall clock. time.sleep fails where the clock of a process is shifted."""
+    threading.Event().wait(seconds)
+
 
 DRIFT_SHARE = 0.0005  # by which two clocks that nobody moves may differ in their pace
 LEAST_STEP_SECONDS = 0.01

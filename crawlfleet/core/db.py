@@ -24,7 +24,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from crawlfleet.core.clock import SYSTEM_CLOCK, Clock
+from crawlfleet.core.clock import SYSTEM_CLOCK, Clock, pause
 from crawlfleet.core.database_errors import AGAIN, NO_PRIVILEGE, NO_SPACE, OUT_OF_TIME, Trouble, code_of, trouble_of
 from crawlfleet.core.database_url import CONNECT_SECONDS, read_url
 from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable, UsageError
@@ -186,7 +186,7 @@ class Database:
                 if not announced:
                     log.warning("%s; trying for %.0f s", error, wait_seconds)
                     announced = True
-                time.sleep(min(0.5, left))
+                pause(min(0.5, left))
         log.info("%s connection pool created", self.product)
         return self
 
@@ -278,7 +278,7 @@ class Database:
                 elif trouble is Trouble.SERVER or attempt == ATTEMPTS or time.monotonic() > give_up_at:
                     raise self.unreachable(error, committing, trouble) from None
                 else:
-                    time.sleep(random.uniform(0, 0.02 * 2**attempt))
+                    pause(random.uniform(0, 0.02 * 2**attempt))
         raise AssertionError("unreachable")
 
     @property
@@ -387,7 +387,7 @@ def _write_ahead(cursor: Any) -> None:
         except Exception as error:
             if code_of(error) not in AGAIN["sqlite"] or time.monotonic() > deadline:
                 raise
-        time.sleep(random.uniform(0, 0.02))
+        pause(random.uniform(0, 0.02))
 
 
 def _connect_patiently(_dialect: object, _record: object, arguments: Any, named: Any) -> Any:

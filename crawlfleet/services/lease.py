@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 from crawlfleet.core.backoff import Backoff
-from crawlfleet.core.clock import ClockReading
+from crawlfleet.core.clock import ClockReading, pause
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable, LeaseLost
 from crawlfleet.core.process import forget
@@ -87,7 +86,7 @@ class Lease:
                     if self._clock.monotonic() > deadline:
                         raise
                     log.warning("registration did not reach the database, trying again: %s", error)
-                    time.sleep(backoff.next())
+                    pause(backoff.next())
 
     def renew(self, lost_epoch: int) -> int:
         """Register again after `lost_epoch` was lost; the new epoch.

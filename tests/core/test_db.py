@@ -363,7 +363,7 @@ def test_a_busy_file_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         if len(waits) == 3:
             holder.execute("ROLLBACK")
 
-    monkeypatch.setattr(db_module.time, "sleep", let_go)
+    monkeypatch.setattr(db_module, "pause", let_go)
     assert db.write(lambda connection: connection.execute(sa.text("INSERT INTO t VALUES (1)")).rowcount) == 1
     assert len(waits) == 3
     holder.execute("BEGIN IMMEDIATE")

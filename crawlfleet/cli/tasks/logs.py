@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from crawlfleet.cli.arguments import MAX_ID, MAX_ROWS, add_json_option, whole_number
 from crawlfleet.cli.database import existing_database
 from crawlfleet.cli.output import cell, end_screen, local_time, print_json, say
+from crawlfleet.core.clock import pause
 from crawlfleet.core.errors import CrawlfleetError, UsageError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _of_task(db: Database, args: argparse.Namespace) -> Iterator[LogLine]:
             over_since = time.monotonic()
         elif time.monotonic() - over_since >= QUIET_SECONDS:
             return
-        time.sleep(FOLLOW_SECONDS)
+        pause(FOLLOW_SECONDS)
 
 
 def _search(db: Database, args: argparse.Namespace) -> list[LogLine]:
