@@ -21,13 +21,14 @@ from crawlfleet.api.query_runner import QueryRunner
 from crawlfleet.api.refusals import MAX_BODY_BYTES, TOO_LARGE, Refusal, refusal
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseError
-from crawlfleet.model.api_token import ApiToken, ApiTokenDAO, Role, token_hash
+from crawlfleet.model.api_token import ApiTokenDAO, Known, Role, token_hash
 from crawlfleet.sources.http.addresses import is_loopback
 
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/healthz"})  # what needs no token
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
+FORWARDED = frozenset({"forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"})
 TOKENS_KEPT = 2.0  # seconds: so long a revoked token may still work
 TOKENS_PATIENCE = 3.0  # seconds that a look at the tokens may take
 MAX_TOKEN_CHARS = 1024
@@ -57,13 +58,13 @@ class Keys:
         self._queries = QueryRunner(db, at_once=1)  # of its own: questions that take long must not keep callers out
         self._admin_hash = None if api_token is None else token_hash(api_token)
         self._demanded = demanded
-        self._tokens: list[ApiToken] | None = None
+        self._known: Known | None = None
         self._read_at = 0.0
         self._look: asyncio.Task[None] | None = None
         self._look_began = 0.0
 
     async def caller(self, token: str | None) -> Caller | None:
-        """Whose token this is; None for nobody's. Without any token in the fleet everybody is admin, on loopback.
+        """Whose token this is; None for nobody's. While there never was a token everybody is admin, on loopback.
 
         Raises DatabaseError when the tokens were never read and cannot be.
         """
@@ -72,30 +73,29 @@ class Keys:
             if self._admin_hash is not None and hmac.compare_digest(digest, self._admin_hash):
                 return Caller("token api_token", Role.ADMIN)
             found = None
-            for each in await self._known():  # all of them: how long it takes tells nothing
+            for each in (await self._read_lately()).tokens:  # all of them: how long it takes tells nothing
                 if hmac.compare_digest(digest, each.token_hash):
                     found = Caller(f"token {each.name}", each.role)
             return found
-        if self._demanded or self._admin_hash is not None or await self._known():
+        if self._demanded or self._admin_hash is not None or (await self._read_lately()).demanded:
             return None
         return Caller("local", Role.ADMIN)
 
-    async def _known(self) -> list[ApiToken]:
-        if self._tokens is None or time.monotonic() > self._read_at + TOKENS_KEPT:
+    async def _read_lately(self) -> Known:
+        if self._known is None or time.monotonic() > self._read_at + TOKENS_KEPT:
             if self._look is None or self._look.done():
                 self._look, self._look_began = asyncio.create_task(self._read()), time.monotonic()
                 self._look.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if nobody waits
             patience = max(0.0, self._look_began + TOKENS_PATIENCE - time.monotonic())
             done, _ = await asyncio.wait({self._look}, timeout=patience)
             failure = self._look.exception() if done else DatabaseError("the database does not answer: try again")
-            if failure is not None and self._tokens is None:
-                raise failure
-        # when the database is away: those known last, with whom /metrics can still be read
-        return self._tokens or []
+            if self._known is None:
+                raise failure or DatabaseError("the database told no tokens: try again")
+        return self._known  # when the database is away: those known last, with whom /metrics can still be read
 
     async def _read(self) -> None:
         began = time.monotonic()
-        self._tokens = await self._queries.ask(lambda db: ApiTokenDAO(db).find())
+        self._known = await self._queries.ask(lambda db: ApiTokenDAO(db).known())
         self._read_at = began
 
 
@@ -132,7 +132,7 @@ class Guard:
             return refusal(503, str(error))
         if caller is None:
             return refusal(401, NEED_TOKEN, {"WWW-Authenticate": "Bearer"})
-        if token is None and (problem := _foreign(headers)):
+        if token is None and (problem := _foreign(headers, scope["http_version"])):
             return refusal(403, problem)
         needed = Role.READ if scope["method"] in READING else Role.OPERATE
         if not caller.role.covers(needed):
@@ -165,11 +165,17 @@ def _bearer(headers: Headers) -> str | None:
     return token if is_one else ""
 
 
-def _foreign(headers: Headers) -> str | None:
-    """Why a request without a token is refused although none is demanded: a page of another site may have made it.
+def _foreign(headers: Headers, http_version: str) -> str | None:
+    """Why a request without a token is refused although none is demanded: another site's page, or a proxy, made it.
 
-    A browser tells the page's origin, and a page that gave its own name our address still sends that name as host.
+    Behind a proxy on this machine everybody comes from loopback; it names who asked it, or speaks HTTP/1.0 as nginx
+    does unless told otherwise. A browser tells the page's origin, and a page that gave its own name our address still
+    sends that name as host.
     """
+    trace = next((name for name in headers if name in FORWARDED or name.startswith("x-forwarded-")), None)
+    if trace is not None or http_version == "1.0":
+        how = f"with the header {trace}" if trace else "as HTTP/1.0"
+        return f"the request came through a proxy ({how}), and then a token is needed: make one with `tokens add`"
     host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
     if not is_loopback(host):
         return f"without a token only local names may be used (got the host {host!r:.80}): use 127.0.0.1 or localhost"

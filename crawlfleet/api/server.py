@@ -11,8 +11,12 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from crawlfleet.api.listener import BACKLOG, tls_context, url_of
 from crawlfleet.core.db import Database
+from crawlfleet.core.errors import DatabaseError
+from crawlfleet.model.api_token import ApiTokenDAO
 from crawlfleet.services.node import Node
 
 if TYPE_CHECKING:
@@ -73,6 +77,8 @@ class ApiServer:
     def _run(self) -> None:
         db = Database(self._node.settings.database_url, pool_size=2)
         try:
+            if self._node.settings.api_token is not None:
+                _demand_tokens(db)
             server = self._make_server(db)
             if server is not None:
                 server.run([self._listener])
@@ -127,3 +133,11 @@ class ApiServer:
             if not self._stopping:
                 self._server = Server(config)
             return self._server
+
+
+def _demand_tokens(db: Database) -> None:
+    """A fleet that has the setting's token does not open again when a later start lacks it."""
+    try:
+        ApiTokenDAO(db).demand()
+    except (DatabaseError, SQLAlchemyError) as error:  # the next start tries again; this node demands it anyway
+        log.warning("the database does not know yet that tokens are demanded: %s", error)

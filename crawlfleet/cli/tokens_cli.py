@@ -45,9 +45,13 @@ def run_list(args: argparse.Namespace) -> int:
 def run_revoke(args: argparse.Namespace) -> int:
     """Forget a token."""
     with existing_database(args) as db:
-        if not ApiTokenDAO(db).revoke(args.name, actor()):
+        tokens = ApiTokenDAO(db)
+        if not tokens.revoke(args.name, actor()):
             raise NotFound(f"there is no token {args.name!r}: `tokens list` shows all")
+        is_last = not tokens.find()
     print(f"token {args.name} is revoked; nodes refuse it within seconds")
+    if is_last:
+        say("no token is left, and the API goes on demanding one: make one with `tokens add`")
     return 0
 
 

@@ -14,12 +14,13 @@ import sqlalchemy as sa
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, UsageError
 from crawlfleet.core.sql import sql, stamp
-from crawlfleet.core.transaction import Transaction
+from crawlfleet.core.transaction import Reader, Transaction
 from crawlfleet.model import audit, schema
 
 NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 PREFIX = "cf_"  # lets a scanner for leaked secrets know one
 RANDOM_BYTES = 32
+MARK = "token_demanded"  # the row of cl_fleet_state
 
 
 class Role(StrEnum):
@@ -44,6 +45,14 @@ class ApiToken:
     token_hash: str
     created_by: str | None
     created_at: datetime
+
+
+@dataclass(frozen=True)
+class Known:
+    """The tokens of the fleet. Once there was one, one is `demanded`: revoking the last lets nobody in."""
+
+    tokens: list[ApiToken]
+    demanded: bool
 
 
 def token_hash(token: str) -> str:
@@ -83,6 +92,7 @@ class ApiTokenDAO:
                 ),
                 values,
             )
+            _demand(transaction)
             audit.record(transaction, actor, "tokens.add", name, role=role.value)
 
         try:
@@ -93,11 +103,19 @@ class ApiTokenDAO:
 
     def find(self) -> list[ApiToken]:
         """All tokens, by name."""
-        table = schema.api_token
-        query = sa.select(table.c.name, table.c.role, table.c.token_hash, table.c.created_by, table.c.created_at)
         with self.db.read() as reader:
-            rows = reader.execute(query.order_by(table.c.name)).all()
-        return [ApiToken(name, Role(role), *others) for name, role, *others in rows]
+            return _find(reader)
+
+    def known(self) -> Known:
+        """All tokens, and whether one is demanded though there is none."""
+        with self.db.read() as reader:
+            tokens = _find(reader)
+            mark = reader.execute(sql("SELECT value FROM cl_fleet_state WHERE name = :name"), {"name": MARK}).scalar()
+        return Known(tokens, bool(tokens) or mark is not None)
+
+    def demand(self) -> None:
+        """Let the API demand a token from now on, whatever becomes of those that there are."""
+        self.db.write(_demand)
 
     def revoke(self, name: str, actor: str | None = None) -> bool:
         """Forget the token; False when there is none of this name."""
@@ -105,7 +123,21 @@ class ApiTokenDAO:
         def work(transaction: Transaction) -> bool:
             gone = transaction.execute(sql("DELETE FROM cl_api_token WHERE name = :name"), {"name": name}).rowcount
             if gone:
+                _demand(transaction)  # it may have been made before there was the mark
                 audit.record(transaction, actor, "tokens.revoke", name)
             return bool(gone)
 
         return self.db.write(work)
+
+
+def _find(reader: Reader) -> list[ApiToken]:
+    table = schema.api_token
+    query = sa.select(table.c.name, table.c.role, table.c.token_hash, table.c.created_by, table.c.created_at)
+    return [ApiToken(name, Role(role), *others) for name, role, *others in reader.execute(query.order_by(table.c.name))]
+
+
+def _demand(transaction: Transaction) -> None:
+    statement = "INSERT INTO cl_fleet_state (name, value, updated_at) SELECT :name, 1, :now"
+    transaction.execute(
+        sql(transaction.dialect.insert_ignore(statement, "name")), {"name": MARK, "now": stamp(transaction.now)}
+    )

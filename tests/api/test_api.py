@@ -15,6 +15,7 @@ from crawlfleet.api import app
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable, LeaseLost
 from crawlfleet.insights import devices, overview, tasks
+from crawlfleet.model.api_token import ApiTokenDAO
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.services.alarm import Away
 from tests import fleets
@@ -224,6 +225,7 @@ def test_a_token_is_demanded_for_everything_but_the_liveness_probe(serve: Serve)
     assert client.get("/readyz", headers=known).status_code == 200
     assert client.get("/metrics", headers={"Authorization": f"bearer  {TOKEN}"}).status_code == 200
     assert "HTTPBearer" in client.get("/openapi.json", headers=known).json()["components"]["securitySchemes"]
+    assert ApiTokenDAO(served.fleet.db).known().demanded, "a later start without the setting is not open to everybody"
 
 
 @pytest.mark.parametrize(

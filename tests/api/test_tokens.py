@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.testclient import TestClient
 
 from crawlfleet.api import guard
@@ -25,6 +26,12 @@ SQLITE = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.fixture
 def sample(backend: Backend) -> Iterator[Sample]:
     with sample_fleet(backend.url, api_token=ADMIN) as found:
+        yield found
+
+
+@pytest.fixture
+def sample_without_tokens(backend: Backend) -> Iterator[Sample]:
+    with sample_fleet(backend.url) as found:
         yield found
 
 
@@ -150,19 +157,19 @@ def test_a_token_counts_from_now_on_and_a_revoked_one_no_longer(
 def test_known_tokens_outlive_the_database(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "TOKENS_KEPT", 0.0)
     token = ApiTokenDAO(sample.db).add("scraper", Role.READ)
-    find = ApiTokenDAO.find
+    known = ApiTokenDAO.known
 
     def away(_self: ApiTokenDAO) -> Any:
         raise DatabaseUnreachable("cannot use the database x")
 
     with client_of(sample, token) as client:
-        monkeypatch.setattr(ApiTokenDAO, "find", away)
+        monkeypatch.setattr(ApiTokenDAO, "known", away)
         answer = client.get("/openapi.json")
         assert (answer.status_code, answer.json()["detail"]) == (503, "cannot use the database x")
         assert client.get("/openapi.json", headers={"Authorization": f"Bearer {ADMIN}"}).status_code == 200
-        monkeypatch.setattr(ApiTokenDAO, "find", find)
+        monkeypatch.setattr(ApiTokenDAO, "known", known)
         assert client.get("/openapi.json").status_code == 200
-        monkeypatch.setattr(ApiTokenDAO, "find", away)
+        monkeypatch.setattr(ApiTokenDAO, "known", away)
         assert client.get("/openapi.json").status_code == 200
 
 
@@ -193,6 +200,50 @@ def test_without_any_token_only_this_machine_asks_and_no_page_of_another_site(
             assert client.post("/api/distribution/tasks", content=b'{"task_type": "noop"}').status_code == 422
         ApiTokenDAO(sample.db).add("first", Role.READ)
         assert client_of(sample).get("/openapi.json").status_code == 401
+
+
+def test_who_revokes_the_last_token_does_not_let_everybody_in(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without tokens everybody on the host was admin again."""
+    monkeypatch.setattr(guard, "TOKENS_KEPT", 0.0)
+    with sample_fleet(backend.url) as sample, client_of(sample) as client:
+        tokens = ApiTokenDAO(sample.db)
+        assert client.get("/openapi.json").status_code == 200
+        tokens.add("only", Role.READ)
+        assert client.get("/openapi.json").status_code == 401
+        tokens.revoke("only")
+        assert client.get("/openapi.json").status_code == 401
+        next_token = tokens.add("next", Role.READ)
+        answer = client.get("/openapi.json", headers={"Authorization": f"Bearer {next_token}"})
+        assert answer.status_code == 200
+
+
+@SQLITE
+def test_the_last_token_of_an_older_program_leaves_the_mark_when_it_goes(backend: Backend) -> None:
+    with sample_fleet(backend.url) as sample:
+        ApiTokenDAO(sample.db).add("old", Role.READ)
+        with sample.db.plain.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM cl_fleet_state WHERE name = 'token_demanded'")
+        ApiTokenDAO(sample.db).revoke("old")
+        assert client_of(sample).get("/openapi.json").status_code == 401
+
+
+@SQLITE
+def test_a_request_without_a_token_that_came_through_a_proxy_is_refused(
+    sample_without_tokens: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a proxy on the same host everybody comes from loopback: the internet was admin."""
+    monkeypatch.setattr(guard, "TOKENS_KEPT", 0.0)
+    with client_of(sample_without_tokens) as client:
+        for name in ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Real-IP", "X-Forwarded-New"):
+            answer = client.get("/openapi.json", headers={name: "203.0.113.9"})
+            assert (answer.status_code, name.lower() in answer.json()["detail"]) == (403, True), name
+        assert client.get("/healthz", headers={"Via": "1.1 proxy"}).status_code == 200
+        token = ApiTokenDAO(sample_without_tokens.db).add("proxied", Role.READ)
+        answer = client.get("/openapi.json", headers={"Via": "1.1 proxy", "Authorization": f"Bearer {token}"})
+        assert answer.status_code == 200
+    assert "HTTP/1.0" in str(guard._foreign(Headers({"host": "127.0.0.1"}), "1.0"))
 
 
 @SQLITE
