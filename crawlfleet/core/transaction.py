@@ -294,6 +294,12 @@ class Transaction(Statements):
             self.execute(statement)
         self.committing = False  # from here on nobody can tell whether a statement without an answer was executed
 
+    def execute_ahead(self, statement: sa.TextClause, parameters: Mapping[str, Any] | None = None) -> None:
+        """Execute a statement on SQLite before the transaction begins, so that nobody waits for it."""
+        assert self.dialect.family == "sqlite", "a server has many writers"
+        assert self._queue[0].statement is BEGIN["sqlite"], "it has begun"
+        self._guarded([Result(statement, parameters or {}, self.send)], _SEND["sqlite"])
+
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """Send what the block queues when the block ends. An error of its values undoes the block and is raised."""

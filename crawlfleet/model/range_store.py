@@ -9,36 +9,25 @@ An answer without rows is more often a hiccup of the vendor's than the truth: da
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 from crawlfleet.core.sql import json_batches, json_value, sql, stamp, utc
 from crawlfleet.core.transaction import Answer, Transaction
-from crawlfleet.core.vendor_data import AMOUNTS, COUNTS, DIMENSIONS, App, AppList, Figures, ReportRange, Scope
+from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange, Scope
 from crawlfleet.model import coverage, feed
 from crawlfleet.model.coverage import Covered
 from crawlfleet.model.coverage_state import LEAST_ROWS
 from crawlfleet.model.feed import FeedKey, LockedFeed
+from crawlfleet.model.figure_rows import COLUMNS, batches_of, extra_text, figures_row
+from crawlfleet.model.staged_figures import StagedFigures
 
-STORE_BATCH = 1000  # rows of one INSERT, or fewer that are wide
-AMOUNT_LIMIT = Decimal(10) ** 18  # revenue and cost are stored with 18 digits before the point and 6 after
 LEAST_VANISHED = 3  # apps that vanish at once, and are most of those known, before the list is doubted
 
-_FIGURES = {
-    "date": "day",
-    "row_hash": "bytes",
-    **dict.fromkeys(DIMENSIONS, "text"),
-    **dict.fromkeys(COUNTS, "int"),
-    **dict.fromkeys(AMOUNTS, "decimal"),
-    "extra": "json",
-}
 _APPS = {
     "app_id": "text",
     "app_name": "text",
@@ -160,9 +149,10 @@ def _replace_apps(
         "source, username, app_id",
         ["app_name", "platform", "timezone", "currency", "extra", "app_status", "fetched_at"],
     )
-    for batch in _batches(apps):
+    for batch in batches_of(apps):
         values = [
-            (app.app_id, app.name, app.platform, app.time_zone, app.currency, _extra(dict(app.extra))) for app in batch
+            (app.app_id, app.name, app.platform, app.time_zone, app.currency, extra_text(dict(app.extra)))
+            for app in batch
         ]
         for rows in json_batches(values, transaction.dialect.batch_bytes):
             transaction.execute(sql(statement), {**owner, "rows": rows})
@@ -205,32 +195,39 @@ def _replace_figures(
     feed_id, former = target.feed_id, target.former
     newer = {each for each, known in former.items() if known.is_newer_than(target.fetched_at, target.number)}
     days = [each for each in _days(scope) if each not in newer]
-    batches = _batches(row for row in rows if row.day not in newer)
+    staged = rows if isinstance(rows, StagedFigures) else None
+    batches = batches_of(row for row in (rows if staged is None else ()) if row.day not in newer)
     first = next(batches, [])
+    has_rows = bool(first or (staged is not None and staged.totals.keys() - newer))
     # of a report with rows, a day of which all are gone is believed unless there were many
-    least = LEAST_ROWS if first else 1
+    least = LEAST_ROWS if has_rows else 1
     doubted = {each for each in days if not scope.believe_empty and each in former and former[each].row_count >= least}
     _delete(transaction, feed_id, [each for each in days if each not in doubted])
     found = {each: coverage.DayTotals() for each in days}
     seen: Counter[bytes] = Counter()
-    names = ", ".join(_FIGURES)
+    names = ", ".join(COLUMNS)
     columns = names.replace("row_hash", transaction.dialect.binary("row_hash"))
     insert = sql(
         f"INSERT INTO cl_app_data (feed_id, {names}) SELECT {transaction.dialect.integer('feed')}, {columns}"
-        f" FROM {transaction.dialect.rows(**_FIGURES)}"
+        f" FROM {transaction.dialect.rows(**COLUMNS)}"
     )
     for batch in itertools.chain([first] if first else [], batches):
         confirmed = doubted & {row.day for row in batch}
         _delete(transaction, feed_id, confirmed)
         doubted -= confirmed
-        values = [_figures_row(row, seen) for row in batch]
+        values = [figures_row(row, seen) for row in batch]
         for row, stored in zip(batch, values, strict=True):
             found[row.day].add(row, stored)
         for texts in json_batches(values, transaction.dialect.batch_bytes):
             transaction.execute(insert, {"feed": feed_id, "rows": texts})
+    if staged is not None:
+        _delete(transaction, feed_id, doubted & staged.totals.keys())
+        doubted -= staged.totals.keys()
+        found |= {each: totals for each, totals in staged.totals.items() if each not in newer}
+        staged.insert(transaction, feed_id, newer)
     if doubted:
         coverage.suspect(transaction, feed_id, doubted)
-        if not first:  # what it says of days without rows is not believed either
+        if not has_rows:  # what it says of days without rows is not believed either
             found.clear()
     written = {each: totals for each, totals in found.items() if each not in doubted}
     coverage.write(transaction, feed_id, written, former, target.fetched_at, number, scope.settle_days)
@@ -244,58 +241,6 @@ def _delete(transaction: Transaction, feed_id: int, days: Collection[date]) -> N
     )
     for first, last in _stretches(sorted(days)):
         transaction.execute(statement, {"feed": feed_id, "start": first.isoformat(), "end": last.isoformat()})
-
-
-class ValueRefused(ValueError):
-    """A figure that no database column holds."""
-
-
-def _whole(row: Figures, name: str) -> int | None:
-    value: int | None = getattr(row, name)
-    if value is not None and not -(2**63) <= value < 2**63:  # SQLite would store it as a float
-        raise ValueRefused(f"{name} of {row.day} does not fit 64 bits (got {value})")
-    return value
-
-
-def _amount(row: Figures, name: str) -> Decimal | None:
-    value: Decimal | None = getattr(row, name)
-    if value is not None and not (value.is_finite() and abs(value) < AMOUNT_LIMIT):  # MariaDB would cut it silently
-        raise ValueRefused(f"{name} of {row.day} must be below {AMOUNT_LIMIT} (got {value})")
-    return value
-
-
-def _figures_row(row: Figures, seen: Counter[bytes]) -> tuple[Any, ...]:
-    identity = [
-        row.day.isoformat(),
-        row.agency,
-        row.media_source,
-        row.campaign,
-        row.country,
-        sorted(row.dimensions.items()),
-    ]
-    plain = json.dumps(identity, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    digest = hashlib.blake2b(plain, digest_size=16).digest()
-    seen[digest] += 1
-    if seen[digest] > 1:  # the vendor sent these dimensions twice: both rows count
-        digest = hashlib.blake2b(plain + b"#%d" % seen[digest], digest_size=16).digest()
-    return (
-        row.day,
-        digest,
-        *(getattr(row, name) for name in DIMENSIONS),
-        *(_whole(row, name) for name in COUNTS),
-        *(_amount(row, name) for name in AMOUNTS),
-        _extra({**row.dimensions, **row.extra}),
-    )
-
-
-def _extra(values: dict[str, Any]) -> str | None:
-    return json.dumps(values, ensure_ascii=False, default=str) if values else None
-
-
-def _batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
-    iterator = iter(rows)
-    while batch := list(itertools.islice(iterator, STORE_BATCH)):
-        yield batch
 
 
 def _days(scope: ReportRange) -> list[date]:

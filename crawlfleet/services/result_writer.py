@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -14,8 +14,10 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.core.service import Service
 from crawlfleet.core.transaction import Transaction
+from crawlfleet.core.vendor_data import ReportRange
 from crawlfleet.model.gate import Ended, end_runs
 from crawlfleet.model.ledger import Ledger
+from crawlfleet.model.staged_figures import StagedFigures
 from crawlfleet.services import log_lines
 from crawlfleet.services.scheduler_options import SchedulerOptions
 from crawlfleet.services.uncommitted import UncommittedEnding
@@ -121,8 +123,11 @@ class ResultWriter(Service):
 
     def _write(self, uncommitted: UncommittedEnding) -> Ended:
         def work(transaction: Transaction) -> Ended:
-            ledger = Ledger(transaction, self._options.limit_of)
             ending = uncommitted.undated()
+            outcome = ending.outcome
+            if self.db.family == "sqlite" and outcome.is_spooled and isinstance(outcome.replaces, ReportRange):
+                ending.outcome = replace(outcome, rows=StagedFigures(transaction, outcome.rows))
+            ledger = Ledger(transaction, self._options.limit_of)
             uncommitted.date(ending, transaction.reading)
             [ended] = end_runs(ledger, [ending], self._options.retry, self._options.defaults)
             ledger.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -11,6 +13,7 @@ import sqlalchemy as sa
 from crawlfleet.core.db import Database
 from crawlfleet.insights import stored_rows
 from crawlfleet.insights.feeds import FeedFilter
+from crawlfleet.model import figure_rows, staged_figures
 from tests.conftest import Backend
 from tests.fleets import task
 from tests.services.conftest import MakePump
@@ -65,6 +68,34 @@ def test_four_large_results_on_their_way_stop_the_claiming(backend: Backend, mak
         passes.wait(3)
         assert pump.status(waits) == "pending"
     wait_for_status(pump, "completed", waits, *large)
+
+
+def test_a_large_result_is_made_ready_before_it_holds_up_other_writers_of_a_file(
+    url: str, make_pump: MakePump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heartbeats were eleven seconds late while results of 200,000 rows were hashed and taken apart under the lock."""
+    pump = make_pump(url, schedule_interval=0.1, dispatch_interval=0.1)
+    others: list[float] = []
+
+    def hash_slowly(row: Any, seen: Any) -> tuple[Any, ...]:
+        if len(others) < 3:  # any other writer comes in at once
+            began = time.monotonic()
+            pump.beat()
+            others.append(time.monotonic() - began)
+        return figure_rows.figures_row(row, seen)
+
+    monkeypatch.setattr(staged_figures, "figures_row", hash_slowly)
+    pump.scheduler.start()
+    ids = [each for app in "ab" for each in pump.add("fetch", task_data={"rows": MANY, "app": app})]
+    wait_for_status(pump, "completed", *ids)
+    assert len(others) == 3
+    again = pump.add("fetch", task_data={"rows": MANY - 1, "app": "a"}) + pump.add(
+        "fetch", task_data={"rows": MANY + 5, "app": "b"}
+    )
+    wait_for_status(pump, "completed", *again)
+    found = list(stored_rows.data_rows(pump.db, FeedFilter()))
+    assert len(found) == 2 * MANY + 4
+    assert sum(row["clicks"] for row in found if row["app_id"] == "b") == sum(range(MANY + 5))
 
 
 class Passes:
