@@ -37,6 +37,7 @@ from crawlfleet.services.work_stats import WorkStats
 
 LOOK_AGAIN_SECONDS = 0.01  # after a turn that claimed less than there was room for
 OBSTACLE_SECONDS = 30.0  # until trouble with the database is told beyond the log: short ones pass
+COMPARE_SECONDS = 60.0  # for so long the database's clock is compared with one reading
 FLUSH_SECONDS = 5.0  # how long a stopping node tries to write what is left
 
 
@@ -70,7 +71,7 @@ class TaskScheduler(Service):
         self._turns = TurnMaker(db, executors.keys(), options)
         self._tokens = MissingTokens(db, options.usable)
         self._guesses = Guesses()
-        self._reading: ClockReading | None = None  # of the latest turn or look
+        self._reading: ClockReading | None = None  # of the database's clock, with which later ones are compared
         self._others_notice_seconds = 2 * options.heartbeat_interval  # by a turn after their next beat
         self._no_calls_until = 0.0  # the database's clock was set ahead: others have to date their calls anew first
         self._passed = threading.Event()
@@ -243,9 +244,10 @@ class TaskScheduler(Service):
             return True
         state, found = self._turns.look(given)
         self._guesses = self._guesses.after(state)
-        if self._reading is not None and state.reading.moved_since(self._reading):
+        if self._reading is None:
+            self._reading = state.reading
+        elif state.reading.moved_since(self._reading):
             return True  # its turn dates our calls anew
-        self._reading = state.reading
         self.alarm.note_state(state, given.lead_seconds)
         if not found and not given.held and self.alarm.seconds > 0:
             self.idle.set()
@@ -262,7 +264,10 @@ class TaskScheduler(Service):
         if result.strays:
             log_lines.strays_released(result.strays)
         self._guesses = self._guesses.after(result.state, result.free_lanes)
-        self._reading = result.state.reading
+        reading, before = result.state.reading, self._reading
+        # Not each time, or a clock that is slowly put right would go unnoticed in small steps.
+        if before is None or result.clock_moved or reading.asked_at - before.asked_at > COMPARE_SECONDS:
+            self._reading = reading
         if result.clock_moved > 0:
             self._no_calls_until = self._now() + self._others_notice_seconds
         if result.claimed:
