@@ -13,6 +13,7 @@ from crawlfleet.insights.explain import When, utc_text
 from crawlfleet.insights.yesterday import AccountKey, Yesterday
 from crawlfleet.model.device_abilities import lacking_of
 from crawlfleet.model.queue_depth import OpenLane
+from crawlfleet.sources.contract import ALL_APPS
 
 SHOWN_NAMES = 3  # accounts, or things that wait for a person; the others are counted
 SHOWN_REASON = 120  # characters of an error within the sentence
@@ -108,8 +109,10 @@ def _figures(fleet: Standing) -> Iterable[str]:
         yield f"no app is known of {_names(unsynced)}: `tasks add --type user_apps`"
     if found.missing:
         accounts = Counter((source, username) for source, username, _ in found.missing)
-        sentence = f"yesterday ({found.day}, UTC) is missing for {count(len(found.missing), 'app')} of "
-        sentence += _names(name for _, name in accounts)
+        apps = sum(app_id != ALL_APPS for _, _, app_id in found.missing)
+        whole = ["all apps at once"] if apps < len(found.missing) else []
+        what = " and ".join([count(apps, "app")] * bool(apps) + whole)
+        sentence = f"yesterday ({found.day}, UTC) is missing for {what} of {_names(name for _, name in accounts)}"
         newest = max((each for each in found.missing.values() if each is not None), default=None)
         if newest is None:
             sentence += ", which were never fetched" if len(found.missing) > 1 else ", which was never fetched"

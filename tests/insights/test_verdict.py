@@ -122,6 +122,8 @@ def test_nothing_queued_although_a_day_is_missing_is_said() -> None:
         " nothing is queued for them"
     )
     assert "which was never fetched" in said(found=lacking("a"))
+    assert "is missing for 1 app and all apps at once of acme" in said(found=lacking("a", "all"))
+    assert "is missing for all apps at once of acme" in said(found=lacking("all"))
     last_night = lacking("a", newest=DAY - timedelta(1))
     assert said(lane(due=1), found=last_night) == (
         "yesterday (2026-03-30, UTC) is missing for 1 app of acme;"
