@@ -15,8 +15,8 @@ from crawlfleet.settings.values import close_matches
 from crawlfleet.sources.registry import source_names
 
 MOST_NAMES = 2000  # among which the one that was meant is looked for
-PLACES = {  # tables that know a name; those of tasks are no names to suggest
-    "source": ("cl_account", "cl_feed", "cl_crawl_task"),
+PLACES = {  # tables that know a name; what only tasks name, which is in the last one, is not suggested
+    "source": ("cl_account", "cl_feed", "cl_lane"),
     "username": ("cl_account", "cl_feed", "cl_user_app", "cl_crawl_task"),
     "app_id": ("cl_user_app", "cl_feed", "cl_crawl_task"),
 }

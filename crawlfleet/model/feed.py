@@ -113,7 +113,8 @@ def ask_fetch_counts(transaction: Transaction, keys: Collection[FeedKey]) -> Ans
     if not keys:
         return Answer.of({})
     columns = ", ".join(f"t.{name}" for name in FeedKey._fields)
-    statement = sql(f"SELECT {columns}, t.fetch_count FROM {_keys(transaction.dialect)} JOIN cl_feed t ON {_MATCH}")
+    feeds = transaction.dialect.by_key(_keys(transaction.dialect), "cl_feed", "uq_feed")
+    statement = sql(f"SELECT {columns}, t.fetch_count FROM {feeds} ON {_MATCH}")
     found = transaction.execute(statement, {"rows": json_rows(sorted(keys))})
     return found.map(lambda rows: dict.fromkeys(keys, 0) | {FeedKey(*row[:4]): row[4] for row in rows})
 

@@ -55,7 +55,7 @@ def day_needs(
             found.skipped[Skip.FINAL] += 1
         elif which in asked_for:
             found.skipped[Skip.ASKED_FOR] += 1
-        elif state is DayState.SETTLING and known[which].fetched_at >= midnight:
+        elif state is DayState.SETTLING and midnight <= known[which].fetched_at <= now:  # later: by a wrong clock
             found.skipped[Skip.FETCHED_TODAY] += 1
         else:
             found.days.append(which)
