@@ -96,6 +96,16 @@ def test_a_filled_database_is_upgraded_without_losing_a_row_and_its_work_goes_on
     assert min(days) == date.fromisoformat(min(row["date"] for row in ROWS["cl_app_data"]))
 
 
+def test_what_was_denied_before_answers_were_doubted_is_asked_once_more(old: Database) -> None:
+    """A page of a CDN could deny a feed for up to thirty days."""
+    with old.plain.begin() as connection:
+        connection.exec_driver_sql("UPDATE cl_feed SET denials = 5, denied_until = '2026-12-30 00:00:00.000000'")
+    migrations.upgrade(old)
+    with old.read() as reader:
+        denied = reader.execute(sa.text("SELECT COUNT(*) FROM cl_feed WHERE denials > 0 OR denied_until IS NOT NULL"))
+        assert denied.scalar_one() == 0
+
+
 def stored_days(db: Database) -> list[date]:
     with db.read() as reader:
         return [row.date for row in reader.execute(sa.select(schema.app_data.c.date))]

@@ -31,6 +31,8 @@ def upgrade() -> None:
     _add_column("cl_budget", "learned_seconds", sa.Float())
     _add_column("cl_feed", "fetch_count", sa.BigInteger(), "0")
     _add_column("cl_feed", "doubted_since", MOMENT)
+    # a page of a CDN or one spurious refusal could deny a feed: each is asked once more
+    op.execute("UPDATE cl_feed SET denials = 0, denied_until = NULL, denied_reason = NULL WHERE denials > 0")
     _add_column("cl_coverage", "fetch_number", sa.BigInteger(), "0")
     _add_column("cl_coverage", "suspect_fetches", sa.Integer(), "0")
     op.execute("DROP VIEW IF EXISTS v_app_data")
