@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
+from crawlfleet.core.errors import CrawlfleetError
 from crawlfleet.core.sql import json_rows, sql
 from crawlfleet.core.transaction import Answer, Transaction
 from crawlfleet.model import audit, schema, signals
@@ -75,7 +76,7 @@ class CrawlTaskDAO:
                 return self.db.write(work, now, commit_at_once=True).read()
             except sa.exc.IntegrityError as error:  # another writer opened one of the keys after we looked
                 raced = error
-        raise raced
+        raise CrawlfleetError("others keep opening the unique keys of these tasks: try again") from raced
 
     def get(self, task_id: int) -> dict[str, Any] | None:
         """One task as a dict of its columns, or None."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from functools import cache
 from typing import Any
 
 from crawlfleet.core.db import Database
@@ -110,7 +111,7 @@ class Fleet:
             return []
         self._known_types |= self._devices.types_ever_known()
         for name in sorted(new - self._known_types):
-            close = None if force else near_miss(name, self._known_types | executors().keys())
+            close = None if force else near_miss(name, self._known_types | _types_here())
             if close is not None:
                 raise UsageError(f"no device knows the task type {name!r}: did you mean {close}? (--force queues it)")
         return [
@@ -271,6 +272,15 @@ class Fleet:
     def close(self) -> None:
         """Give up the connections."""
         self.db.close()
+
+
+@cache
+def _types_here() -> frozenset[str]:
+    """The task types of this process, found once: to look for installed packages takes long."""
+    try:
+        return frozenset(executors())
+    except UsageError:  # a broken package is told to whoever runs its tasks
+        return frozenset()
 
 
 def no_device(device_id: str) -> NotFound:
