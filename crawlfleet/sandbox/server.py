@@ -300,7 +300,7 @@ def serve(
     with Sandbox(
         host, port, minute_seconds, day_seconds, failure_rate, seed, apps, redirects=redirects, moods=moods
     ) as sandbox:
-        say(f"sandbox listens on {sandbox.base_url}; Ctrl-C ends it. In another terminal:")
+        say(f"sandbox listens on {sandbox.base_url}; Ctrl-C ends it. Where you use it:")
         say(f"  export CRAWLFLEET_APPSFLYER_BASE_URL={sandbox.base_url}")
         for username, kind in (("demo_agency", "agency"), ("demo_advertiser", "advertiser")):
             variable = f"SANDBOX_TOKEN_{username.upper()}"
