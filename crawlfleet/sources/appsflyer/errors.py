@@ -44,7 +44,7 @@ class QuotaText(NamedTuple):
 
 CALLS = r"(calls?|requests?|downloads?|reports?)"
 QUOTA_TEXTS = (  # the first that is found counts
-    QuotaText(r"^limit reached for", Quota.OF_RANGE, "403 of the aggregate Pull API: three public clients"),
+    QuotaText(r"limit reached for", Quota.OF_RANGE, "403 of the aggregate Pull API: three public clients"),
     QuotaText(r"calls? limit has been reached", Quota.DAY, "400 of the Pull API: aggregate_pull_api_v2.yaml, a client"),
     QuotaText(r"reached your maximum number of", Quota.DAY, "400 of raw data reports: two reports of users"),
     QuotaText(

@@ -539,6 +539,7 @@ def test_a_quota_error_says_which_limit_it_was_and_whether_for_the_day(
     ("text", "quota"),
     [
         ("Limit reached for partners-daily-report", Quota.OF_RANGE),
+        ('{"message": "Limit reached for daily-report"}', Quota.OF_RANGE),
         ('{"message":"Your API call limit has been reached for the given report type"}', Quota.DAY),
         ("You've reached your maximum number of in-app event reports that can be downloaded today", Quota.DAY),
         ("Bad Request: the limit of calls. Max requests 24 per day", Quota.DAY),
