@@ -228,6 +228,13 @@ def test_the_tasks_of_a_backfill_say_what_the_plan_says(fleet: Fleet) -> None:
     assert spec.unique_key.startswith("backfill:")
 
 
+def test_a_day_fetched_by_a_clock_that_was_ahead_is_fetched_again(fleet: Fleet) -> None:
+    """It counted as fetched today until its moment had passed."""
+    fetch(fleet, YESTERDAY, YESTERDAY, NOW + timedelta(days=1))
+    [call] = plan(fleet, YESTERDAY, YESTERDAY).calls
+    assert (call.start, call.end) == (YESTERDAY, YESTERDAY)
+
+
 # -- apps
 
 
