@@ -55,6 +55,7 @@ class Fleet:
         self.tasks = CrawlTaskDAO(db)
         self._defaults = defaults or TaskDefaults(cost_of=Tariff({}, executors).cost_of)
         self._devices = DeviceDAO(db)
+        self._logged: set[str] = set()
         self._known_types = {*ACCOUNT_TYPES, *ALIASES}  # and what devices were seen to know: it never ends
 
     def add_task(
@@ -80,10 +81,12 @@ class Fleet:
         return self.add_tasks([spec])[0]
 
     def add_tasks(self, specs: Iterable[TaskSpec], actor: str | None = None, *, force: bool = False) -> list[int]:
-        """Queue tasks as `queue` does; their ids, in the order of the specs. Logs what `queue` notes."""
+        """Queue tasks as `queue` does; their ids, in the order of the specs. Logs what `queue` notes, once."""
         queued = self.queue(specs, actor, force=force)
         for note in queued.notes:
-            log.warning("%s", note)
+            if note not in self._logged:
+                self._logged.add(note)
+                log.warning("%s", note)
         return queued.ids
 
     def queue(self, specs: Iterable[TaskSpec], actor: str | None = None, *, force: bool = False) -> Queued:
