@@ -103,7 +103,8 @@ def end_runs(
 
 def _park(ledger: Ledger, ending: Ending, task: AnyRow) -> tuple[Ending, bool]:
     """The account waits for a person; True when it did not before. Without one nothing would hold the task back."""
-    reason = (ending.message or "token refused")[:MAX_MESSAGE]
+    device = task["assigned_device_id"]  # another may have a newer token
+    reason = f"{(ending.message or 'token refused')[:MAX_MESSAGE]} (asked by device {device})"
     parked = park(ledger.transaction, task["source"], task["username"], reason, ending.parks_as)
     if parked is None:
         return ending.failed(ending.message), False
@@ -192,8 +193,7 @@ def _lock_tasks(transaction: Transaction, ids: Collection[int]) -> Answer[Tasks]
     guard = task_guard("finish", "COALESCE(t.status, '')")  # COALESCE: by primary key, not by the index on status
     statement = sql(
         "SELECT t.id, t.task_type, t.assignment_id, t.lane_id, t.source, t.username, t.app_id, t.report, t.label,"
-        " t.priority,"
-        " t.order_key, t.next_run_at, t.retry, t.max_retry_count, t.crash_count"
+        " t.assigned_device_id, t.priority, t.order_key, t.next_run_at, t.retry, t.max_retry_count, t.crash_count"
         f" FROM {transaction.dialect.by_key(transaction.dialect.rows(id='int'), 'cl_crawl_task')} ON t.id = v.id"
         f" WHERE {guard} ORDER BY t.id{transaction.dialect.for_update_of_t}"
     )
