@@ -141,6 +141,7 @@ class Database:
             connection.commit()
         else:
             mariadb = "mariadb" in connection.get_server_info().lower()
+            self.dialect.product = "MariaDB" if mariadb else "MySQL"  # here, too: not every pool is opened first
             settings = [
                 f"{'tx' if mariadb else 'transaction'}_isolation = 'READ-COMMITTED'",  # the default takes gap locks
                 "sql_mode = 'STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'",
@@ -149,7 +150,14 @@ class Database:
             ]
             if mariadb:  # MySQL has nothing like it
                 settings.append(f"idle_transaction_timeout = {IDLE_TRANSACTION_SECONDS}")
-            cursor.execute("SET NAMES utf8mb4, " + ", ".join(f"SESSION {setting}" for setting in settings))
+            cursor.execute(
+                "SET NAMES utf8mb4, "
+                + ", ".join(f"SESSION {setting}" for setting in settings)
+                # in the same round trip, where the driver lets us
+                + ("; SELECT @@max_allowed_packet" if getattr(connection, "takes_packets", False) else "")
+            )
+            if cursor.nextset():
+                self.dialect.statement_bytes = int(cursor.fetchone()[0])
         cursor.close()
 
     def _try_after_a_long_rest(self, connection: Any, record: Any, _proxy: object) -> None:
@@ -204,8 +212,7 @@ class Database:
                 )
             text = reader.exec_driver_sql("SELECT version()").scalar_one()
         else:
-            text, packet = reader.exec_driver_sql("SELECT version(), @@max_allowed_packet").one()
-            self.dialect.statement_bytes = int(packet)
+            text = reader.exec_driver_sql("SELECT version()").scalar_one()
         if self.family == "mysql":
             self.dialect.product = "MariaDB" if "mariadb" in text.lower() else "MySQL"
         elif self.family == "postgresql":

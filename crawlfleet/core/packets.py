@@ -15,6 +15,8 @@ class PacketConnection(pymysql.Connection):
     COMMIT and ROLLBACK are sent only inside a transaction. Whoever sends BEGIN and COMMIT keeps `in_transaction`.
     """
 
+    takes_packets = True
+
     def __init__(self, *arguments: Any, client_flag: int = 0, **named: Any) -> None:
         self.in_transaction = False
         super().__init__(*arguments, client_flag=client_flag | CLIENT.MULTI_STATEMENTS, autocommit=None, **named)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -42,6 +43,7 @@ def work_off(served: Served, *task_types: str) -> None:
 
 def test_a_running_node_is_alive_and_ready_and_documents_itself(serve: Serve) -> None:
     client = serve().client
+    assert sys.getswitchinterval() <= 0.001  # so that many readers do not hold up a beat
     assert client.get("/healthz").json() == {"status": "ok"}
     ready = client.get("/readyz")
     assert (ready.status_code, ready.json()) == (200, {"status": "ready"})

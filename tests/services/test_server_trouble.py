@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from crawlfleet.core.database_errors import Trouble
+from crawlfleet.core.db import Database
 from crawlfleet.insights import stored_rows
 from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.insights.overview import fleet_status
@@ -99,7 +100,9 @@ def test_a_server_with_small_packets_takes_wide_reports_and_many_tasks(
     server = start_private_server(MARIADB)
     server.execute(f"SET GLOBAL max_allowed_packet = {1024 * 1024}, GLOBAL sql_mode = 'ANSI'")
     pump = make_pump(server.url(server.create_database("small")), slots=4)
-    assert pump.db.dialect.statement_bytes == 1024 * 1024
+    with Database(pump.db.url.render_as_string(hide_password=False)).read() as reader:  # one that nobody opened first
+        reader.ask_clock().read()
+        assert reader.dialect.statement_bytes == pump.db.dialect.statement_bytes == 1024 * 1024
     wide = pump.add("fetch", task_data={"rows": 300, "app": "wide", "wide": 3000})
     large = pump.add("fetch", task_data={"rows": 2, "app": "large", "wide": 300_000})
     others = pump.add("quick", 2)
