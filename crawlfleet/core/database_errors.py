@@ -9,6 +9,7 @@ SQLite, https://www.sqlite.org/rescode.html.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 from sqlalchemy import exc
@@ -74,6 +75,8 @@ DATA: dict[str, set[object]] = {
 }
 # Cardinality, values, constraints, a view's condition, limits of a row, a trigger's or function's refusal
 DATA_CLASSES = ("21", "22", "23", "44", "54", "09", "P0")
+MALFORMED, NOT_A_DATABASE = 11, 26  # SQLite's codes
+UNKNOWN_DATABASE = 1049  # MySQL's
 _BY_CODE = (
     (Trouble.AGAIN, AGAIN),
     (Trouble.AWAY, AWAY),
@@ -131,3 +134,35 @@ def code_of(error: Exception) -> object:
     if (extended := getattr(origin, "sqlite_errorcode", None)) is not None:
         return extended & 0xFF
     return getattr(origin, "sqlstate", None)
+
+
+def advice_of(family: str, code: object, trouble: Trouble | None, cause: str, database: str | None) -> str:
+    """What a person may do about an error with this code and text."""
+    if family == "sqlite":
+        return _advice_on_a_file(code)
+    by_code = {
+        "make room on the database's disk": NO_SPACE,
+        "raise the server's time limit for statements, or look why it is slow": OUT_OF_TIME,
+        "grant the user of the URL what is missing": NO_PRIVILEGE,
+        "look for a transaction that holds its locks for long": AGAIN,
+    }
+    for advice, codes in by_code.items():
+        if code in codes[family]:
+            return advice
+    if code == UNKNOWN_DATABASE or re.search('database ".*" does not exist', cause):
+        return f"create it first: CREATE DATABASE {database}"
+    if trouble is Trouble.SERVER:
+        return "look at the server's log"
+    if trouble is Trouble.BROKEN:
+        return "the connection ended in the middle: look at network, the server's log and its limits"
+    return "check address, user, password and network"
+
+
+def _advice_on_a_file(code: object) -> str:
+    if code == MALFORMED:
+        return "restore the file from a backup, or save what `sqlite3 FILE .recover` still reads of it"
+    if code == NOT_A_DATABASE:
+        return "name another file, or remove this one when it is not needed"
+    if code in AGAIN["sqlite"]:
+        return "look for another program that keeps the file locked"
+    return "check that the folder exists, is writable and has free space"

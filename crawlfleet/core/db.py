@@ -25,17 +25,12 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from crawlfleet.core.clock import SYSTEM_CLOCK, Clock, pause
-from crawlfleet.core.database_errors import AGAIN, NO_PRIVILEGE, NO_SPACE, OUT_OF_TIME, Trouble, code_of, trouble_of
+from crawlfleet.core.database_errors import AGAIN, Trouble, advice_of, code_of, trouble_of
 from crawlfleet.core.database_url import CONNECT_SECONDS, read_url
 from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable, UsageError
+from crawlfleet.core.sending import IDLE_TRANSACTION_SECONDS, LOCK_WAIT_SECONDS, settings_of_session
 from crawlfleet.core.sql import SqlDialect
-from crawlfleet.core.transaction import (
-    IDLE_TRANSACTION_SECONDS,
-    LOCK_WAIT_SECONDS,
-    Reader,
-    Transaction,
-    settings_of_session,
-)
+from crawlfleet.core.transaction import Reader, Transaction
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -51,8 +46,7 @@ GIVE_UP_SECONDS = 60  # ... but no further attempt after so long
 PING_AFTER_SECONDS = 10  # a connection that lay so long in the pool is tried before it is used
 LOST = {Trouble.AWAY, Trouble.BROKEN}  # the connection is of no use any more
 PASSING = {*LOST, Trouble.AGAIN, Trouble.SERVER}  # says nothing about the work, which may be done later
-MALFORMED, NOT_A_DATABASE = 11, 26  # SQLite's codes
-UNKNOWN_DATABASE = 1049  # MySQL's
+
 
 # By name: a dialect comes with all its drivers, 2 MB, so only that of the database in use is imported.
 registry.register("mysql.quick", "crawlfleet.core.dialect_mysql", "QuickDialect")
@@ -346,30 +340,7 @@ class Database:
         elif isinstance(error, UnicodeError):
             cause = "the host name or user cannot be sent"
         cause = self.address.hide_password(" ".join(cause.split()))
-        if self.family == "sqlite":
-            advice = "check that the folder exists, is writable and has free space"
-            if code == MALFORMED:
-                advice = "restore the file from a backup, or save what `sqlite3 FILE .recover` still reads of it"
-            elif code == NOT_A_DATABASE:
-                advice = "name another file, or remove this one when it is not needed"
-            elif code in AGAIN["sqlite"]:
-                advice = "look for another program that keeps the file locked"
-        elif code in NO_SPACE[self.family]:
-            advice = "make room on the database's disk"
-        elif code in OUT_OF_TIME[self.family]:
-            advice = "raise the server's time limit for statements, or look why it is slow"
-        elif code in NO_PRIVILEGE[self.family]:
-            advice = "grant the user of the URL what is missing"
-        elif code in AGAIN[self.family]:
-            advice = "look for a transaction that holds its locks for long"
-        elif code == UNKNOWN_DATABASE or re.search('database ".*" does not exist', cause):
-            advice = f"create it first: CREATE DATABASE {self.url.database}"
-        elif trouble is Trouble.SERVER:
-            advice = "look at the server's log"
-        elif trouble is Trouble.BROKEN:
-            advice = "the connection ended in the middle: look at network, the server's log and its limits"
-        else:
-            advice = "check address, user, password and network"
+        advice = advice_of(self.family, code, trouble, cause, self.url.database)
         found = DatabaseUnreachable(f"cannot use the database {self.name}: {cause[:300]}: {advice}")
         found.maybe_committed, found.trouble = maybe_committed, trouble
         return found

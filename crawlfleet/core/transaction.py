@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from functools import lru_cache
 from typing import Any, Generic, TypeVar, overload
 
 import sqlalchemy as sa
@@ -26,35 +25,12 @@ from sqlalchemy.exc import DBAPIError
 from crawlfleet.core.clock import SYSTEM_CLOCK, Clock, ClockReading
 from crawlfleet.core.database_errors import VALUE_ERRORS, condemns
 from crawlfleet.core.errors import StatementTooLarge
+from crawlfleet.core.sending import BEGIN, BEGIN_POOLED, COMMIT, SEND
 from crawlfleet.core.sql import SqlDialect, sql, utc
 
 MAX_PACKET_BYTES = 1024 * 1024  # of queued statements; of one alone as much as the database takes
 LARGE_CHARACTERS = 10_000  # of a parameter, from which on its size is counted and not guessed
 ESCAPED = ("'", '"', "\\", "\n", "\r", "\0", "\x1a")  # characters that become two on their way to MySQL
-BEGIN = {
-    "sqlite": sa.text("BEGIN IMMEDIATE"),  # a reader that starts to write later could deadlock with another
-    "mysql": sa.text("BEGIN"),
-    "postgresql": sa.text("BEGIN"),
-}
-COMMIT = sa.text("COMMIT")
-LOCK_WAIT_SECONDS = 20
-IDLE_TRANSACTION_SECONDS = 30  # a stopped node must not hold its locks longer than this
-
-
-def settings_of_session(local: str) -> str:
-    """What sets a PostgreSQL session up, for a SELECT; for its transaction only where `local` is true."""
-    settings = {
-        "timezone": "UTC",
-        "default_transaction_isolation": "read committed",
-        "lock_timeout": f"{LOCK_WAIT_SECONDS}s",
-        "jit": "off",  # with stale statistics it compiled for 26 ms what then ran for 3
-        "idle_in_transaction_session_timeout": f"{IDLE_TRANSACTION_SECONDS}s",
-    }
-    return ", ".join(f"set_config('{name}', '{value}', {local})" for name, value in settings.items())
-
-
-# behind a pooler each transaction sets itself up
-BEGIN_POOLED = (sa.text("BEGIN ISOLATION LEVEL READ COMMITTED"), sa.text(f"SELECT {settings_of_session('true')}"))
 SAVEPOINT = sa.text("SAVEPOINT stored")
 RELEASE = sa.text("RELEASE SAVEPOINT stored")
 ROLLBACK_TO = sa.text("ROLLBACK TO SAVEPOINT stored")
@@ -261,7 +237,7 @@ class Statements:
         if not queue:
             return
         asked_at = self._clock.monotonic()
-        self._guarded(queue, _SEND[self.dialect.family])
+        self._guarded(queue, SEND[self.dialect.family])
         answered_at = self._clock.monotonic()
         for result in queue:
             result.asked_at, result.answered_at = asked_at, answered_at
@@ -298,7 +274,7 @@ class Transaction(Statements):
         """Execute a statement on SQLite before the transaction begins, so that nobody waits for it."""
         assert self.dialect.family == "sqlite", "a server has many writers"
         assert self._queue[0].statement is BEGIN["sqlite"], "it has begun"
-        self._guarded([Result(statement, parameters or {}, self.send)], _SEND["sqlite"])
+        self._guarded([Result(statement, parameters or {}, self.send)], SEND["sqlite"])
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -359,60 +335,9 @@ class Reader(Statements):
 AnyRow = RowMapping | dict[str, Any]  # by the names of its columns
 
 
-def _send_singly(raw: Any, queue: list[Result]) -> None:
-    """sqlite3: there is no way to travel."""
-    for result in queue:
-        result.take(raw.execute(result.statement.text, result.parameters))
-
-
-def _send_packet(raw: Any, queue: list[Result]) -> None:
-    """PyMySQL: all statements in one packet, which the server leaves at the first that fails."""
-    with raw.cursor() as cursor:
-        packet = [cursor.mogrify(_text("mysql", each.statement.text), dict(each.parameters)) for each in queue]
-        raw.in_transaction |= queue[0].statement is BEGIN["mysql"]
-        cursor.execute(";\n".join(packet))
-        for number, result in enumerate(queue):
-            if number:
-                cursor.nextset()
-            result.take(cursor)
-    raw.in_transaction &= queue[-1].statement is not COMMIT
-
-
-def _send_pipeline(raw: Any, queue: list[Result]) -> None:
-    """psycopg: in pipeline mode, where the server skips what follows a statement that fails."""
-    cursors = [raw.cursor() for _ in queue]
-    texts = [_text("postgresql", each.statement.text) for each in queue]
-    with raw.pipeline():
-        for cursor, text, result in zip(cursors, texts, queue, strict=True):
-            # BEGIN and its like gain nothing from being prepared
-            cursor.execute(text, result.parameters, prepare=None if result.parameters else False)
-    for cursor, result in zip(cursors, queue, strict=True):
-        result.take(cursor)
-
-
-_SEND = {"sqlite": _send_singly, "mysql": _send_packet, "postgresql": _send_pipeline}
-
-
 def _size(family: str, text: str) -> int:
     """Bytes that a parameter takes on its way; of a small one up to four times as many."""
     if len(text) < LARGE_CHARACTERS:
         return len(text)
     size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
     return size + sum(map(text.count, ESCAPED)) if family == "mysql" else size
-
-
-@lru_cache(maxsize=512)
-def _text(family: str, text: str) -> str:
-    """The statement as these two drivers want it: %(name)s for :name."""
-    return str(sa.text(text).compile(dialect=_pyformat(family)))
-
-
-@lru_cache
-def _pyformat(family: str) -> sa.Dialect:
-    if family == "mysql":
-        from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
-
-        return MySQLDialect_pymysql(paramstyle="pyformat")
-    from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-
-    return PGDialect_psycopg()  # type: ignore[no-untyped-call]

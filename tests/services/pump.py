@@ -17,7 +17,8 @@ from sqlalchemy import event
 from crawlfleet.core.clock import Clock
 from crawlfleet.core.db import Database
 from crawlfleet.core.process import own_identity
-from crawlfleet.core.transaction import BEGIN, COMMIT, Result, Statements, Transaction
+from crawlfleet.core.sending import BEGIN, COMMIT
+from crawlfleet.core.transaction import Result, Statements, Transaction
 from crawlfleet.engines.asyncio_loop import AsyncioEngine
 from crawlfleet.engines.contract import Engine, Reports, Run, Slots
 from crawlfleet.engines.processes import ProcessesEngine
