@@ -18,6 +18,7 @@ from crawlfleet.cli.moments import screen
 from crawlfleet.cli.output import BAD, cell, local_time, print_json, print_table, print_text, say
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.logs import configure_logging
+from crawlfleet.model.lifecycle import TaskStatus
 from crawlfleet.settings.definitions import ENGINES, MODES, RULES, STRATEGIES, Settings
 from crawlfleet.settings.display import describe, to_toml
 from crawlfleet.settings.layers import load_settings, require_device_id
@@ -211,7 +212,8 @@ def print_status(status: Mapping[str, Any]) -> None:
     print()
     tasks = status["tasks"]
     counts = ", ".join(f"{count} {state}" for state, count in tasks.items())
-    print_text(f"tasks: {counts}", BAD if tasks["failed"] else None, f"{tasks['failed']} failed")
+    failed = tasks[TaskStatus.FAILED]
+    print_text(f"tasks: {counts}", BAD if failed else None, f"{failed} failed")
     for line in status["blocked"]:
         print_text(f"blocked: {cell(line)}")
     print_text(cell(status["verdict"]))

@@ -15,11 +15,19 @@ from typing import Any, Protocol, TextIO
 
 from crawlfleet.cli.moments import screen
 from crawlfleet.core.json_text import json_pieces
+from crawlfleet.model.lifecycle import AccountStatus, AssignmentStatus, DeviceStatus, TaskStatus
 
 BOLD, DIM, BAD, WAITS = "1", "2", "1;31", "33"  # styles, as terminals know them
 STATE_TITLES = frozenset({"status", "health", "state"})
-STATE_STYLES = {
-    **dict.fromkeys(("failed", "offline", "FAIL", "silent", "parked", "token_expired", "missing", "expired"), BAD),
+GRAVE_STATES = (
+    TaskStatus.FAILED,
+    AssignmentStatus.EXPIRED,
+    DeviceStatus.OFFLINE,
+    AccountStatus.PARKED,
+    AccountStatus.TOKEN_EXPIRED,
+)
+STATE_STYLES: dict[str, str] = {
+    **dict.fromkeys((*GRAVE_STATES, "FAIL", "silent", "missing"), BAD),
     **dict.fromkeys(("WARN", "draining", "throttled", "quota_out", "thin"), WAITS),
 }
 PROGRESS_SECONDS = 5.0  # between two lines of progress where nothing can be redrawn

@@ -240,6 +240,8 @@ OTHER_MEANINGS = {  # (file, word): what is spelled like a state or a kind, and 
     ("insights/overview.py", "online"),
     ("model/device_heartbeat.py", "running"),  # a column
     ("sandbox/apple/invented_data.py", "released"),  # when an app was
+    ("sandbox/moods.py", "expired"),  # a mood of the simulated vendor
+    ("sandbox/server.py", "expired"),
     ("services/dispatcher.py", "assigned"),  # a counter
 }
 
