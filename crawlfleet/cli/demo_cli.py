@@ -17,6 +17,7 @@ from crawlfleet.cli.output import print_table, say
 from crawlfleet.cli.program import program_words
 from crawlfleet.core.account import Account
 from crawlfleet.core.errors import CrawlfleetError, UsageError
+from crawlfleet.core.wakeup import ending_signals
 from crawlfleet.model.lifecycle import TaskStatus
 
 if TYPE_CHECKING:
@@ -162,16 +163,17 @@ def _print_summary(result: DemoResult, file: Path, good: bool) -> None:
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that the node and the sandbox end with it."""
+    """Let SIGTERM and a closed terminal end the block as Ctrl-C does, so that the node and the sandbox end with it."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in ending_signals() if number != signal.SIGINT}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def add_parser(subparsers: Any) -> None:

@@ -18,6 +18,7 @@ from crawlfleet.cli.moments import screen
 from crawlfleet.cli.output import BAD, cell, local_time, print_json, print_table, print_text, say
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.logs import configure_logging
+from crawlfleet.core.wakeup import HANGUP, ending_signals
 from crawlfleet.model.lifecycle import TaskStatus
 from crawlfleet.settings.definitions import ENGINES, MODES, RULES, STRATEGIES, Settings
 from crawlfleet.settings.display import describe, to_toml
@@ -135,9 +136,6 @@ class DistributionCLI:
         return 0
 
 
-HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # unknown to Windows
-
-
 class StopSignals:
     """Handles SIGINT, SIGTERM and SIGHUP: the first goes to the node, the second ends the process at once.
 
@@ -168,10 +166,7 @@ def stop_signals() -> Iterator[StopSignals]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN:
-        numbers.append(HANGUP)
-    before = {number: signal.signal(number, stop) for number in numbers}
+    before = {number: signal.signal(number, stop) for number in ending_signals()}
     try:
         yield stop
     finally:

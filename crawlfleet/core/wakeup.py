@@ -14,6 +14,8 @@ import threading
 import weakref
 from collections.abc import Sequence
 
+HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # the terminal was closed; unknown to Windows
+
 
 class Wakeup:
     """A wait that ends early: by `wake`, by a readable descriptor or, in the main thread, by every handled signal."""
@@ -45,3 +47,10 @@ class Wakeup:
             os.read(self._reader, 4096)
         except BlockingIOError:
             pass
+
+
+def ending_signals() -> list[signal.Signals]:
+    """The signals at which a program ends in good order; not a SIGHUP that is ignored, as by nohup."""
+    if HANGUP is None or signal.getsignal(HANGUP) is signal.SIG_IGN:
+        return [signal.SIGINT, signal.SIGTERM]
+    return [signal.SIGINT, signal.SIGTERM, HANGUP]

@@ -19,6 +19,7 @@ from types import FrameType
 
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CallRefused, UsageError
+from crawlfleet.core.wakeup import ending_signals
 from crawlfleet.engines.process_messages import BodyRequest, Notice, Said, SpooledOutcome, WorkerSetup
 from crawlfleet.executors.body import run_body, run_body_async
 from crawlfleet.executors.contract import Executor, TaskContext
@@ -135,7 +136,7 @@ class RunConnection:
 def main(descriptor: int, node_pid: int) -> None:
     """Run bodies for the node at the other end of the socket `descriptor`, until the node closes it or ends."""
     _end_with(node_pid)
-    for number in _signals_of_the_node():
+    for number in ending_signals():
         signal.signal(number, _leave_it_to_the_node)
     os.register_at_fork(after_in_child=_take_signals)
     connection = Connection(descriptor)
@@ -185,14 +186,6 @@ def _log_to(node: NodeConnection, levels: Mapping[str, int]) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def _signals_of_the_node() -> list[signal.Signals]:
-    """Those at which a node stops; a SIGHUP that is ignored, as by nohup, stays so."""
-    hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)  # unknown to Windows
-    if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN:
-        return [signal.SIGINT, signal.SIGTERM]
-    return [signal.SIGINT, signal.SIGTERM, hangup]
-
-
 def _leave_it_to_the_node(_number: int, _frame: FrameType | None) -> None:
     """Do nothing: a signal to the whole service must not end a body that the node still waits for.
 
@@ -202,7 +195,7 @@ def _leave_it_to_the_node(_number: int, _frame: FrameType | None) -> None:
 
 def _take_signals() -> None:
     """In a process that a body forks: SIGTERM ends it, as the body may expect."""
-    for number in _signals_of_the_node():
+    for number in ending_signals():
         signal.signal(number, signal.SIG_DFL)
 
 

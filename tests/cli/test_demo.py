@@ -132,6 +132,15 @@ def test_a_signal_ends_the_demo_and_its_node(console: Console, tmp_path: Path, n
     assert not nodes_in(tmp_path)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_closed_terminal_ends_the_demo_as_a_signal_does(number: signal.Signals) -> None:
+    """SIGHUP ended the demo alone: its node, in a session of its own, went on."""
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), demo_cli.signals_interrupt():
+        signal.raise_signal(number)
+    assert signal.getsignal(number) == before
+
+
 def nodes_in(folder: Path) -> list[str]:
     """Processes that work in this folder."""
     found = []
