@@ -165,6 +165,8 @@ def settings_row(name: str) -> str:
         text = str(default).lower()
     elif default in (None, (), MISSING):
         text = "none"
+    elif isinstance(default, tuple):
+        text = f"`{', '.join(default)}`"
     else:
         text = f"{default:g}" if isinstance(default, float) else str(default)
     variable = "file only" if rule.kind == "table" else f"`{ENVIRONMENT_PREFIX}{name.upper()}`"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, fields
 
-from crawlfleet.core.edge_text import clean, decode, flaw
+from crawlfleet.core.edge_text import decode, flaw
 from crawlfleet.core.errors import AuthError, TokenUnavailable, UsageError
+from crawlfleet.core.reach import USUAL_REACH, Reach, read_variable
 from crawlfleet.core.secrets import keyring
 
 MAX_TOKEN_BYTES = 16 * 1024
@@ -17,8 +17,7 @@ class Account:
     """An account at a source. It holds where the token is, or the token sealed; never the token in clear.
 
     `kind` is advertiser, agency or ad_network; `app_ids` are apps named by hand, for accounts whose vendor
-    does not list them. `proxy` is an address as `sources.proxies` reads it. `key_file` is where this node has the keys
-    of sealed tokens, unless its environment has them.
+    does not list them. `proxy` is an address as `sources.proxies` reads it. `reach` is what this node lets it use.
     """
 
     source: str
@@ -29,7 +28,7 @@ class Account:
     app_ids: tuple[str, ...] = ()
     token_sealed: str | None = field(default=None, repr=False)
     proxy: str | None = None
-    key_file: str | None = None
+    reach: Reach = USUAL_REACH
 
     def token(self) -> str:
         """The token, read or opened at each call so that a renewed one is used at once.
@@ -44,13 +43,11 @@ class Account:
 
     def _read(self) -> str:
         if self.token_env:
-            token = clean(os.environ.get(self.token_env, ""))
-            if not token:
-                raise UsageError(f"environment variable {self.token_env} is not set on this node")
-            return token
+            return read_variable(self.token_env, self.reach.token_variables, "token_variables")
         if self.token_file:
+            path = self.reach.token_path(self.token_file)
             try:
-                with open(self.token_file, "rb") as stream:
+                with open(path, "rb") as stream:
                     token = decode(stream.read(MAX_TOKEN_BYTES + 1))
             except OSError as error:
                 raise UsageError(f"token file {self.token_file} cannot be read: {type(error).__name__}") from None
@@ -60,7 +57,7 @@ class Account:
                 raise UsageError(f"token file {self.token_file} is empty")
             return token
         if self.token_sealed:
-            return keyring(self.key_file).open(self.token_sealed)
+            return keyring(self.reach.key_file).open(self.token_sealed, (self.source, self.username))
         raise AuthError(f"account {self.username} at {self.source}: no token is configured")
 
 
@@ -78,7 +75,7 @@ class AccountWithToken(Account):
 def with_token(account: Account, proxy: str | None) -> Account:
     """A copy that holds its token, and this proxy; raises as `Account.token` does. A tokenless account stays so."""
     values = {item.name: getattr(account, item.name) for item in fields(Account)}
-    values |= {"proxy": proxy, "key_file": None}
+    values |= {"proxy": proxy, "reach": USUAL_REACH}
     if not (account.token_env or account.token_file or account.token_sealed):
         return Account(**values)
     return AccountWithToken(**values, token_text=account.token())

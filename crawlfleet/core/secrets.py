@@ -2,11 +2,13 @@
 
 A key comes from the environment variable CRAWLFLEET_SECRET_KEY or, where that is not set, from a file: one or several,
 the newest first. The newest seals; any of them opens, so a key can be replaced while the fleet runs.
-Sealing is Fernet (AES-128-CBC and HMAC-SHA256) of the package `cryptography`.
+Sealing is Fernet (AES-128-CBC and HMAC-SHA256) of the package `cryptography`. Sealed with a token is whose it is, so a
+copy in the row of another account does not open.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -19,6 +21,8 @@ from crawlfleet.core.errors import UsageError
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
 
+Owner = tuple[str, str]  # source and username of the account
+BOUND = "\n"  # begins what was sealed together with its owner; no token holds a line end
 KEY_VARIABLE = "CRAWLFLEET_SECRET_KEY"
 MAX_FILE_BYTES = 64 * 1024
 _HOW = f"make one with `accounts new-key`, and give every node the same in {KEY_VARIABLE} or a secret_key_file"
@@ -37,28 +41,35 @@ class Keyring:
         self._fernets = fernets
         self._origin = origin
 
-    def seal(self, secret: str) -> str:
-        """The secret under the newest key, as ASCII text; twice the same secret gives different texts."""
-        return self._fernets.encrypt(secret.encode()).decode()
+    def seal(self, secret: str, owner: Owner) -> str:
+        """The secret of this account under the newest key, as ASCII text; no two calls give the same text."""
+        return self._fernets.encrypt((BOUND + json.dumps([*owner, secret])).encode()).decode()
 
-    def open(self, sealed: str) -> str:
-        """The secret; raises UsageError when none of the keys opens it."""
+    def open(self, sealed: str, owner: Owner) -> str:
+        """The secret; raises UsageError when none of the keys opens it, or when it was sealed for another account."""
+        text = self._decrypt(sealed)
+        if not text.startswith(BOUND):
+            return text  # sealed by a program that did not bind it yet: `reseal` does
+        *sealed_for, secret = json.loads(text)
+        if sealed_for != list(owner):
+            raise UsageError("the sealed token is another account's: hand in this one's with `accounts set`")
+        return str(secret)
+
+    def is_bound(self, sealed: str) -> bool:
+        """Whether it opens for its own account only; raises UsageError when none of the keys opens it."""
+        return self._decrypt(sealed).startswith(BOUND)
+
+    def reseal(self, sealed: str, owner: Owner) -> str:
+        """The same secret, bound to its account, under the newest key; raises as `open` does."""
+        return self.seal(self.open(sealed, owner), owner)
+
+    def _decrypt(self, sealed: str) -> str:
         try:
             return self._fernets.decrypt(sealed).decode()
         except (_fernet().InvalidToken, ValueError):  # ValueError: it is not even ASCII
-            raise self._no_key_fits() from None
-
-    def reseal(self, sealed: str) -> str:
-        """The same secret under the newest key; raises UsageError when none of the keys opens it."""
-        try:
-            return self._fernets.rotate(sealed).decode()
-        except (_fernet().InvalidToken, ValueError):
-            raise self._no_key_fits() from None
-
-    def _no_key_fits(self) -> UsageError:
-        return UsageError(
-            f"no key of {self._origin} opens the sealed token: it was sealed with another one, or damaged"
-        )
+            raise UsageError(
+                f"no key of {self._origin} opens the sealed token: it was sealed with another one, or damaged"
+            ) from None
 
 
 def keyring(key_file: str | None) -> Keyring:

@@ -16,6 +16,7 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import ProxyError, TaskError, UsageError
 from crawlfleet.core.hosts import with_port
+from crawlfleet.core.secrets import keyring
 from crawlfleet.doctor.database_checks import has_tables
 from crawlfleet.doctor.findings import Check, Finding, fail, ok, warn
 from crawlfleet.executors.registry import executors
@@ -24,7 +25,7 @@ from crawlfleet.model.lifecycle import AccountStatus
 from crawlfleet.planning.tariff import Tariff, all_source_settings
 from crawlfleet.settings.definitions import FIELDS, RULES, Settings
 from crawlfleet.sources.http.addresses import is_loopback
-from crawlfleet.sources.http.proxies import Proxy
+from crawlfleet.sources.http.proxies import ANY_VARIABLE, Proxy
 
 DISK_WARN_BYTES, DISK_FAIL_BYTES = 1024**3, 100 * 1024**2  # free
 PROXY_SECONDS = 5.0
@@ -68,6 +69,7 @@ def tokens(settings: Settings, db: Database) -> Iterator[Finding]:
     tariff = Tariff(all_source_settings(settings), dict)
     accounts = _accounts(db)
     missing = []
+    unbound = 0
     for account, status in accounts:
         if status == AccountStatus.TOKEN_EXPIRED:
             name = f"{account.username} at {account.source}"
@@ -75,11 +77,16 @@ def tokens(settings: Settings, db: Database) -> Iterator[Finding]:
             missing.append(warn("tokens", f"the vendor refused the token of {name}", advice))
         try:
             if tariff.source(account.source).needs_token:
-                replace(account, key_file=settings.secret_key_file).token()
+                replace(account, reach=settings.reach).token()
+                if account.token_sealed and not keyring(settings.secret_key_file).is_bound(account.token_sealed):
+                    unbound += 1
         except UsageError as error:  # a source of one's own that this machine lacks
             missing.append(warn("tokens", f"account {account.username}: {error}", "install the source where nodes run"))
         except TaskError as error:
             missing.append(fail("tokens", str(error), "its tasks wait until a node has it; see docs/secrets.md"))
+    if unbound:
+        text = f"{unbound} sealed tokens are not bound to their accounts: a copy in another account's row opens"
+        missing.append(warn("tokens", text, "run `accounts rotate` once, with a new key if the database may be copied"))
     yield from _first(missing, "tokens")
     if not missing:
         yield ok("tokens", f"{len(accounts)} accounts, and all that they need is on this machine")
@@ -87,9 +94,11 @@ def tokens(settings: Settings, db: Database) -> Iterator[Finding]:
 
 def proxies(settings: Settings, db: Database | None) -> Iterator[Finding]:
     """Whether the proxies that nodes would use take connections."""
-    addresses = [str(table["proxy"]) for table in settings.sources.values() if table.get("proxy")]
+    addresses: list[tuple[str, tuple[str, ...]]]
+    addresses = [(str(table["proxy"]), ANY_VARIABLE) for table in settings.sources.values() if table.get("proxy")]
     if db is not None and has_tables(db):
-        addresses += [account.proxy for account, _ in _accounts(db) if account.proxy]
+        allowed = settings.proxy_variables
+        addresses += [(account.proxy, allowed) for account, _ in _accounts(db) if account.proxy]
     known = list(dict.fromkeys(addresses))
     if not settings.use_proxy:
         yield ok("proxies", f"use_proxy is off; {len(known)} are known and not used" if known else "use_proxy is off")
@@ -97,7 +106,7 @@ def proxies(settings: Settings, db: Database | None) -> Iterator[Finding]:
     if not known:
         yield warn("proxies", "use_proxy is on, but no proxy is known", "add one to an account or to [sources.NAME]")
         return
-    tried = [Check("proxies", partial(_proxy, address), PROXY_SECONDS) for address in known[:MAX_PROXIES]]
+    tried = [Check("proxies", partial(_proxy, *each), PROXY_SECONDS) for each in known[:MAX_PROXIES]]
     found = [finding for check in tried for finding in check.findings()]
     yield from _first([each for each in found if each.advice], "proxies")
     reached = sum(each.advice is None for each in found)
@@ -105,9 +114,9 @@ def proxies(settings: Settings, db: Database | None) -> Iterator[Finding]:
         yield ok("proxies", f"{reached} of {len(known)} take connections")
 
 
-def _proxy(address: str) -> Iterator[Finding]:
+def _proxy(address: str, variables: tuple[str, ...]) -> Iterator[Finding]:
     try:
-        proxy = Proxy(address)
+        proxy = Proxy(address, variables)
         proxy.open()
         with socket.create_connection((proxy.host or "", proxy.port), PROXY_SECONDS):
             pass

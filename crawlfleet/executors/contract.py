@@ -21,7 +21,7 @@ from crawlfleet.executors.run_log import RunLogger, WriteRecord
 from crawlfleet.executors.shared_sources import shared_source
 from crawlfleet.model.task_spec import Task, TaskSpec
 from crawlfleet.sources.contract import Shape, Source, SourceSettings
-from crawlfleet.sources.http.proxies import Proxy
+from crawlfleet.sources.http.proxies import ANY_VARIABLE, Proxy
 
 MAX_REMARKS = 5  # of one name whose texts are kept
 _first_use = threading.Lock()  # of what a context makes late, by several threads at once
@@ -113,9 +113,10 @@ class TaskContext:
         """
         account, source = self._account, self._source
         if account is not None:
-            account = with_token(account, account.proxy and Proxy(account.proxy).with_password())
+            proxy = _proxy_of(account)
+            account = with_token(account, None if proxy is None else proxy.with_password())
         if isinstance(source, SourceSettings) and source.proxy:
-            source = replace(source, proxy=Proxy(source.proxy).with_password())
+            source = replace(source, proxy=Proxy(source.proxy, ANY_VARIABLE).with_password())
         return TaskContext(self.task, account, source)
 
     def check(self) -> None:
@@ -178,6 +179,10 @@ class TaskContext:
         return _secrets_of(self._account)
 
 
+def _proxy_of(account: Account) -> Proxy | None:
+    return Proxy(account.proxy, account.reach.proxy_variables) if account.proxy else None
+
+
 def _secrets_of(account: Account | None) -> tuple[str, ...]:
     """Not a method: a logger that knew its context would be a cycle, left to the garbage collector after each run."""
     secrets: list[str] = []
@@ -187,7 +192,7 @@ def _secrets_of(account: Account | None) -> tuple[str, ...]:
         except TaskError:
             pass
         try:
-            secrets += Proxy(account.proxy).open().secrets if account.proxy else ()
+            secrets += proxy.open().secrets if (proxy := _proxy_of(account)) else ()
         except (TaskError, UsageError):
             pass
     return tuple(secrets)

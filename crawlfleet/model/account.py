@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, UsageError
+from crawlfleet.core.reach import USUAL_REACH
 from crawlfleet.core.secrets import Keyring
 from crawlfleet.core.sql import json_rows, json_value, sql, stamp
 from crawlfleet.core.transaction import Answer, AnyRow, Statements, Transaction
@@ -51,7 +52,7 @@ class AccountDAO:
             found = transaction.execute(query, {"source": account.source, "username": account.username})
             former = found.mappings().first()
             if former is not None:
-                if from_row(former) != replace(account, key_file=None):
+                if from_row(former) != replace(account, reach=USUAL_REACH):
                     raise there
                 return False
             now = stamp(transaction.now)
@@ -123,7 +124,7 @@ class AccountDAO:
         return None if row is None else from_row(row)
 
     def reseal_tokens(self, keys: Keyring, actor: str | None = None) -> int:
-        """Seal all sealed tokens anew, under the newest key, in one transaction; how many.
+        """Seal all sealed tokens anew, under the newest key and each for its account, in one transaction; how many.
 
         Raises CrawlfleetError that names the first account whose token no key opens; nothing is changed then.
         """
@@ -136,7 +137,7 @@ class AccountDAO:
             rows = []
             for account_id, source, username, sealed in transaction.execute(query):
                 try:
-                    rows.append((account_id, keys.reseal(sealed)))
+                    rows.append((account_id, keys.reseal(sealed, (source, username))))
                 except UsageError as error:
                     raise CrawlfleetError(f"account {username} at {source}: {error}; nothing was changed") from None
             statement = self.db.dialect.update_from(

@@ -272,6 +272,6 @@ def scheduler_options(settings: Settings, tariff: Tariff) -> SchedulerOptions:
 
 
 def usable_account(account: Account, settings: Settings) -> Account:
-    """The account as this node uses it: with the node's keys, and with its proxy only if proxies are used at all."""
+    """The account as this node uses it: within the node's reach, and with its proxy only if proxies are used at all."""
     proxy = account.proxy if settings.use_proxy else None
-    return replace(account, proxy=proxy, key_file=settings.secret_key_file)
+    return replace(account, proxy=proxy, reach=settings.reach)

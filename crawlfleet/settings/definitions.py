@@ -13,6 +13,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from crawlfleet.core.errors import UsageError
+from crawlfleet.core.reach import PROXY_VARIABLES, TOKEN_FOLDER, TOKEN_VARIABLES, Reach
 
 ENVIRONMENT_PREFIX = "CRAWLFLEET_"
 MAX_PROCESSES = 64
@@ -78,6 +79,10 @@ def _seconds(default: float, help: str, low: float, high: float) -> Any:
 
 def _flag(default: bool, help: str, option: str = "") -> Any:
     return field(default=default, metadata={"rule": Rule("flag", help, option=option)})
+
+
+def _names(default: tuple[str, ...], help: str) -> Any:
+    return field(default=default, metadata={"rule": Rule("list", help, "a list of names of environment variables")})
 
 
 def host_name() -> str:
@@ -149,6 +154,13 @@ class Settings:
         None,
         "File with the keys of sealed tokens, for the owner only; CRAWLFLEET_SECRET_KEY wins",
         "the path of a file",
+    )
+    token_variables: tuple[str, ...] = _names(
+        TOKEN_VARIABLES, "Environment variables that an account's --token-env may name, * for any characters"
+    )
+    token_folder: str = _text(TOKEN_FOLDER, "Folder that must hold the files of --token-file", "the path of a folder")
+    proxy_variables: tuple[str, ...] = _names(
+        PROXY_VARIABLES, "Environment variables that the proxy of an account may name, * for any characters"
     )
     engine: str = _choice("threads", "Where the bodies of tasks run", ENGINES)
     dask_scheduler: str | None = _text(
@@ -224,6 +236,11 @@ class Settings:
     def _from(self, name: str) -> str:
         origin = self.origins.get(name, "default")
         return "" if origin == "default" else f" from {origin}"
+
+    @property
+    def reach(self) -> Reach:
+        """What this node lets accounts use of its host."""
+        return Reach(self.secret_key_file, self.token_variables, self.token_folder, self.proxy_variables)
 
     @property
     def effective_processes(self) -> int:

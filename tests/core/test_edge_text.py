@@ -11,6 +11,7 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.database_url import read_url
 from crawlfleet.core.edge_text import clean, decode, flaw
 from crawlfleet.core.errors import TokenUnavailable, UsageError
+from crawlfleet.core.reach import Reach
 from crawlfleet.settings.layers import load_settings
 
 MARK = "\ufeff"
@@ -102,6 +103,7 @@ def test_database_urls_of_programs_are_cleaned_too() -> None:
 def test_tokens_of_accounts_are_cleaned_at_each_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte order mark before a token was sent to the vendor, which refused it: the account was parked."""
     file = tmp_path / "token"
+    reach = Reach(token_folder=str(tmp_path))
 
     def refused(**place: Any) -> str:
         with pytest.raises(TokenUnavailable) as error:
@@ -112,14 +114,14 @@ def test_tokens_of_accounts_are_cleaned_at_each_use(tmp_path: Path, monkeypatch:
     for before, after in AROUND:
         file.write_text(f"{before}secret{after}", encoding="utf-8", newline="")
         monkeypatch.setenv("U_TOKEN", f"{before}secret{after}")
-        assert Account("appsflyer", "u", token_file=str(file)).token() == "secret"
+        assert Account("appsflyer", "u", token_file=str(file), reach=reach).token() == "secret"
         assert Account("appsflyer", "u", token_env="U_TOKEN").token() == "secret"
     for text, said in (('"secret"', "it is in quotes"), ("secret\nother", "it has several lines")):
         file.write_text(text)
         monkeypatch.setenv("U_TOKEN", text)
-        assert said in refused(token_file=str(file))
+        assert said in refused(token_file=str(file), reach=reach)
         assert said in refused(token_env="U_TOKEN")
     file.write_text("secret", encoding="utf-16")
-    assert "it is UTF-16: save it as UTF-8" in refused(token_file=str(file))
+    assert "it is UTF-16: save it as UTF-8" in refused(token_file=str(file), reach=reach)
     file.write_text("x" * 20_000)
-    assert "more than 16384" in refused(token_file=str(file))
+    assert "more than 16384" in refused(token_file=str(file), reach=reach)

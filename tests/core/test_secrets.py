@@ -6,12 +6,14 @@ import traceback
 from pathlib import Path
 
 import pytest
+from cryptography.fernet import Fernet
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.errors import AuthError, TokenUnavailable, UsageError
 from crawlfleet.core.secrets import KEY_VARIABLE, keyring, new_key
 
 TOKEN = "ey.very-secret"
+OWNER = ("appsflyer", "u")
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +43,10 @@ def refusal(key_file: str | None = None) -> str:
 
 def test_what_was_sealed_is_opened_and_looks_different_each_time(key: str) -> None:
     keys = keyring(None)
-    sealed = keys.seal(TOKEN)
-    assert keys.open(sealed) == TOKEN
+    sealed = keys.seal(TOKEN, OWNER)
+    assert keys.open(sealed, OWNER) == TOKEN
     assert sealed.isascii()
-    assert keys.seal(TOKEN) != sealed
+    assert keys.seal(TOKEN, OWNER) != sealed
 
 
 @pytest.mark.parametrize("separator", ["\n", ",", ", ", "\r\n\r\n", " "])
@@ -52,15 +54,15 @@ def test_the_newest_key_seals_and_every_key_opens(tmp_path: Path, separator: str
     old, new = new_key(), new_key()
     both = keyring(write(tmp_path / "both", f"{new}{separator}{old}\n"))
     only_old, only_new = (keyring(write(tmp_path / name, key)) for name, key in (("old", old), ("new", new)))
-    before = only_old.seal(TOKEN)
-    assert both.open(before) == TOKEN
-    assert only_new.open(both.seal(TOKEN)) == TOKEN
-    assert only_new.open(both.reseal(before)) == TOKEN
+    before = only_old.seal(TOKEN, OWNER)
+    assert both.open(before, OWNER) == TOKEN
+    assert only_new.open(both.seal(TOKEN, OWNER), OWNER) == TOKEN
+    assert only_new.open(both.reseal(before, OWNER), OWNER) == TOKEN
 
 
 def test_the_environment_wins_over_the_file(key: str, tmp_path: Path) -> None:
-    sealed = keyring(None).seal(TOKEN)
-    assert keyring(str(tmp_path / "missing")).open(sealed) == TOKEN
+    sealed = keyring(None).seal(TOKEN, OWNER)
+    assert keyring(str(tmp_path / "missing")).open(sealed, OWNER) == TOKEN
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o620])
@@ -86,10 +88,34 @@ def test_what_is_wrong_with_a_key_is_told_without_showing_it(tmp_path: Path, mon
 @pytest.mark.parametrize("damage", [lambda text: text[:-8], lambda text: "x" + text, lambda _: "", lambda _: "ü"])
 def test_a_token_that_no_key_opens_is_refused(key: str, damage: object) -> None:
     keys = keyring(None)
-    sealed = damage(keys.seal(TOKEN))  # type: ignore[operator]
+    sealed = damage(keys.seal(TOKEN, OWNER))  # type: ignore[operator]
     for act in (keys.open, keys.reseal):
         with pytest.raises(UsageError, match="no key of environment variable"):
-            act(sealed)
+            act(sealed, OWNER)
+
+
+def test_a_sealed_token_in_the_row_of_another_account_does_not_open(key: str) -> None:
+    """Who writes the database copied the sealed token of one account to another one's row, and it opened."""
+    keys = keyring(None)
+    sealed = keys.seal(TOKEN, OWNER)
+    for other in (("appsflyer", "v"), ("apple", "u"), ("u", "appsflyer")):
+        for act in (keys.open, keys.reseal):
+            with pytest.raises(UsageError, match="the sealed token is another account's"):
+                act(sealed, other)
+        with pytest.raises(TokenUnavailable, match="another account's"):
+            Account(*other, token_sealed=sealed).token()
+
+
+def test_a_token_that_was_sealed_before_they_were_bound_opens_and_is_bound_when_it_is_resealed(key: str) -> None:
+    """Nobody loses a token by an update."""
+    keys = keyring(None)
+    older = Fernet(key).encrypt(TOKEN.encode()).decode()
+    assert keys.open(older, OWNER) == TOKEN
+    assert not keys.is_bound(older)
+    bound = keys.reseal(older, OWNER)
+    assert keys.is_bound(bound)
+    with pytest.raises(UsageError, match="another account's"):
+        keys.open(bound, ("appsflyer", "v"))
 
 
 def test_a_missing_package_names_its_install_line(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
@@ -98,7 +124,7 @@ def test_a_missing_package_names_its_install_line(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_account_opens_its_token_at_the_moment_of_use(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    account = Account("appsflyer", "u", token_sealed=keyring(None).seal(TOKEN))
+    account = Account("appsflyer", "u", token_sealed=keyring(None).seal(TOKEN, OWNER))
     assert account.token() == TOKEN
     assert TOKEN not in repr(account)
     monkeypatch.delenv(KEY_VARIABLE)
@@ -108,7 +134,7 @@ def test_an_account_opens_its_token_at_the_moment_of_use(key: str, monkeypatch: 
 
 
 def test_a_token_that_a_key_of_another_fleet_sealed_shows_nothing(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    account = Account("appsflyer", "u", token_sealed=keyring(None).seal(TOKEN))
+    account = Account("appsflyer", "u", token_sealed=keyring(None).seal(TOKEN, OWNER))
     other = new_key()
     monkeypatch.setenv(KEY_VARIABLE, other)
     with pytest.raises(TokenUnavailable) as caught:
@@ -128,4 +154,4 @@ def test_keys_show_nowhere(key: str) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="the owner of a file is a matter of POSIX")
 def test_a_key_file_for_the_owner_only_is_read(tmp_path: Path) -> None:
-    assert keyring(write(tmp_path / "keys", new_key(), 0o400)).seal(TOKEN)
+    assert keyring(write(tmp_path / "keys", new_key(), 0o400)).seal(TOKEN, OWNER)

@@ -176,6 +176,7 @@ def test_a_missing_token_is_named_but_not_shown(
 ) -> None:
     add_account(any_console, token_env="U_TOKEN")
     file = tmp_path / "token"
+    monkeypatch.setenv("CRAWLFLEET_TOKEN_FOLDER", str(tmp_path))
     any_console.on_database(lambda db: AccountDAO(db).add(Account("appsflyer", "v", token_file=str(file))))
     any_console.on_database(lambda db: AccountDAO(db).add(Account("appsflyer", "w", token_sealed="gAAAA")))
     any_console.on_database(lambda db: AccountDAO(db).add(Account("apple", "123")))
@@ -231,7 +232,7 @@ def test_proxies_that_are_used_must_take_connections(
     dead, closed = free_port(), free_port()
     monkeypatch.setenv("U_TOKEN", SECRET)
     with socket.create_server(("127.0.0.1", 0)) as alive:
-        add_account(any_console, token_env="U_TOKEN", proxy=f"http://user:${{P_PASSWORD}}@127.0.0.1:{dead}")
+        add_account(any_console, token_env="U_TOKEN", proxy=f"http://user:${{PROXY_PASSWORD}}@127.0.0.1:{dead}")
         any_console.on_database(
             lambda db: AccountDAO(db).add(
                 Account("appsflyer", "v", token_env="U_TOKEN", proxy=f"socks5://127.0.0.1:{alive.getsockname()[1]}")
@@ -245,10 +246,10 @@ def test_proxies_that_are_used_must_take_connections(
         texts = [each["finding"] for each in found(any_console, "--config", str(config), code=1)["proxies"]]
         assert texts == [
             f"proxy http://127.0.0.1:{closed} cannot be reached: Connection refused",
-            f"proxy http://127.0.0.1:{dead}: environment variable P_PASSWORD is not set on this node",
+            f"proxy http://127.0.0.1:{dead}: environment variable PROXY_PASSWORD is not set on this node",
             "1 of 3 take connections",
         ]
-        monkeypatch.setenv("P_PASSWORD", SECRET)
+        monkeypatch.setenv("PROXY_PASSWORD", SECRET)
         said = any_console("doctor", "--config", str(config))
         assert f"proxy http://127.0.0.1:{dead} cannot be reached: Connection refused" in said.out
         assert SECRET not in said.out + said.err

@@ -215,8 +215,8 @@ def test_a_token_travels_without_being_shown(
     """The variables are set on the node alone, after the workers have started."""
     shared_dask()
     monkeypatch.setenv("DASK_TEST_TOKEN", TOKEN)
-    monkeypatch.setenv("DASK_TEST_PASSWORD", "p/w")
-    proxy = "http://user:${DASK_TEST_PASSWORD}@proxy.example:3128"
+    monkeypatch.setenv("DASK_TEST_PROXY_PASSWORD", "p/w")
+    proxy = "http://user:${DASK_TEST_PROXY_PASSWORD}@proxy.example:3128"
     account = Account("appsflyer", "alice", token_env="DASK_TEST_TOKEN", proxy=proxy)
     with caplog.at_level(logging.DEBUG):
         stage = make_stage("dask")
@@ -239,11 +239,11 @@ def test_a_token_travels_without_being_shown(
 def test_a_node_without_the_token_lets_its_task_wait(shared_stage: Callable[[str], Stage]) -> None:
     stage = shared_stage("dask")
     run = stage.run("bear")
-    context = TaskContext(run.task, Account("appsflyer", "alice", token_env="NO_SUCH_VARIABLE"))
+    context = TaskContext(run.task, Account("appsflyer", "alice", token_env="NO_SUCH_TOKEN"))
     stage.engine.submit([lacking := Run(run.assignment_id, run.task, run.executor, context)])
     outcome = stage.outcome(lacking)
     assert outcome.kind == "token"
-    assert "NO_SUCH_VARIABLE is not set on this node" in (outcome.message or "")
+    assert "NO_SUCH_TOKEN is not set on this node" in (outcome.message or "")
 
 
 def test_a_scheduler_that_goes_away_ends_what_runs_and_the_rest_waits_for_it(

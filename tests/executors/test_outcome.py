@@ -405,7 +405,7 @@ def test_an_opened_token_and_a_password_of_a_proxy_show_nowhere(
 ) -> None:
     monkeypatch.setenv(KEY_VARIABLE, new_key())
     monkeypatch.setenv("PROXY_PASSWORD", "pass-word")
-    sealed = keyring(None).seal(TOKEN)
+    sealed = keyring(None).seal(TOKEN, ("s", "u"))
     context = TaskContext(
         TASK, Account("s", "u", token_sealed=sealed, proxy="http://u:${PROXY_PASSWORD}@127.0.0.1"), SourceSettings()
     )

@@ -47,7 +47,7 @@ def environ_of(sandbox: Sandbox, **more: str) -> dict[str, str]:
 def sealed(key: str, monkeypatch: pytest.MonkeyPatch) -> str:
     with monkeypatch.context() as patch:
         patch.setenv(KEY_VARIABLE, key)
-        return keyring(None).seal("sandbox-alice")
+        return keyring(None).seal("sandbox-alice", ("appsflyer", "alice"))
 
 
 def command_lines(pid: int) -> bytes:

@@ -261,11 +261,11 @@ def test_secrets_reach_neither_log(
     url: str, make_pump: MakePump, engine: str, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("T_TOKEN", SECRET)
-    monkeypatch.setenv("P_PASSWORD", "pass-of-the-proxy")
+    monkeypatch.setenv("PROXY_PASSWORD", "pass-of-the-proxy")
     hide("hidden-elsewhere")
     pump = make_pump(url, engine=engine)
     AccountDAO(pump.db).add(
-        Account("appsflyer", "u", token_env="T_TOKEN", proxy="http://user:${P_PASSWORD}@proxy.example:3128")
+        Account("appsflyer", "u", token_env="T_TOKEN", proxy="http://user:${PROXY_PASSWORD}@proxy.example:3128")
     )
     text = f"{SECRET} pass-of-the-proxy hidden-elsewhere Bearer abcdef"
     spec = {"task_data": {"lines": [[20, text]], "traceback": text}, "source": "appsflyer", "username": "u"}

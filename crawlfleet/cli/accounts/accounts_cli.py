@@ -18,7 +18,8 @@ from crawlfleet.cli.output import local_time, print_json, print_table, say
 from crawlfleet.core.account import Account
 from crawlfleet.core.edge_text import clean
 from crawlfleet.core.errors import CrawlfleetError, ProxyError, TokenUnavailable, UsageError
-from crawlfleet.core.secrets import keyring
+from crawlfleet.core.reach import OWN_VARIABLES
+from crawlfleet.core.secrets import Owner, keyring
 from crawlfleet.model.lifecycle import AccountStatus
 from crawlfleet.model.task_spec import TaskSpec
 
@@ -50,8 +51,9 @@ def run_add(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     source = make_source(args.source, SourceSettings())
     _check_token_place(args, source.needs_token)
-    values = {"kind": KINDS[0], "app_ids": (), "proxy": None} | _given(args, settings)
-    account = Account(args.source, args.username, key_file=settings.secret_key_file, **values)
+    values = {"kind": KINDS[0], "app_ids": (), "proxy": None} | _given(args)
+    values |= _sealed(args, settings, (args.source, args.username))
+    account = Account(args.source, args.username, reach=settings.reach, **values)
     with ready_fleet(args, makes_default=True) as fleet:
         is_new = fleet.accounts.add(account, actor())
     print(f"account {account.username} at {account.source} {'added' if is_new else 'is there already, just like this'}")
@@ -65,7 +67,7 @@ def run_set(args: argparse.Namespace) -> int:
     from crawlfleet.sources.registry import make_source
 
     settings = settings_from(args)
-    values = _given(args, settings)
+    values = _given(args)
     if not values:
         raise UsageError("say what to change: --token-env, --token-file, --token-stdin, --proxy, --kind or --app-id")
     with existing_fleet(args) as fleet:
@@ -73,24 +75,23 @@ def run_set(args: argparse.Namespace) -> int:
         source = make_source(row["source"], SourceSettings())
         if not source.needs_token:
             _check_token_place(args, source.needs_token)
+        values |= _sealed(args, settings, (row["source"], row["username"]))
         fleet.accounts.change(row["source"], row["username"], values, actor())
         account = fleet.accounts.get(row["source"], row["username"])
     if account is None:
         raise CrawlfleetError(f"account {row['username']!r} was just removed")
     print(f"account {account.username} at {account.source} changed")
-    account = replace(account, key_file=settings.secret_key_file)
+    account = replace(account, reach=settings.reach)
     _warn_of_what_is_missing(account, source.needs_token, settings.use_proxy)
     _say_that_it_waits(row)
     return 0
 
 
-def _given(args: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+def _given(args: argparse.Namespace) -> dict[str, Any]:
     """What the options say of an account, by its columns; a token has one place only."""
     values: dict[str, Any] = {}
     if args.token_env is not None or args.token_file is not None or args.token_stdin:
         values |= {"token_env": _variable(args.token_env), "token_file": _path(args.token_file), "token_sealed": None}
-    if args.token_stdin:
-        values["token_sealed"] = sealed_token(keyring(settings.secret_key_file))
     if args.proxy is not None:
         values["proxy"] = _proxy(args.proxy) if args.proxy else None
     if args.kind is not None:
@@ -100,6 +101,10 @@ def _given(args: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     if args.app_id is not None:
         values["app_ids"] = tuple(args.app_id)
     return values
+
+
+def _sealed(args: argparse.Namespace, settings: Settings, owner: Owner) -> dict[str, str]:
+    return {"token_sealed": sealed_token(keyring(settings.secret_key_file), owner)} if args.token_stdin else {}
 
 
 def _say_that_it_waits(row: Mapping[str, Any]) -> None:
@@ -123,7 +128,7 @@ def _warn_of_what_is_missing(account: Account, needs_token: bool, use_proxy: boo
         if needs_token:
             account.token()
         if account.proxy is not None:
-            Proxy(account.proxy).open()
+            Proxy(account.proxy, account.reach.proxy_variables).open()
     except (TokenUnavailable, ProxyError) as error:
         say(f"warning: {error}; every node that fetches for this account needs it")
     if account.proxy is not None and not use_proxy:
@@ -144,6 +149,8 @@ def _variable(name: str | None) -> str | None:
     name = None if name is None else clean(name)
     if name is not None and not VARIABLE.fullmatch(name):  # not repeated here: it may be the token
         raise UsageError("--token-env takes the name of an environment variable: letters, digits and '_', at most 128")
+    if name is not None and name.upper().startswith(OWN_VARIABLES):
+        raise UsageError(f"--token-env must not name {name}: variables with {OWN_VARIABLES} are crawlfleet's own")
     return name
 
 

@@ -15,11 +15,14 @@ from crawlfleet.core.account import MAX_TOKEN_BYTES, check_token
 from crawlfleet.core.edge_text import clean, decode
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.logs import hide
-from crawlfleet.core.secrets import Keyring, keyring, new_key
+from crawlfleet.core.secrets import Keyring, Owner, keyring, new_key
 
 
-def sealed_token(keys: Keyring) -> str:
-    """Read the token from standard input, on a terminal without echo, and seal it. Raises UsageError for a bad one."""
+def sealed_token(keys: Keyring, owner: Owner) -> str:
+    """Read the account's token from standard input, on a terminal without echo, and seal it.
+
+    Raises UsageError for a bad one.
+    """
     if sys.stdin is None:
         raise UsageError("--token-stdin: there is no standard input")
     if sys.stdin.isatty():
@@ -32,7 +35,7 @@ def sealed_token(keys: Keyring) -> str:
     hide(token)
     if not token:
         raise UsageError("--token-stdin takes one token, and got none")
-    return keys.seal(check_token(token))
+    return keys.seal(check_token(token), owner)
 
 
 def run_new_key(args: argparse.Namespace) -> int:

@@ -5,17 +5,18 @@ http://proxy.example:3128    https://...    socks5://user:${PROXY_PASSWORD}@prox
 
 from __future__ import annotations
 
-import os
 import re
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
-from crawlfleet.core.edge_text import clean
 from crawlfleet.core.errors import ProxyError, UsageError
+from crawlfleet.core.reach import PROXY_VARIABLES, read_variable
 from crawlfleet.sources.http.addresses import split_address
 
 SCHEMES = ("http", "https", "socks5", "socks5h")  # a host name is looked up by the proxy in any case
+ANY_VARIABLE = ("*",)  # but crawlfleet's own; for addresses of the node's own settings
 DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -40,12 +41,15 @@ class OpenProxy:
 class Proxy:
     """A proxy as it is stored or configured; user and password may each be a `${VARIABLE}`, read at each use."""
 
-    def __init__(self, address: str) -> None:
-        """Raises UsageError for an address that no proxy can have; it does not show what may be a password."""
+    def __init__(self, address: str, variables: Sequence[str] = PROXY_VARIABLES) -> None:
+        """`variables` are patterns of those that it may name.
+
+        Raises UsageError for an address that no proxy can have; it does not show what may be a password."""
         parts = split_address(address, "proxy", SCHEMES, credentials=True)
         if "$" in parts.netloc.rpartition("@")[2]:
             raise UsageError("of a proxy's address only user and password may be ${VARIABLES}")
         self._parts = parts
+        self._variables = variables
         self.host = parts.hostname
         self.port = parts.port or DEFAULT_PORTS[parts.scheme]
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
@@ -76,7 +80,7 @@ class Proxy:
         reference = REFERENCE.fullmatch(part)
         if reference is None:
             return unquote(part)
-        value = clean(os.environ.get(reference[1], ""))
-        if not value:
-            raise ProxyError(f"proxy {self.name}: environment variable {reference[1]} is not set on this node")
-        return value
+        try:
+            return read_variable(reference[1], self._variables, "proxy_variables")
+        except UsageError as error:
+            raise ProxyError(f"proxy {self.name}: {error}") from None

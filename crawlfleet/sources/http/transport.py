@@ -24,11 +24,12 @@ from crawlfleet.core.errors import (
     TransientError,
     UsageError,
 )
+from crawlfleet.core.reach import PROXY_VARIABLES
 from crawlfleet.sources.contract import Cancellable
 from crawlfleet.sources.http.addresses import is_loopback, origin_of, split_address
 from crawlfleet.sources.http.body import decode, inflate, split_lines
 from crawlfleet.sources.http.clients import Clients
-from crawlfleet.sources.http.proxies import OpenProxy, Proxy
+from crawlfleet.sources.http.proxies import ANY_VARIABLE, OpenProxy, Proxy
 from crawlfleet.sources.http.redirects import MAX_REDIRECTS, REDIRECT_STATUSES, Redirects, secret_parts
 from crawlfleet.sources.http.refusals import Classify, Refusal, general_error, is_page, retry_after_seconds, shorten
 
@@ -63,12 +64,12 @@ class Transport:
         self._origin = origin_of(parts)
         self._base_path = parts.path.rstrip("/")
         self._is_plain = parts.scheme == "http"
-        self._proxy = self._checked(proxy)
+        self._proxy = self._checked(proxy, ANY_VARIABLE)
         self.redirects = Redirects(parts, redirect_hosts)
         self._clients = Clients(timeout_seconds)
 
-    def _checked(self, address: str | None) -> Proxy | None:
-        proxy = None if address is None else Proxy(address)
+    def _checked(self, address: str | None, variables: Sequence[str] = PROXY_VARIABLES) -> Proxy | None:
+        proxy = None if address is None else Proxy(address, variables)
         if proxy is not None and self._is_plain and not is_loopback(proxy.host):
             raise UsageError(f"an http:// base_url cannot be reached through proxy {proxy.name}: not loopback")
         return proxy
@@ -79,18 +80,19 @@ class Transport:
         context: Cancellable,
         classify: Classify | None = None,
         proxy: str | None = None,
+        proxy_variables: Sequence[str] = PROXY_VARIABLES,
     ) -> Session:
         """Requests on behalf of one account; `token` is asked before each, with None they carry no
-        Authorization. `proxy` is the account's own.
+        Authorization. `proxy` is the account's own, which may name these variables.
 
         `classify` gives answers other than 200 their meaning and may return None for the general one: 401 auth, pages,
         429 and 5xx transient, the rest permanent.
         """
-        return Session(self, token, context, classify, self._checked(proxy) or self._proxy)
+        return Session(self, token, context, classify, self._checked(proxy, proxy_variables) or self._proxy)
 
     def session_of(self, account: Account, context: Cancellable, classify: Classify | None = None) -> Session:
         """A session with the account's token and proxy."""
-        return self.session(account.token, context, classify, account.proxy)
+        return self.session(account.token, context, classify, account.proxy, account.reach.proxy_variables)
 
     def close(self) -> None:
         """Close idle connections; the next request opens new ones."""

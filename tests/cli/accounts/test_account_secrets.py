@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.fernet import Fernet
 
+from crawlfleet.core.account import Account
 from crawlfleet.core.secrets import KEY_VARIABLE, keyring, new_key
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.sandbox.server import Sandbox
@@ -50,7 +52,7 @@ def test_a_token_from_standard_input_is_kept_sealed(any_console: Console, key: s
     text = any_console("accounts", "list", "--debug").out
     assert "sealed" in text
     sealed = stored(any_console)
-    assert keyring(None).open(sealed) == "very-secret"
+    assert keyring(None).open(sealed, ("appsflyer", "u")) == "very-secret"
     for secret in ("very-secret", sealed, key):
         assert secret not in listed.out + text
 
@@ -73,7 +75,7 @@ def test_what_editors_add_is_no_part_of_a_token_or_a_key(
     monkeypatch.setenv("CRAWLFLEET_SECRET_KEY_FILE", f"{file}\n")
     said = ready(*ADD, "u", "--token-stdin", stdin=b"\xef\xbb\xbf very-secret\r\n")
     assert (said.code, said.err) == (0, "")
-    assert keyring(str(file)).open(stored(ready)) == "very-secret"
+    assert keyring(str(file)).open(stored(ready), ("appsflyer", "u")) == "very-secret"
     file.write_text(new_key(), encoding="utf-16")
     assert "it is UTF-16: save it as UTF-8" in ready.refuses(2, "accounts", "set", "u", "--token-stdin", stdin=b"x")
 
@@ -181,7 +183,7 @@ def test_keys_may_come_from_a_file_of_the_settings(
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     monkeypatch.setenv("CRAWLFLEET_SECRET_KEY_FILE", str(file))
     seal(ready)
-    assert keyring(str(file)).open(stored(ready)) == TOKEN
+    assert keyring(str(file)).open(stored(ready), ("appsflyer", "u")) == TOKEN
     shown = ready("distribute", "config", "--show", "--json").out + ready("distribute", "config", "--show").out
     assert file.read_text().strip() not in shown
     assert str(file) not in shown
@@ -202,14 +204,21 @@ def test_rotation_seals_everything_under_the_newest_key(
 ) -> None:
     for username in ("a", "b", "公司"):
         seal(any_console, username, f"token-of-{username.encode().hex()}")
+    older = Fernet(key).encrypt(b"token-of-older").decode()  # by a version that did not bind it to its account
+    any_console.on_database(lambda db: AccountDAO(db).add(Account("appsflyer", "older", token_sealed=older)))
     any_console(*ADD, "other", "--token-env", "X")
     newest = any_console("accounts", "new-key").out.strip()
     monkeypatch.setenv(KEY_VARIABLE, f"{newest},{key}")
     said = any_console("accounts", "rotate")
-    assert (said.code, said.out) == (0, "3 tokens are sealed under the newest key\n")
+    assert (said.code, said.out) == (0, "4 tokens are sealed under the newest key\n")
     monkeypatch.setenv(KEY_VARIABLE, newest)
     for username in ("a", "b", "公司"):
-        assert keyring(None).open(stored(any_console, username)) == f"token-of-{username.encode().hex()}"
+        assert (
+            keyring(None).open(stored(any_console, username), ("appsflyer", username))
+            == f"token-of-{username.encode().hex()}"
+        )
+    assert keyring(None).open(stored(any_console, "older"), ("appsflyer", "older")) == "token-of-older"
+    assert keyring(None).is_bound(stored(any_console, "older"))
 
 
 def test_rotation_does_nothing_when_one_token_cannot_be_opened(
@@ -251,9 +260,9 @@ def test_a_proxy_is_stored_with_the_name_of_its_password(any_console: Console, m
 def test_a_missing_password_of_a_proxy_is_a_warning(ready: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("U_TOKEN", TOKEN)
     monkeypatch.setenv("CRAWLFLEET_USE_PROXY", "on")
-    said = ready(*ADD, "u", "--token-env", "U_TOKEN", "--proxy", "http://u:${NOT_SET_HERE}@127.0.0.1:1")
+    said = ready(*ADD, "u", "--token-env", "U_TOKEN", "--proxy", "http://u:${PROXY_NOT_SET_HERE}@127.0.0.1:1")
     assert said.code == 0
-    assert "NOT_SET_HERE is not set" in said.err
+    assert "PROXY_NOT_SET_HERE is not set" in said.err
     assert "use_proxy" not in said.err
 
 

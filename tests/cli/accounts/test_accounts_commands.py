@@ -15,7 +15,7 @@ from tests.cli.console import Console
 from tests.stored_figures import store
 
 
-def add(console: Console, *options: object, username: str = "u", variable: str = "NOT_SET_HERE") -> None:
+def add(console: Console, *options: object, username: str = "u", variable: str = "TOKEN_NOT_SET_HERE") -> None:
     said = console(
         "accounts", "add", "--source", "appsflyer", "--username", username, "--token-env", variable, *options
     )
@@ -81,19 +81,22 @@ def test_set_changes_only_what_is_named(any_console: Console) -> None:
     add(any_console, "--kind", "agency", "--proxy", PROXY, "--app-id", "a")
     any_console("accounts", "park", "u", "--reason", "tired")
     before = account(any_console)
-    said = any_console("accounts", "set", "u", "--token-env", "OTHER")
+    said = any_console("accounts", "set", "u", "--token-env", "OTHER_TOKEN")
     assert said.out == "account u at appsflyer changed\n"
-    assert "OTHER is not set" in said.err
+    assert "OTHER_TOKEN is not set" in said.err
     assert "its tasks still wait (parked)" in said.err
-    assert account(any_console) == {**before, "token_env": "OTHER"}
+    assert account(any_console) == {**before, "token_env": "OTHER_TOKEN"}
     any_console("accounts", "set", "u", "--source", "appsflyer", "--app-id", "b", "--app-id", "应用")
-    assert account(any_console) == {**before, "token_env": "OTHER", "app_ids": ["b", "应用"]}
+    assert account(any_console) == {**before, "token_env": "OTHER_TOKEN", "app_ids": ["b", "应用"]}
     any_console("accounts", "set", "u", "--kind", "ad_network", "--proxy", "")
-    changed = {"token_env": "OTHER", "app_ids": ["b", "应用"], "kind": "ad_network", "proxy": None}
+    changed = {"token_env": "OTHER_TOKEN", "app_ids": ["b", "应用"], "kind": "ad_network", "proxy": None}
     assert account(any_console) == {**before, **changed}
 
 
-def test_set_takes_a_new_place_of_the_token_for_the_old_one(ready: Console, tmp_path: Path) -> None:
+def test_set_takes_a_new_place_of_the_token_for_the_old_one(
+    ready: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRAWLFLEET_TOKEN_FOLDER", str(tmp_path))
     add(ready)
     (tmp_path / "t.token").write_text("very-secret")
     assert ready("accounts", "set", "u", "--token-file", tmp_path / "t.token").err == ""
@@ -126,7 +129,7 @@ def test_adding_an_account_that_is_there_refuses_and_points_to_set(ready: Consol
     again = ("accounts", "add", "--source", "appsflyer", "--username", "u", "--token-env")
     assert "`accounts set u`" in ready.refuses(2, *again, "B")
     assert account(ready) == before
-    same = ready(*again, "NOT_SET_HERE", "--kind", "agency", "--proxy", PROXY)
+    same = ready(*again, "TOKEN_NOT_SET_HERE", "--kind", "agency", "--proxy", PROXY)
     assert (same.code, same.out) == (0, "account u at appsflyer is there already, just like this\n")
 
 
@@ -156,6 +159,7 @@ def test_a_token_file_is_stored_by_its_full_path(
     ready: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CRAWLFLEET_TOKEN_FOLDER", ".")
     (tmp_path / "t.token").write_text("very-secret")
     said = ready("accounts", "add", "--source", "appsflyer", "--username", "u", "--token-file", "t.token")
     assert (said.code, said.err) == (0, "")
@@ -225,7 +229,7 @@ def test_test_says_when_the_vendor_refuses_the_token(
 
 def test_test_spends_no_call_without_a_token(ready: Console, vendor: Sandbox) -> None:
     add(ready)
-    assert "NOT_SET_HERE is not set" in ready.refuses(1, "accounts", "test", "u")
+    assert "TOKEN_NOT_SET_HERE is not set" in ready.refuses(1, "accounts", "test", "u")
     assert vendor.stats()["calls"] == 0
 
 
@@ -300,7 +304,7 @@ def test_an_account_of_a_source_that_is_not_installed_cannot_be_tested(ready: Co
 
 def test_resuming_may_accept_that_most_apps_vanished(ready: Console) -> None:
     """Nothing said that a token was another account's, and so nobody could say that it was right."""
-    ready("accounts", "add", "--source", "appsflyer", "--username", "u", "--token-env", "NOT_SET_HERE")
+    ready("accounts", "add", "--source", "appsflyer", "--username", "u", "--token-env", "TOKEN_NOT_SET_HERE")
     ready.on_database(lambda db: store(db, AppList("appsflyer", "u"), [App("a"), App("b")]))
     ready("accounts", "park", "u", "--reason", "most apps are missing")
     assert ready("accounts", "resume", "u").code == 0
