@@ -57,6 +57,7 @@ class DemoNode:
             "# Written by the demo, to start from:\n"
             + "".join(f"#   {command}\n" for command in start_commands(self._folder, self._minute_seconds))
             + f"database_url = {toml_value(f'sqlite:///{self._database.absolute()}')}\n"
+            f"token_folder = {toml_value(str(self._folder.absolute()))}\n"
             f"retry_delay_seconds = 1\nshutdown_grace = {GRACE_SECONDS:g}\n\n{vendor}",
             encoding="utf-8",
         )
