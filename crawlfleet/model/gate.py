@@ -104,7 +104,7 @@ def end_runs(
 def _park(ledger: Ledger, ending: Ending, task: AnyRow) -> tuple[Ending, bool]:
     """The account waits for a person; True when it did not before. Without one nothing would hold the task back."""
     device = task["assigned_device_id"]  # another may have a newer token
-    reason = f"{(ending.message or 'token refused')[:MAX_MESSAGE]} (asked by device {device})"
+    reason = f"{(ending.message or 'token refused')[:MAX_MESSAGE]}, asked by device {device}"
     parked = park(ledger.transaction, task["source"], task["username"], reason, ending.parks_as)
     if parked is None:
         return ending.failed(ending.message), False

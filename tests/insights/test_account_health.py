@@ -105,7 +105,7 @@ def test_the_status_of_the_account_comes_first(device: Device, db: Database) -> 
 
 def test_a_refused_token_is_told_since_it_was_refused(device: Device, db: Database) -> None:
     use(device, "auth", more={"message": "401"}, count=1)
-    assert (state(db)["state"], state(db)["reason"]) == ("token_expired", "401")
+    assert (state(db)["state"], state(db)["reason"]) == ("token_expired", "401, asked by device d1")
 
 
 def test_blocked_budgets_are_told_with_the_tasks_that_wait_for_them(device: Device, db: Database) -> None:

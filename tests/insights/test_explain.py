@@ -116,7 +116,7 @@ def test_a_refused_token_is_named_with_its_reason(device: Device, db: Database) 
     for task_id in (first, second):
         found = why(db, task_id)
         assert found.reason is Reason.TOKEN_EXPIRED
-        assert "since 2026-03-01 12:00:00 UTC (401: token revoked)" in found.sentence
+        assert "since 2026-03-01 12:00:00 UTC (401: token revoked, asked by device d1)" in found.sentence
 
 
 def test_devices_that_do_not_know_the_type_or_take_nothing_are_told(device: Device, db: Database) -> None:

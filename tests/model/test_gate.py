@@ -99,7 +99,7 @@ def test_a_refused_token_parks_the_account_once_and_spends_no_attempt(device: De
     assert [each.parked for each in ended] == [True, False]
     assert [(task(db, i)["status"], task(db, i)["retry"]) for i in ids[:2]] == [("pending", 0)] * 2
     [account] = AccountDAO(db).find("alice")
-    assert (account["status"], account["status_reason"]) == ("token_expired", "token refused (asked by device d1)")
+    assert (account["status"], account["status_reason"]) == ("token_expired", "token refused, asked by device d1")
     assert device.claim() == []
 
 

@@ -50,7 +50,7 @@ def test_a_refused_token_parks_the_account_with_one_alert(url: str, make_pump: M
     pump.until_status("completed", other)
     assert [(task(pump.db, each)["status"], task(pump.db, each)["retry"]) for each in theirs] == [("pending", 0)] * 3
     [account] = pump.fleet.accounts.find("alice")
-    assert (account["status"], account["status_reason"]) == ("token_expired", "refused (asked by device d1)")
+    assert (account["status"], account["status_reason"]) == ("token_expired", "refused, asked by device d1")
     assert log.count("account parked until a person resumes it") == 1
     pump.fleet.accounts.resume("appsflyer", "alice")
     before = pump.claimed
