@@ -42,7 +42,7 @@ OLDEST = {  # UPDATE FROM, JSON_TABLE, RETURNING
     "PostgreSQL": (12,),
 }
 ATTEMPTS = 8  # of one transaction that lost a deadlock or met a busy file
-GIVE_UP_SECONDS = 60  # ... but no further attempt after so long
+GIVE_UP_SECONDS = LOCK_WAIT_SECONDS  # ... but no further attempt after so long, as for a table that is locked
 PING_AFTER_SECONDS = 10  # a connection that lay so long in the pool is tried before it is used
 LOST = {Trouble.AWAY, Trouble.BROKEN}  # the connection is of no use any more
 PASSING = {*LOST, Trouble.AGAIN, Trouble.SERVER}  # says nothing about the work, which may be done later
@@ -141,6 +141,7 @@ class Database:
                 "sql_mode = 'STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'",
                 "time_zone = '+00:00'",
                 f"innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}",
+                f"lock_wait_timeout = {LOCK_WAIT_SECONDS}",  # for tables; a day by default
             ]
             if mariadb:  # MySQL has nothing like it
                 settings.append(f"idle_transaction_timeout = {IDLE_TRANSACTION_SECONDS}")

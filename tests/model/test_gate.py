@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from crawlfleet.core import db as db_module
+from crawlfleet.core import sending
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.transaction import Transaction
@@ -285,7 +286,8 @@ def test_no_task_waits_for_the_lock_of_another(backend: Backend, monkeypatch: py
     """Also in tables of a few rows, which a database may rather read whole."""
     if backend.server is None:
         pytest.skip("SQLite locks the file")
-    monkeypatch.setattr(db_module, "LOCK_WAIT_SECONDS", 1)
+    for module in (db_module, sending):
+        monkeypatch.setattr(module, "LOCK_WAIT_SECONDS", 1)
     monkeypatch.setattr(db_module, "ATTEMPTS", 1)
     db = fresh(backend.url)
     device = Device(db)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
+from crawlfleet.core import db as db_module
+from crawlfleet.core import sending
 from crawlfleet.core.database_errors import Trouble
 from crawlfleet.core.db import Database
 from crawlfleet.insights import stored_rows
@@ -71,6 +74,31 @@ def test_a_result_that_the_server_cannot_take_now_waits_and_is_stored_later(
     until(pump, "completed", bad)
     assert pump.run_states(bad) == ["completed"]
     assert pump.scheduler.obstacle is None
+
+
+@SERVERS
+def test_a_table_that_somebody_locks_holds_up_its_results_alone(
+    backend: Backend, make_pump: MakePump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VACUUM FULL or LOCK TABLES failed tasks for good, and MariaDB would have waited for a day."""
+    for module in (db_module, sending):
+        monkeypatch.setattr(module, "LOCK_WAIT_SECONDS", 1)
+    monkeypatch.setattr(db_module, "GIVE_UP_SECONDS", 1)
+    pump = make_pump(backend.url)
+    assert backend.server is not None
+    with closing(backend.server.connect(pump.db.url.database)) as other, other.cursor() as cursor:
+        if backend.name == "postgresql":
+            cursor.execute("BEGIN")
+            cursor.execute("LOCK TABLE cl_app_data IN ACCESS EXCLUSIVE MODE")
+        else:
+            cursor.execute("LOCK TABLES cl_app_data WRITE")
+        [waits] = pump.add("fetch", task_data={"rows": 2, "app": "a"})
+        pump.until(lambda: pump.scheduler.runs.writer.pending, "the result to be set aside")
+        until(pump, "completed", *pump.add("quick", 2))
+        write_once(pump)
+        assert pump.status(waits) in {"assigned", "running"}
+    write_once(pump)
+    until(pump, "completed", waits)
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)

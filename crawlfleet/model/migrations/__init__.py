@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
+from crawlfleet.core.database_errors import Trouble, trouble_of
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseRefused, cause_of
 from crawlfleet.core.transaction import Reader
@@ -68,12 +69,12 @@ def upgrade(db: Database) -> bool:
             configuration.attributes["connection"] = connection
             command.upgrade(configuration, "head")
     except DBAPIError as error:
-        if db.is_away(error):
-            raise db.unreachable(error) from None
-        raise DatabaseRefused(
-            f"the tables of {db.name} cannot be made: {cause_of(error)}: the user of the URL needs all privileges on"
-            f" the database, as by {_grant(db)}"
-        ) from error
+        trouble = trouble_of(db.family, error)
+        if trouble is Trouble.UNKNOWN:
+            raise DatabaseRefused(
+                f"the tables of {db.name} cannot be made: {cause_of(error)}: nothing but crawlfleet should change them"
+            ) from error
+        raise db.unreachable(error, trouble=trouble) from None
     log.info("Database upgraded from %s to %s", found or "nothing", HEAD)
     return True
 
