@@ -173,6 +173,8 @@ def _feeds(db: Database) -> list[str]:
         "denials": "0",
         "denied_until": "NULL",
         "denied_reason": "NULL",
+        "doubted_since": "NULL",
+        "fetch_count": "1",
         "created_at": now,
     }
     app = dict.fromkeys(("app_name", "platform", "timezone", "currency", "extra"), "NULL")
@@ -184,6 +186,8 @@ def _feeds(db: Database) -> list[str]:
         "checksum": "'0'",
         "totals": "'{}'",
         "settled_fetches": "1",
+        "fetch_number": "1",
+        "suspect_fetches": "0",
         "fetched_at": now,
     }
     return [
