@@ -22,9 +22,9 @@ from crawlfleet.api.refusals import MAX_BODY_BYTES, Refusal, add_handlers
 from crawlfleet.api.stream import EventStream, TooManyClients
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError
+from crawlfleet.core.hosts import is_loopback
 from crawlfleet.insights import devices
 from crawlfleet.services.node import Node
-from crawlfleet.sources.http.addresses import is_loopback
 
 log = logging.getLogger(__name__)
 

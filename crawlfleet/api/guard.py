@@ -21,8 +21,8 @@ from crawlfleet.api.query_runner import QueryRunner
 from crawlfleet.api.refusals import MAX_BODY_BYTES, TOO_LARGE, Refusal, refusal
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseError
+from crawlfleet.core.hosts import is_loopback
 from crawlfleet.model.api_token import ApiTokenDAO, Known, Role, token_hash
-from crawlfleet.sources.http.addresses import is_loopback
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from crawlfleet.core.errors import UsageError
-from crawlfleet.core.hosts import with_port
+from crawlfleet.core.hosts import is_loopback, with_port
 from crawlfleet.settings.definitions import FIELDS, Settings
-from crawlfleet.sources.http.addresses import is_loopback
 
 if TYPE_CHECKING:
     import ssl

@@ -13,6 +13,18 @@ def bare_host(text: str) -> str:
     return text[1:-1] if text.startswith("[") and text.endswith("]") else text
 
 
+def is_loopback(host: str | None) -> bool:
+    """True for `localhost` and loopback addresses; other names are not looked up."""
+    if host == "localhost":
+        return True
+    import ipaddress  # 5 ms
+
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
 def with_port(host: str, port: int) -> str:
     """`host:port`, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -15,7 +15,7 @@ from tempfile import gettempdir
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import ProxyError, TaskError, UsageError
-from crawlfleet.core.hosts import with_port
+from crawlfleet.core.hosts import is_loopback, with_port
 from crawlfleet.core.secrets import keyring
 from crawlfleet.doctor.database_checks import has_tables
 from crawlfleet.doctor.findings import Check, Finding, fail, ok, warn
@@ -24,7 +24,6 @@ from crawlfleet.model.account import AccountDAO, accounts_of
 from crawlfleet.model.lifecycle import AccountStatus
 from crawlfleet.planning.tariff import Tariff, all_source_settings
 from crawlfleet.settings.definitions import FIELDS, RULES, Settings
-from crawlfleet.sources.http.addresses import is_loopback
 from crawlfleet.sources.http.proxies import ANY_VARIABLE, Proxy
 
 DISK_WARN_BYTES, DISK_FAIL_BYTES = 1024**3, 100 * 1024**2  # free

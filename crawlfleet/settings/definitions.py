@@ -13,6 +13,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from crawlfleet.core.errors import UsageError
+from crawlfleet.core.hosts import bare_host, is_loopback
 from crawlfleet.core.reach import PROXY_VARIABLES, TOKEN_FOLDER, TOKEN_VARIABLES, Reach
 
 ENVIRONMENT_PREFIX = "CRAWLFLEET_"
@@ -166,8 +167,9 @@ class Settings:
     dask_scheduler: str | None = _text(
         None,
         "Scheduler of the Dask cluster that runs the bodies with engine dask",
-        "an address such as tcp://host:8786",
+        "an address such as tls://host:8786",
     )
+    dask_without_tls: bool = _flag(False, "Reach a Dask scheduler of another machine without TLS")
     executors: tuple[str, ...] = field(
         default=(), metadata={"rule": Rule("list", "Modules with task executors of your own", "a list of module names")}
     )
@@ -219,7 +221,12 @@ class Settings:
                 f"raise offline_timeout to {needed:g} or more"
             )
         if self.engine == "dask" and self.dask_scheduler is None:
-            raise UsageError("engine dask needs the address of a cluster: --dask-scheduler tcp://HOST:8786")
+            raise UsageError("engine dask needs the address of a cluster: --dask-scheduler tls://HOST:8786")
+        if self.engine == "dask" and self._is_open_dask and not self.dask_without_tls:
+            raise UsageError(
+                f"dask_scheduler {self.dask_scheduler} is not encrypted, and tokens travel there: use tls://HOST:PORT,"
+                " or set dask_without_tls where only you use that network"
+            )
         if self.engine == "processes":
             if self.threads_per_process not in (None, 1):
                 raise UsageError(
@@ -232,6 +239,12 @@ class Settings:
                 f"processes must be 1 with engine {self.engine} (got {self.processes}{self._from('processes')}): "
                 f"set threads_per_process, or engine = processes"
             )
+
+    @property
+    def _is_open_dask(self) -> bool:
+        """Whether others may hear what is said to the scheduler."""
+        scheme, _, place = (self.dask_scheduler or "").partition("://")
+        return scheme not in {"tls", "wss"} and not is_loopback(bare_host(place.rpartition(":")[0]))
 
     def _from(self, name: str) -> str:
         origin = self.origins.get(name, "default")

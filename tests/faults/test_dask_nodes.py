@@ -145,7 +145,7 @@ def test_a_node_that_cannot_reach_its_cluster_says_so_and_registers_no_device(fl
     url = f"sqlite:///{tmp_path}/c.db"
     for options, code, line in (
         (("--dask-scheduler", f"tcp://127.0.0.1:{free_port()}"), 3, r"Dask scheduler tcp://\S+ cannot be reached"),
-        (("--dask-scheduler", "localhost"), 2, "dask_scheduler must be an address such as tcp://host:8786"),
+        (("--dask-scheduler", "localhost"), 2, "dask_scheduler must be an address such as tls://host:8786"),
         ((), 2, "engine dask needs the address of a cluster: --dask-scheduler"),
     ):
         with NodeProcess(tmp_path, url, "--engine", "dask", *options) as node:

@@ -42,6 +42,7 @@ from crawlfleet.engines.dask.messages import (
     WorkerLost,
     from_event,
 )
+from crawlfleet.engines.dask.results import NotAResult, RowReader, read_outcome
 from crawlfleet.engines.event_loop import LoopEngine
 from crawlfleet.engines.processes import logger_of
 from crawlfleet.engines.registry import EngineRequest, Engines
@@ -315,7 +316,8 @@ class DaskEngine(LoopEngine):
         """Fetch the rows piece by piece into a file of this node."""
         from crawlfleet.engines.dask.worker import deliver, read_rows
 
-        remote.rows = spool = Spool(count=ready.rows)
+        remote.rows = spool = Spool()
+        reader = RowReader()
         try:
             fetched = 0
             while fetched < ready.size:
@@ -323,8 +325,12 @@ class DaskEngine(LoopEngine):
                 if not piece:
                     remote.rows_problem = f"Dask worker {remote.worker} did not hand over its rows"
                     break
-                spool.add_bytes(piece)
+                spool.append(reader.read(piece))
                 fetched += len(piece)
+            if len(spool) != ready.rows and remote.rows_problem is None:
+                raise NotAResult(f"{len(spool)} rows instead of {ready.rows}")
+        except NotAResult as error:
+            remote.rows_problem = f"Dask worker {remote.worker} did not hand over its rows: {error}"
         except WaitError as error:  # no room
             remote.rows_problem = f"the rows cannot be kept on this node: {error}"
         self._aside(self._send(remote, deliver, True))
@@ -363,7 +369,10 @@ def _ended(remote: RemoteRun, ended: TaskEnded) -> Outcome | None:
         return Outcome(EndingKind.CRASHED if remote.began else EndingKind.WAIT, message)
     if ended.result is None:  # cancelled, or refused by a worker that nobody answered
         return _crashed(remote, "was lost") if remote.began else None
-    outcome: Outcome = pickle.loads(ended.result)
+    try:
+        outcome = read_outcome(ended.result)
+    except NotAResult as error:
+        return Outcome(EndingKind.CRASHED, f"Dask worker {remote.worker} did not hand over a result: {error}")
     if remote.rows is not None and outcome.kind == EndingKind.OK:
         if remote.rows_problem is not None:
             return Outcome(EndingKind.TRANSIENT, remote.rows_problem)

@@ -130,7 +130,7 @@ class SchedulerLost:
 
 @dataclass(frozen=True)
 class TaskEnded:
-    """The Dask task has ended: with a pickled `Outcome`, with None when it must not begin, or with an error."""
+    """The Dask task has ended: with the text of an `Outcome`, with None when it must not begin, or with an error."""
 
     result: bytes | None = None
     error: BaseException | None = None

@@ -21,7 +21,7 @@ from typing import Any
 
 from crawlfleet.core.clock import SYSTEM_CLOCK
 from crawlfleet.core.endings import EndingKind
-from crawlfleet.core.errors import CallRefused, UsageError
+from crawlfleet.core.errors import CallRefused, UsageError, WaitError
 from crawlfleet.core.logs import redact
 from crawlfleet.engines.dask.messages import (
     AskBegin,
@@ -36,6 +36,7 @@ from crawlfleet.engines.dask.messages import (
     SealedRequest,
     as_event,
 )
+from crawlfleet.engines.dask.results import outcome_text, row_lines
 from crawlfleet.engines.processes import Worker, WorkerDied
 from crawlfleet.executors.contract import TaskContext
 from crawlfleet.executors.outcome import clean, failed
@@ -190,19 +191,23 @@ class RemoteBody:
             return Outcome(EndingKind.CANCELLED, "the run was cancelled and its process on the Dask worker killed")
         return Outcome(EndingKind.CRASHED, f"the process on the Dask worker {ending}")
 
-    def hand_over(self, spool: Spool) -> None:
-        """Keep the rows until the node has fetched them."""
+    @property
+    def context(self) -> TaskContext:
+        return self._request.context
+
+    def hand_over(self, spool: Spool, count: int) -> None:
+        """Keep the lines of so many rows until the node has fetched them."""
         self.spool = spool
         size = os.fstat(spool.fileno()).st_size
         try:
-            self.ask(RowsReady(len(spool), size))
+            self.ask(RowsReady(count, size))
         finally:
             self.spool = None
             spool.close()
 
 
 def perform(sealed: SealedRequest) -> bytes | None:
-    """The Dask task of one run: its pickled outcome without the rows of a spool, None when it must not begin."""
+    """The Dask task of one run: its outcome as JSON, without the rows of a spool; None when it must not begin."""
     from distributed import get_worker
 
     request: RunRequest = pickle.loads(sealed.content)
@@ -211,7 +216,7 @@ def perform(sealed: SealedRequest) -> bytes | None:
     if request.version != VERSION:
         problem = f"it has crawlfleet {VERSION}, the node {request.version}"
     if problem is not None:
-        return pickle.dumps(Outcome(EndingKind.WAIT, f"Dask worker {dask_worker.address} cannot run it: {problem}"))
+        return outcome_text(Outcome(EndingKind.WAIT, f"Dask worker {dask_worker.address} cannot run it: {problem}"))
     key = dask_worker.get_current_task()
     body = RemoteBody(dask_worker, key, request)
     with _lock:
@@ -223,19 +228,43 @@ def perform(sealed: SealedRequest) -> bytes | None:
         outcome = body.perform()
         if isinstance(outcome.rows, Spool):
             spool, outcome.rows = outcome.rows, ()
-            body.hand_over(spool)
-        return _pickled(outcome, request.context)
+            outcome = _hand_over(body, spool, outcome)
+        return _as_text(outcome, request.context)
     finally:
         with _lock:
             del _bodies[key]
 
 
-def _pickled(outcome: Outcome, context: TaskContext) -> bytes:
+def _hand_over(body: RemoteBody, rows: Spool, outcome: Outcome) -> Outcome:
+    """Keep the rows until the node has fetched them; the outcome, another when they cannot be sent."""
     try:
-        return pickle.dumps(outcome)
-    except Exception as error:  # pickle raises whatever a value raises
-        message = clean(f"the result cannot be sent to the node: {error}", context)
-        return pickle.dumps(Outcome(EndingKind.PERMANENT, message))
+        lines = Spool()
+        count = len(rows)
+        try:
+            for batch in rows.batches():
+                lines.add_bytes(row_lines(batch))
+        except BaseException:
+            lines.close()
+            raise
+        finally:
+            rows.close()
+    except Exception as error:  # no room, or a value that cannot be sent
+        return _not_sent(error, body.context)
+    body.hand_over(lines, count)
+    return outcome
+
+
+def _as_text(outcome: Outcome, context: TaskContext) -> bytes:
+    try:
+        return outcome_text(outcome)
+    except Exception as error:  # a value may raise what it likes
+        return outcome_text(_not_sent(error, context))
+
+
+def _not_sent(error: Exception, context: TaskContext) -> Outcome:
+    if isinstance(error, WaitError):
+        return failed(error, context)
+    return Outcome(EndingKind.PERMANENT, clean(f"the result cannot be sent to the node: {error}", context))
 
 
 # -- called by the node, in the event loop of the worker

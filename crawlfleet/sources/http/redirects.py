@@ -11,7 +11,8 @@ from collections.abc import Collection, Sequence
 from urllib.parse import SplitResult, parse_qsl, unquote, urljoin, urlsplit
 
 from crawlfleet.core.errors import TransientError, UsageError
-from crawlfleet.sources.http.addresses import is_loopback, origin_of, split_address
+from crawlfleet.core.hosts import is_loopback
+from crawlfleet.sources.http.addresses import origin_of, split_address
 
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 3  # of one call

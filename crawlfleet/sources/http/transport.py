@@ -24,9 +24,10 @@ from crawlfleet.core.errors import (
     TransientError,
     UsageError,
 )
+from crawlfleet.core.hosts import is_loopback
 from crawlfleet.core.reach import PROXY_VARIABLES
 from crawlfleet.sources.contract import Cancellable
-from crawlfleet.sources.http.addresses import is_loopback, origin_of, split_address
+from crawlfleet.sources.http.addresses import origin_of, split_address
 from crawlfleet.sources.http.body import decode, inflate, split_lines
 from crawlfleet.sources.http.clients import Clients
 from crawlfleet.sources.http.proxies import ANY_VARIABLE, OpenProxy, Proxy
