@@ -18,7 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crawlfleet.api.query_runner import QueryRunner
-from crawlfleet.api.refusals import MAX_BODY_BYTES, TOO_LARGE, Refusal, refusal
+from crawlfleet.api.refusals import MAX_BODY_BYTES, TOO_LARGE, Refusal, refusal, safe_headers, unexpected
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseError
 from crawlfleet.core.hosts import is_loopback
@@ -32,6 +32,8 @@ FORWARDED = frozenset({"forwarded", "via", "x-real-ip", "x-client-ip", "true-cli
 TOKENS_KEPT = 2.0  # seconds: so long a revoked token may still work
 TOKENS_PATIENCE = 3.0  # seconds that a look at the tokens may take
 MAX_TOKEN_CHARS = 1024
+MAX_AT_WORK = 80  # requests, of the connections that there may be; the others are left to probes
+TOO_BUSY = f"this node is at work on {MAX_AT_WORK} requests already: ask again later, or another node"
 NEED_TOKEN = (
     "a token is needed: send the header Authorization: Bearer TOKEN, with one of `tokens add` or the node's api_token"
 )
@@ -105,25 +107,47 @@ class Guard:
     def __init__(self, app: ASGIApp, keys: Keys, is_tls: bool) -> None:
         self._app = app
         self._keys = keys
-        self._is_tls = is_tls
+        self._safe_headers = safe_headers(is_tls)
+        self._at_work = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
 
+        has_begun = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
                 self._add_headers(MutableHeaders(scope=message), scope["path"])
+                has_begun = True
             await send(message)
 
-        app = await self._allowed(scope)
-        await app(scope, receive, send_with_headers)
+        try:
+            await self._answer(scope, receive, send_with_headers)
+        except Exception as error:  # here and not in the application, whose own answer would lack the headers
+            answer = unexpected(scope, error)
+            if has_begun:
+                raise
+            await answer(scope, receive, send_with_headers)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        if self._at_work >= MAX_AT_WORK:
+            await refusal(503, TOO_BUSY, {"Retry-After": "1"})(scope, receive, send)
+            return
+        self._at_work += 1
+        try:
+            app = await self._allowed(scope)
+            await app(scope, receive, send)
+        finally:
+            self._at_work -= 1
 
     async def _allowed(self, scope: Scope) -> ASGIApp:
         """The application, or the response that refuses the request."""
-        if scope["path"] in OPEN_PATHS:
-            return self._app
         headers = Headers(scope=scope)
         token = _bearer(headers)
         try:
@@ -144,14 +168,9 @@ class Guard:
         return self._app
 
     def _add_headers(self, headers: MutableHeaders, path: str) -> None:
-        headers["X-Content-Type-Options"] = "nosniff"
-        headers["X-Frame-Options"] = "DENY"
-        headers["Referrer-Policy"] = "no-referrer"
-        headers["Cache-Control"] = "no-store"
-        is_page = path.startswith(PAGE_PATHS)
-        headers["Content-Security-Policy"] = PAGE_POLICY if is_page else "default-src 'none'; frame-ancestors 'none'"
-        if self._is_tls:
-            headers["Strict-Transport-Security"] = "max-age=31536000"
+        headers.update(self._safe_headers)
+        if path.startswith(PAGE_PATHS):
+            headers["Content-Security-Policy"] = PAGE_POLICY
 
 
 def _bearer(headers: Headers) -> str | None:

@@ -11,9 +11,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from crawlfleet.api.bodies import MANY, ONE
 from crawlfleet.core.errors import CrawlfleetError, DatabaseError, NotFound, UsageError
+from crawlfleet.core.seldom import Seldom
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +46,23 @@ def refusal(status: int, detail: str, headers: Mapping[str, str] | None = None) 
     return JSONResponse({"error": CODES.get(status, "bad_request"), "detail": detail}, status, dict(headers or {}))
 
 
+def safe_headers(is_tls: bool) -> dict[str, str]:
+    """The headers of every response, which tell browsers to be careful."""
+    headers = {
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    }
+    return headers | ({"Strict-Transport-Security": "max-age=31536000"} if is_tls else {})
+
+
 def add_handlers(app: FastAPI) -> None:
     """Let every error of the application become such a response."""
     app.add_exception_handler(CrawlfleetError, _own)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unexpected)
 
 
 async def _own(_request: Request, error: Exception) -> JSONResponse:
@@ -93,6 +106,13 @@ async def _http(_request: Request, error: Exception) -> JSONResponse:
     return refusal(error.status_code, detail, error.headers)
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    log.error("request failed: method=%s path=%r", request.method, request.url.path, exc_info=error)
+_unexpected = Seldom()
+
+
+def unexpected(scope: Scope, error: Exception) -> JSONResponse:
+    """The response to a defect of ours. The log tells one a minute: whoever found a way to cause it could fill it."""
+    if count := _unexpected.count():
+        log.error(
+            "request failed: method=%s path=%r count=%d", scope["method"], scope["path"][:200], count, exc_info=error
+        )
     return refusal(500, "unexpected error: the node's log tells more")

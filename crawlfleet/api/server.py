@@ -9,8 +9,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -97,7 +96,7 @@ class ApiServer:
         import uvicorn
 
         from crawlfleet.api.app import make_app
-        from crawlfleet.api.connections import REQUEST_SECONDS, BoundedConnection
+        from crawlfleet.api.connections import BoundedConnection, guard_entrance
 
         here, settled, settings, is_tls = self, self._settled, self._node.settings, self._is_tls
 
@@ -110,9 +109,7 @@ class ApiServer:
                         await asyncio.wait_for(here._leaving.wait(), 1)
 
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-                if is_tls:  # asyncio waits a minute for a handshake, and uvicorn cannot tell it otherwise
-                    loop: Any = asyncio.get_running_loop()
-                    loop.create_server = partial(loop.create_server, ssl_handshake_timeout=REQUEST_SECONDS)
+                guard_entrance(asyncio.get_running_loop())
                 await super().startup(sockets)
                 settled.set()
 

@@ -12,7 +12,7 @@ import pytest
 
 from crawlfleet import TaskSpec
 from crawlfleet.api import connections, stream
-from crawlfleet.insights import overview
+from crawlfleet.insights import tasks
 from crawlfleet.model.device_heartbeat import Beat
 from tests.api.conftest import Serve, Served
 from tests.waiting import wait_until
@@ -178,7 +178,7 @@ def test_an_answer_that_takes_long_is_waited_for(
         answers.wait(20)
         return {"slow": "answer"}
 
-    monkeypatch.setattr(overview, "task_stats", slow)
+    monkeypatch.setattr(tasks, "task_stats", slow)
     patient = slow_client(served, stack, b"GET /api/distribution/tasks/stats HTTP/1.1\r\nHost: localhost\r\n\r\n")
     for _ in range(3):  # each of these lives as long as the others' patience
         assert is_closed(slow_client(served, stack, b""))
