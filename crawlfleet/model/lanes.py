@@ -23,6 +23,7 @@ from crawlfleet.model.lifecycle import AccountStatus
 from crawlfleet.model.task_spec import TaskSpec
 
 NO_COST = Cost()
+REFRESH_BATCH = 5000  # lanes of one statement
 LONG_AGO = "2000-01-01 00:00:00.000000"
 
 
@@ -172,6 +173,12 @@ def refresh(
     and seen by the second statement, or that transaction waits for the lock and then sees ours.
     """
     if not lane_ids and not budgets:
+        return
+    if len(lane_ids) > REFRESH_BATCH:
+        ordered = sorted(lane_ids)
+        for first in range(0, len(ordered), REFRESH_BATCH):
+            refresh(transaction, ordered[first : first + REFRESH_BATCH], postponed)
+        refresh(transaction, (), None, budgets)
         return
     dialect = transaction.dialect
     named = [(each, None, None, (postponed or {}).get(each, LONG_AGO)) for each in sorted(lane_ids)]

@@ -84,7 +84,7 @@ class ResultWriter(Service):
         return len(self._queue)
 
     def _try(self, waiting: _Waiting) -> Ended | None:
-        """What came of it, None when it has to wait; raises DatabaseUnreachable while there is no connection."""
+        """What came of it, None when it has to wait."""
         error: Exception
         try:
             if waiting.failed_at is None:
@@ -99,8 +99,9 @@ class ResultWriter(Service):
                         waiting.tries += 1
                     raise
         except DatabaseUnreachable as unreachable:
-            if unreachable.trouble is None:
-                raise
+            if unreachable.trouble is None:  # no connection, which the scheduler tells
+                waiting.not_before = self.db.clock.monotonic() + waiting.pauses.next()
+                return None
             error, trouble = unreachable, unreachable.trouble
         except (SQLAlchemyError, *VALUE_ERRORS) as refused:
             if condemns(self.db.family, refused):

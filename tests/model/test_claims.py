@@ -10,7 +10,7 @@ import pytest
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
-from crawlfleet.model import claims
+from crawlfleet.model import claims, lanes
 from crawlfleet.model.account import AccountDAO
 from crawlfleet.model.claim_strategy import Strategy
 from crawlfleet.model.crawl_task import CrawlTaskDAO
@@ -211,3 +211,15 @@ def test_types_are_told_apart_by_case(device: Device, db: Database) -> None:
     assert device.claim() == []
     device.types = ("Noop",)
     assert len(device.claim()) == 2
+
+
+def test_so_many_lanes_that_no_statement_holds_them_all_open_at_once(
+    device: Device, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ids of all lanes that a transaction touched went into one statement, however many they were."""
+    monkeypatch.setattr(lanes, "REFRESH_BATCH", 2)
+    for number in range(5):
+        AccountDAO(db).add(Account("appsflyer", f"user{number}", token_env="T"))
+    CrawlTaskDAO(db).add([TaskSpec("noop", f"user{number}", "appsflyer") for number in range(5)])
+    with db.read() as reader:
+        assert len([head for head in claims.open_heads(reader, ["noop"]) if head.sourced]) == 5
