@@ -11,6 +11,7 @@ from crawlfleet.services.turn import TurnResult
 
 TIMEOUT_CHECK_SECONDS = 0.25  # between two looks for bodies that have run too long
 AWAY_SECONDS = 1.0  # between two tries while the database is away, or refuses a turn
+OBSTACLE_SECONDS = 30.0  # until trouble with the database is told beyond the log: short ones pass
 
 
 class Away(NamedTuple):
@@ -114,6 +115,14 @@ class Alarm:
         return True
 
     # -- outages
+
+    @property
+    def obstacle(self) -> str | None:
+        """What to say of an outage that has lasted; any thread may ask."""
+        away, here = self.away, self._clock.monotonic()
+        if away is None or here - away.since < OBSTACLE_SECONDS:
+            return None
+        return f"no turn has reached the database for {here - away.since:.0f} s: {away.cause}"
 
     def database_away(self, since: float, cause: str) -> bool:
         """A turn that began then did not reach the database; True when it is the first one."""

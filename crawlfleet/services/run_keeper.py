@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 
 from crawlfleet.core.clock import Clock
+from crawlfleet.core.database_errors import condemns
 from crawlfleet.core.endings import EndingKind
+from crawlfleet.core.errors import cause_of
 from crawlfleet.engines.contract import Run, RunPhase
 from crawlfleet.executors.permit import RunPermit
 from crawlfleet.model.claims import MAX_HELD_BYTES, Claim
@@ -15,6 +17,7 @@ from crawlfleet.model.device import DeviceState
 from crawlfleet.model.ending import Outcome
 from crawlfleet.model.gate import Ended, FenceVerdict
 from crawlfleet.services import log_lines
+from crawlfleet.services.alarm import OBSTACLE_SECONDS
 from crawlfleet.services.call_memory import CallMemory
 from crawlfleet.services.inbox import Inbox
 from crawlfleet.services.loop_watch import LOOK_SECONDS, LoopWatch
@@ -87,6 +90,14 @@ class RunKeeper:
         log_lines.executing(runs)
         self._starter.submit(runs)
 
+    @property
+    def obstacle(self) -> str | None:
+        """What keeps runs from beginning or ending, once that has lasted; any thread may ask."""
+        here, since = self._clock.monotonic(), self.writer.failing_since
+        if since is not None and here - since >= OBSTACLE_SECONDS:
+            return f"a result waits for the database since {here - since:.0f} s: the node's log tells why"
+        return self.loop.obstacle
+
     def report(self) -> WorkReport:
         """What a beat tells of the work."""
         return self._stats.report(self.table.bodies)
@@ -133,7 +144,19 @@ class RunKeeper:
             self.writer.put(ending)
         return bool(heavy)
 
-    def abandon(self, writes: Writes, error: Exception) -> bool:
+    def turn_refused(self, writes: Writes, error: Exception, family: str) -> bool:
+        """Judge which ending a turn failed for that the database refused, not because it is away.
+
+        True when another turn may go well at once. Raises the error when no ending is to blame.
+        """
+        if self._abandon(writes, error):
+            return False
+        stays = condemns(family, error) or not self.set_aside()
+        if stays and self.outbox.find_culprit(writes, error, family):
+            log_lines.turn_refused(cause_of(error))
+        return True
+
+    def _abandon(self, writes: Writes, error: Exception) -> bool:
         """Let go of a run that cannot even be ended as a failure, for what its end is made of: the other runs go on.
         The next look at what this device holds gives it back. False when that is not what failed."""
         ending = self.outbox.take_hopeless(writes, error)

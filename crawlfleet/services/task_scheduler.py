@@ -14,16 +14,16 @@ from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from crawlfleet.core.clock import ClockReading
-from crawlfleet.core.database_errors import VALUE_ERRORS, condemns
+from crawlfleet.core.database_errors import VALUE_ERRORS
 from crawlfleet.core.db import Database
-from crawlfleet.core.errors import CrawlfleetError, DatabaseUnreachable, LeaseLost, cause_of
+from crawlfleet.core.errors import CrawlfleetError, DatabaseUnreachable, LeaseLost
 from crawlfleet.core.service import Service
 from crawlfleet.core.transaction import Statements
 from crawlfleet.executors.contract import Executor
 from crawlfleet.model.claims import Registration, promote
 from crawlfleet.services import log_lines
 from crawlfleet.services.alarm import AWAY_SECONDS, Alarm
+from crawlfleet.services.clock_watch import ClockWatch
 from crawlfleet.services.inbox import Inbox
 from crawlfleet.services.lease import Lease
 from crawlfleet.services.missing_tokens import MissingTokens, lacks_of
@@ -36,8 +36,6 @@ from crawlfleet.services.vital_signs import WorkReport
 from crawlfleet.services.work_stats import WorkStats
 
 LOOK_AGAIN_SECONDS = 0.01  # after a turn that claimed less than there was room for
-OBSTACLE_SECONDS = 30.0  # until trouble with the database is told beyond the log: short ones pass
-COMPARE_SECONDS = 60.0  # for so long the database's clock is compared with one reading
 FLUSH_SECONDS = 5.0  # how long a stopping node tries to write what is left
 
 
@@ -71,9 +69,7 @@ class TaskScheduler(Service):
         self._turns = TurnMaker(db, executors.keys(), options)
         self._tokens = MissingTokens(db, options.usable)
         self._guesses = Guesses()
-        self._reading: ClockReading | None = None  # of the database's clock, with which later ones are compared
-        self._others_notice_seconds = 2 * options.heartbeat_interval  # by a turn after their next beat
-        self._no_calls_until = 0.0  # the database's clock was set ahead: others have to date their calls anew first
+        self._clock_watch = ClockWatch(db.clock, 2 * options.heartbeat_interval)  # others look after their next beat
         self._passed = threading.Event()
         self._on_fatal = on_fatal
         inbox.wake = self.wake
@@ -101,12 +97,7 @@ class TaskScheduler(Service):
     @property
     def obstacle(self) -> str | None:
         """Why this node's work does not go on, or not reach the database, once that has lasted; None while it does."""
-        here, away, since = self._now(), self.alarm.away, self.runs.writer.failing_since
-        if away is not None and here - away.since >= OBSTACLE_SECONDS:
-            return f"no turn has reached the database for {here - away.since:.0f} s: {away.cause}"
-        if since is not None and here - since >= OBSTACLE_SECONDS:
-            return f"a result waits for the database since {here - since:.0f} s: the node's log tells why"
-        return self.runs.loop.obstacle
+        return self.alarm.obstacle or self.runs.obstacle
 
     def report(self) -> WorkReport:
         """What a beat tells of the work."""
@@ -157,7 +148,7 @@ class TaskScheduler(Service):
                 self._on_fatal(problem)
         self.runs.give_back()
         self.alarm.reset(self.runs.table)
-        if (left := self._no_calls_until - self._now()) > 0:
+        if (left := self._clock_watch.pause_left) > 0:
             self.alarm.within(left)
         self.alarm.within(self.runs.look_again_seconds())
         if self._lingers():
@@ -206,13 +197,8 @@ class TaskScheduler(Service):
             result = self._turns.take(given)
         except (SQLAlchemyError, *VALUE_ERRORS) as error:
             self.alarm.set(AWAY_SECONDS)
-            family = self._turns.db.family
-            if self.runs.abandon(given.writes, error):
-                return None
-            stays = condemns(family, error) or not self.runs.set_aside()
-            if stays and self.runs.outbox.find_culprit(given.writes, error, family):
-                log_lines.turn_refused(cause_of(error))
-            self.alarm.set(0.0)
+            if self.runs.turn_refused(given.writes, error, self._turns.db.family):
+                self.alarm.set(0.0)
             return None
         self._take_over(given, result)
         return result
@@ -232,8 +218,8 @@ class TaskScheduler(Service):
             guesses=self._guesses,
             lacking=tuple({*self._tokens.accounts, *lacks_of(writes)}),
             sent=self.runs.sent,
-            before=self._reading,
-            may_call=self._now() >= self._no_calls_until,
+            before=self._clock_watch.before,
+            may_call=self._clock_watch.pause_left <= 0,
         )
 
     def _may_claim(self, given: TurnInput) -> bool:
@@ -244,9 +230,7 @@ class TaskScheduler(Service):
             return True
         state, found = self._turns.look(given)
         self._guesses = self._guesses.after(state)
-        if self._reading is None:
-            self._reading = state.reading
-        elif state.reading.moved_since(self._reading):
+        if self._clock_watch.was_set(state.reading):
             return True  # its turn dates our calls anew
         self.alarm.note_state(state, given.lead_seconds)
         if not found and not given.held and self.alarm.seconds > 0:
@@ -264,12 +248,7 @@ class TaskScheduler(Service):
         if result.strays:
             log_lines.strays_released(result.strays)
         self._guesses = self._guesses.after(result.state, result.free_lanes)
-        reading, before = result.state.reading, self._reading
-        # Not each time, or a clock that is slowly put right would go unnoticed in small steps.
-        if before is None or result.clock_moved or reading.asked_at - before.asked_at > COMPARE_SECONDS:
-            self._reading = reading
-        if result.clock_moved > 0:
-            self._no_calls_until = self._now() + self._others_notice_seconds
+        self._clock_watch.after_turn(result.state.reading, result.clock_moved)
         if result.claimed:
             self.idle.clear()
             self.runs.start(result.claimed, result.state)

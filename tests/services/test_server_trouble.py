@@ -14,7 +14,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.insights import stored_rows
 from crawlfleet.insights.feeds import FeedFilter
 from crawlfleet.insights.overview import fleet_status
-from crawlfleet.services import result_writer, task_scheduler
+from crawlfleet.services import alarm, result_writer
 from tests.conftest import Backend
 from tests.fleets import task
 from tests.servers import MARIADB, Flavour, Server
@@ -64,7 +64,7 @@ def test_a_result_that_the_server_cannot_take_now_waits_and_is_stored_later(
     assert pump.status(bad) in {"assigned", "running"}
     assert log.count("a result waits, the database does not take it now") == 1
     assert pump.scheduler.obstacle is None
-    clock.advance(task_scheduler.OBSTACLE_SECONDS)
+    clock.advance(alarm.OBSTACLE_SECONDS)
     assert "a result waits for the database" in str(pump.scheduler.obstacle)
     pump.signs.work = pump.scheduler.report
     pump.beat()
