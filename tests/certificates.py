@@ -47,6 +47,7 @@ def make_certificate(folder: Path, host: str = "localhost") -> Certificate:
     made.key.write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
+    made.key.chmod(0o600)
     return made
 
 

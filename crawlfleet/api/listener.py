@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.hosts import is_loopback, with_port
+from crawlfleet.core.private_files import read_secret
 from crawlfleet.settings.definitions import FIELDS, Settings
 
 if TYPE_CHECKING:
@@ -70,11 +71,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
     for name, path in files.items():
         if path is None:
             raise UsageError(f"tls_certificate and tls_key belong together ({name} is missing): set both or neither")
-        try:
-            with open(path, "rb") as file:
-                text = file.read(MAX_PEM_BYTES)
-        except OSError as error:
-            raise UsageError(f"{name} cannot be read: {path}: {os.strerror(error.errno or 0)}") from None
+        text = read_secret(name, path, MAX_PEM_BYTES) if name == "tls_key" else _read_certificate(path)
         if b"-----BEGIN " not in text:
             raise UsageError(f"{name} must be a file in PEM format, with a line -----BEGIN ...----- (got {path})")
     if b"ENCRYPTED" in text:
@@ -90,6 +87,14 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
             f" {reason}: the first must hold the certificate and those that signed it, the second its private key"
         ) from None
     return context
+
+
+def _read_certificate(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_PEM_BYTES)
+    except OSError as error:
+        raise UsageError(f"tls_certificate {path} cannot be read: {os.strerror(error.errno or 0)}") from None
 
 
 def url_of(listener: socket.socket, scheme: str = "http") -> str:

@@ -17,6 +17,7 @@ from crawlfleet.cli.output import print_table, say
 from crawlfleet.cli.program import program_words
 from crawlfleet.core.account import Account
 from crawlfleet.core.errors import CrawlfleetError, UsageError
+from crawlfleet.core.private_files import write_private
 from crawlfleet.core.wakeup import ending_signals
 from crawlfleet.model.lifecycle import TaskStatus
 
@@ -82,7 +83,7 @@ def _fresh_file() -> Path:
             raise UsageError(
                 f"{FOLDER.absolute()} is a link: the demo deletes only what it made itself; remove the link"
             )
-        FOLDER.mkdir(exist_ok=True)
+        FOLDER.mkdir(mode=0o700, exist_ok=True)
         for ending in ("", "-wal", "-shm"):
             file.with_name(file.name + ending).unlink(missing_ok=True)
     except OSError as error:
@@ -94,7 +95,7 @@ def _queue_work(fleet: Fleet) -> None:
     yesterday = datetime.now(UTC).date() - timedelta(1)
     for username, kind in ACCOUNTS.items():
         token_file = (FOLDER / f"{username}.token").absolute()
-        token_file.write_text(f"sandbox-{username}\n", encoding="utf-8")
+        write_private(token_file, f"sandbox-{username}\n", replace=True)
         fleet.accounts.add(Account(SOURCE, username, kind, token_file=str(token_file)))
         start = yesterday - timedelta(DAYS - 1)
         fleet.add_task("user_apps", username=username, start_date=start, end_date=yesterday)

@@ -12,6 +12,7 @@ from types import TracebackType
 
 from crawlfleet.cli.program import MAIN, program_words
 from crawlfleet.cli.sandbox_cli import DEFAULT_PORT, settings_text
+from crawlfleet.core.private_files import write_private
 from crawlfleet.settings.config_file import toml_value
 from crawlfleet.settings.definitions import ENVIRONMENT_PREFIX
 from crawlfleet.settings.older_names import OLD_VARIABLES
@@ -53,13 +54,14 @@ class DemoNode:
 
     def __enter__(self) -> DemoNode:
         vendor = settings_text(f"http://127.0.0.1:{DEFAULT_PORT}", self._minute_seconds)
-        config_of(self._folder).write_text(
+        write_private(
+            config_of(self._folder),
             "# Written by the demo, to start from:\n"
             + "".join(f"#   {command}\n" for command in start_commands(self._folder, self._minute_seconds))
             + f"database_url = {toml_value(f'sqlite:///{self._database.absolute()}')}\n"
             f"token_folder = {toml_value(str(self._folder.absolute()))}\n"
             f"retry_delay_seconds = 1\nshutdown_grace = {GRACE_SECONDS:g}\n\n{vendor}",
-            encoding="utf-8",
+            replace=True,
         )
         # A session of its own: Ctrl-C must reach it once, from here.
         self._process = subprocess.Popen(

@@ -18,6 +18,7 @@ from crawlfleet.cli.moments import screen
 from crawlfleet.cli.output import BAD, cell, local_time, print_json, print_table, print_text, say
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.logs import configure_logging
+from crawlfleet.core.private_files import write_private
 from crawlfleet.core.wakeup import HANGUP, ending_signals
 from crawlfleet.model.lifecycle import TaskStatus
 from crawlfleet.settings.definitions import ENGINES, MODES, RULES, STRATEGIES, Settings
@@ -184,11 +185,9 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def write_config(path: Path, text: str, force: bool) -> None:
     """Write a file that only its owner can read, since it may hold secrets; raises UsageError when it cannot."""
-    flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(path, flags, 0o600), "w", encoding="utf-8") as stream:
-            stream.write(text)
+        write_private(path, text, replace=force)
     except FileExistsError:
         raise UsageError(f"{path} exists: --force overwrites it") from None
     except OSError as error:

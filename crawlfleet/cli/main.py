@@ -16,6 +16,7 @@ from crawlfleet.cli.output import end_screen
 from crawlfleet.cli.streams import lasting_stderr, lasting_stdout, open_missing_streams, point_to_nowhere
 from crawlfleet.core.errors import CrawlfleetError, cause_of
 from crawlfleet.core.logs import configure_logging, make_stream_safe, redact
+from crawlfleet.core.private_files import keep_new_files_private
 
 # Only the module of the command that is used is imported: the others would double the start-up time.
 # Each has add_parser(subparsers), whose parsers set `run`, a function from the arguments to the exit code or None.
@@ -49,6 +50,7 @@ MAX_MESSAGE_CHARS = 1000  # a value may be as long as a file; how a message begi
 
 def run() -> int:
     """The whole program: one command, and the end of its process."""
+    keep_new_files_private()
     code = main()
     end_in_time(code)
     return code

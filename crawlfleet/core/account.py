@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 
 from crawlfleet.core.edge_text import decode, flaw
 from crawlfleet.core.errors import AuthError, TokenUnavailable, UsageError
+from crawlfleet.core.private_files import read_secret
 from crawlfleet.core.reach import USUAL_REACH, Reach, read_variable
 from crawlfleet.core.secrets import keyring
 
@@ -46,11 +47,9 @@ class Account:
             return read_variable(self.token_env, self.reach.token_variables, "token_variables")
         if self.token_file:
             path = self.reach.token_path(self.token_file)
+            content = read_secret("token file", path, MAX_TOKEN_BYTES + 1)
             try:
-                with open(path, "rb") as stream:
-                    token = decode(stream.read(MAX_TOKEN_BYTES + 1))
-            except OSError as error:
-                raise UsageError(f"token file {self.token_file} cannot be read: {type(error).__name__}") from None
+                token = decode(content)
             except ValueError as error:
                 raise UsageError(f"token file {self.token_file} cannot be used: {error}") from None
             if not token:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from crawlfleet.core.edge_text import clean, decode
 from crawlfleet.core.errors import UsageError
+from crawlfleet.core.private_files import read_secret
 
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 Owner = tuple[str, str]  # source and username of the account
 BOUND = "\n"  # begins what was sealed together with its owner; no token holds a line end
 KEY_VARIABLE = "CRAWLFLEET_SECRET_KEY"
-MAX_FILE_BYTES = 64 * 1024
 _HOW = f"make one with `accounts new-key`, and give every node the same in {KEY_VARIABLE} or a secret_key_file"
 
 
@@ -96,15 +95,7 @@ def keyring(key_file: str | None) -> Keyring:
 
 
 def _read(path: str) -> str:
-    try:
-        with open(path, "rb") as stream:
-            mode = os.fstat(stream.fileno()).st_mode
-            content = stream.read(MAX_FILE_BYTES)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"secret_key_file {path} cannot be read: {reason}") from None
-    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise UsageError(f"secret_key_file {path} can be read by others than its owner: chmod 600 {path}")
+    content = read_secret("secret_key_file", path)
     try:
         return decode(content)
     except ValueError as error:

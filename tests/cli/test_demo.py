@@ -61,6 +61,8 @@ def test_the_demo_brings_apps_and_figures_and_explains_itself(
     assert (device["device_id"], device["status"]) == (demo_node.DEVICE_ID, "offline")
     written = {str(path.relative_to(tmp_path).parts[0]) for path in tmp_path.rglob("*")}
     assert written == {"demo"}
+    with_secrets = [path for path in (tmp_path / "demo").glob("*") if "token" in path.name or "toml" in path.name]
+    assert {path.stat().st_mode & 0o777 for path in with_secrets} == {0o600}
     commands = [shlex.split(line) for line in out.splitlines() if line.startswith("  python main.py ")]
     vendor, node = commands[-2:]
     assert vendor[2:] == ["sandbox", "--minute-seconds", "1", "&"]

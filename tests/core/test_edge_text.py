@@ -104,6 +104,7 @@ def test_tokens_of_accounts_are_cleaned_at_each_use(tmp_path: Path, monkeypatch:
     """A byte order mark before a token was sent to the vendor, which refused it: the account was parked."""
     file = tmp_path / "token"
     reach = Reach(token_folder=str(tmp_path))
+    file.touch(0o600)
 
     def refused(**place: Any) -> str:
         with pytest.raises(TokenUnavailable) as error:

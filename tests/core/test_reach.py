@@ -58,6 +58,7 @@ def test_token_files_are_in_one_folder(tmp_path: Path) -> None:
     folder = tmp_path / "tokens"
     folder.mkdir()
     (folder / "a").write_text("mine")
+    (folder / "a").chmod(0o600)
     (tmp_path / "b").write_text(SECRET)
     (tmp_path / "tokens-b").write_text(SECRET)
     reach = Reach(token_folder=str(folder))

@@ -185,7 +185,7 @@ def test_a_missing_token_is_named_but_not_shown(
     assert statuses(told)["tokens"] == {"FAIL"}
     assert texts[:2] == [
         "account u at appsflyer: environment variable U_TOKEN is not set on this node",
-        f"account v at appsflyer: token file {file} cannot be read: FileNotFoundError",
+        f"account v at appsflyer: token file {file} cannot be read: No such file or directory",
     ]
     assert texts[2].startswith("account w at appsflyer: there is no key for sealed tokens on this node")
     assert len(texts) == 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import os
 import sys
 from typing import Any
 
@@ -15,6 +14,7 @@ from crawlfleet.core.account import MAX_TOKEN_BYTES, check_token
 from crawlfleet.core.edge_text import clean, decode
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.logs import hide
+from crawlfleet.core.private_files import write_private
 from crawlfleet.core.secrets import Keyring, Owner, keyring, new_key
 
 
@@ -45,9 +45,7 @@ def run_new_key(args: argparse.Namespace) -> int:
         print(key)
         return 0
     try:
-        descriptor = os.open(args.output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "w", encoding="ascii") as stream:
-            stream.write(key + "\n")
+        write_private(args.output, key + "\n")
     except FileExistsError:
         raise UsageError(f"{args.output} exists: a new key goes before the keys in it, as its first line") from None
     except (OSError, ValueError) as error:

@@ -99,6 +99,7 @@ def test_set_takes_a_new_place_of_the_token_for_the_old_one(
     monkeypatch.setenv("CRAWLFLEET_TOKEN_FOLDER", str(tmp_path))
     add(ready)
     (tmp_path / "t.token").write_text("very-secret")
+    (tmp_path / "t.token").chmod(0o600)
     assert ready("accounts", "set", "u", "--token-file", tmp_path / "t.token").err == ""
     assert (account(ready)["token_env"], account(ready)["token_file"]) == (None, str(tmp_path / "t.token"))
 
@@ -161,6 +162,7 @@ def test_a_token_file_is_stored_by_its_full_path(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CRAWLFLEET_TOKEN_FOLDER", ".")
     (tmp_path / "t.token").write_text("very-secret")
+    (tmp_path / "t.token").chmod(0o600)
     said = ready("accounts", "add", "--source", "appsflyer", "--username", "u", "--token-file", "t.token")
     assert (said.code, said.err) == (0, "")
     assert ready("accounts", "list", "--json").json[0]["token_file"] == str(tmp_path / "t.token")
