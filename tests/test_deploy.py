@@ -51,7 +51,7 @@ def test_a_stopping_node_is_not_killed_before_its_grace_is_over() -> None:
 def test_the_secrets_in_the_example_are_settings_or_keys() -> None:
     text = (ROOT / "deploy/crawlfleet.env.example").read_text()
     environ = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", text, flags=re.MULTILINE))
-    settings = load_settings(environ={**environ, "CRAWLFLEET_API_TOKEN": "some-token"})
+    settings = load_settings(environ={**environ, "CRAWLFLEET_API_TOKEN": "some-token-with-more-than-32-characters"})
     assert settings.notices == ()
     assert settings.database_url == environ["CRAWLFLEET_DATABASE_URL"]
 

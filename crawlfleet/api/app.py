@@ -19,6 +19,7 @@ from crawlfleet.api.metrics import NodeMetrics
 from crawlfleet.api.parameters import PREFIX, PROBLEMS
 from crawlfleet.api.query_runner import QueryRunner, RouteContext
 from crawlfleet.api.refusals import MAX_BODY_BYTES, Refusal, add_handlers
+from crawlfleet.api.strangers import Strangers
 from crawlfleet.api.stream import EventStream, TooManyClients
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError
@@ -50,11 +51,15 @@ def make_app(node: Node, db: Database) -> FastAPI:
     )
     app.state.context = RouteContext(settings, db)
     is_reachable = node.listener is not None and not is_loopback(node.listener.getsockname()[0])
+    strangers = Strangers()
     app.add_middleware(
-        Guard, keys=Keys(db, settings.api_token, demanded=is_reachable), is_tls=settings.tls_certificate is not None
+        Guard,
+        keys=Keys(db, settings.api_token, demanded=is_reachable),
+        strangers=strangers,
+        is_tls=settings.tls_certificate is not None,
     )
     add_handlers(app)
-    _add_probes(app, Readiness(node, db), NodeMetrics(node))
+    _add_probes(app, Readiness(node, db), NodeMetrics(node, strangers.counts))
     for router in (
         routes_tasks.router,
         routes_fleet.device_routes,

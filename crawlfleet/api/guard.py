@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import math
 import time
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crawlfleet.api.query_runner import QueryRunner
 from crawlfleet.api.refusals import MAX_BODY_BYTES, TOO_LARGE, Refusal, refusal, safe_headers, unexpected
+from crawlfleet.api.strangers import WRONG_TOKEN, Strangers
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseError
 from crawlfleet.core.hosts import is_loopback
@@ -37,6 +39,7 @@ TOO_BUSY = f"this node is at work on {MAX_AT_WORK} requests already: ask again l
 NEED_TOKEN = (
     "a token is needed: send the header Authorization: Bearer TOKEN, with one of `tokens add` or the node's api_token"
 )
+SLOWED = "too many wrong tokens came from this address: wait, and send the right one"
 PAGE_PATHS = ("/docs",)  # pages with scripts
 SCRIPTS = "https://cdn.jsdelivr.net"
 PAGE_POLICY = (
@@ -104,9 +107,10 @@ class Keys:
 class Guard:
     """Lets a request pass whose caller may make it; puts security headers on every response."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, is_tls: bool) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, strangers: Strangers, is_tls: bool) -> None:
         self._app = app
         self._keys = keys
+        self._strangers = strangers
         self._safe_headers = safe_headers(is_tls)
         self._at_work = 0
 
@@ -150,16 +154,26 @@ class Guard:
         """The application, or the response that refuses the request."""
         headers = Headers(scope=scope)
         token = _bearer(headers)
+        address = str((scope.get("client") or ("unknown",))[0])
+        digest = token_hash(token or "")
+        if token is not None and (pause := self._strangers.pause(address, digest)):
+            self._strangers.refuse(address, "slowed")
+            return refusal(429, SLOWED, {"Retry-After": str(math.ceil(pause))})
         try:
             caller = None if token == "" else await self._keys.caller(token)
         except DatabaseError as error:
             return refusal(503, str(error))
         if caller is None:
+            self._strangers.refuse(address, "no_token" if token is None else WRONG_TOKEN)
             return refusal(401, NEED_TOKEN, {"WWW-Authenticate": "Bearer"})
-        if token is None and (problem := _foreign(headers, scope["http_version"])):
+        if token is not None:
+            self._strangers.welcome(address, digest)
+        elif problem := _foreign(headers, scope["http_version"]):
+            self._strangers.refuse(address, "foreign")
             return refusal(403, problem)
         needed = Role.READ if scope["method"] in READING else Role.OPERATE
         if not caller.role.covers(needed):
+            self._strangers.refuse(address, "too_weak")
             return refusal(403, too_weak(caller, needed))
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 18 or int(length) > MAX_BODY_BYTES:  # FastAPI counts chunked ones

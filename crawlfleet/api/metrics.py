@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from crawlfleet import __version__
+from crawlfleet.api.strangers import REASONS
 from crawlfleet.insights.fleet_metrics import FleetMetrics
 from crawlfleet.model.device_heartbeat import Beat
 from crawlfleet.model.lifecycle import ENDINGS
@@ -39,8 +40,9 @@ PROCESS = {
 class NodeMetrics(Collector):
     """The metrics of one node; process and machine only when it monitors them (enable_monitoring)."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, refusals: Mapping[str, int]) -> None:
         self._node = node
+        self._refusals = refusals
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -57,6 +59,12 @@ class NodeMetrics(Collector):
         yield from self._identity()
         yield from self._work()
         yield from self._beats()
+        yield _counter(
+            "api_refused",
+            "Requests that this node's API refused, by the reason",
+            "reason",
+            dict.fromkeys(REASONS, 0) | dict(self._refusals),
+        )
         figures = self._node.figures
         figures.want()
         latest = figures.latest

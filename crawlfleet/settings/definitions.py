@@ -20,6 +20,7 @@ ENVIRONMENT_PREFIX = "CRAWLFLEET_"
 MAX_PROCESSES = 64
 MAX_LABELS = 32  # of one device; they travel with every claim
 OFFLINE_BEATS = 3  # one lost beat and one late beat must not make a device look dead
+SHORTEST_API_TOKEN = 32  # characters: one that nobody guesses, however fast the API answers
 SHORTEST_HIDDEN = 8  # a shorter secret may be a common word, and hiding that would garble every log line
 
 MODES = ("standalone", "master", "worker")
@@ -190,7 +191,8 @@ class Settings:
     api_token: str | None = _text(
         None,
         "Token that the API demands; required off loopback",
-        "text of 1 to 512 printable ASCII characters without spaces",
+        f"text of {SHORTEST_API_TOKEN} to 512 printable ASCII characters without spaces, as `openssl rand -hex 32`"
+        " makes",
         secret=True,
     )
     tls_certificate: str | None = _text(

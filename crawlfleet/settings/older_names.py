@@ -55,7 +55,8 @@ OLD_VARIABLES = {  # environment variable of the earlier implementation -> key, 
             "heartbeat_interval",
             "load_balance_strategy",
             "concurrent_tasks",
-            *(key for key in OLD_NAMES if key not in {"device_timeout", "task_timeout"}),
+            # A variable API_KEY is often there for something else, and would be an admin's token.
+            *(key for key in OLD_NAMES if key not in {"device_timeout", "task_timeout", "api_key"}),
             *(
                 key
                 for key in WITHOUT_EFFECT

@@ -19,6 +19,7 @@ from crawlfleet.settings.definitions import (
     MAX_LABELS,
     RULES,
     SECRET_KEYS,
+    SHORTEST_API_TOKEN,
     SOURCE_KEYS,
     SOURCE_NAME,
     Rule,
@@ -97,7 +98,9 @@ def _fits(name: str, rule: Rule, value: object) -> bool:
         "database_url": lambda text: _is_line(text) and re.match(r"[A-Za-z][A-Za-z0-9+]*://", text),
         "dask_scheduler": DASK_ADDRESS.fullmatch,
         "host": lambda text: _is_line(text) and len(text) <= 255 and " " not in text and "/" not in text,
-        "api_token": lambda text: text.isascii() and _is_line(text) and " " not in text and len(text) <= 512,
+        "api_token": lambda text: (
+            text.isascii() and _is_line(text) and " " not in text and SHORTEST_API_TOKEN <= len(text) <= 512
+        ),
     }
     return bool(checks.get(name, _is_line)(value))
 
@@ -116,7 +119,7 @@ def _is_line(text: str) -> bool:
 def _shown(name: str, value: object) -> str:
     """A value for an error message: short, and never a secret."""
     if RULES[name].secret:
-        return "a hidden value"
+        return f"a hidden value of {len(value)} characters" if isinstance(value, str) else "a hidden value"
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**40:
         return "a number of more than 40 digits"
     text = redact(repr(value))

@@ -24,7 +24,7 @@ from tests.api.conftest import Serve, Served
 from tests.servers import Server
 from tests.waiting import wait_until
 
-TOKEN = "t0ken-of-the-tests"
+TOKEN = "t0ken-of-the-tests-with-32-characters"
 
 
 def metrics_of(served: Served) -> dict[str, float]:

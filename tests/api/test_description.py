@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
 from tests.api.sample import sample_fleet
 from tests.conftest import Backend
 
-TOKEN = "the-token-of-the-setting"
+TOKEN = "the-token-of-the-setting-of-the-node"
 EXAMPLES = 15  # of each operation and each way of making them up
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
 

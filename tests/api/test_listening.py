@@ -26,7 +26,7 @@ from crawlfleet.settings.definitions import Settings
 from tests.api.conftest import Serve, SettingsOf
 
 ROOT = Path(__file__).parent.parent.parent
-TOKEN = "t0ken-of-the-tests"
+TOKEN = "t0ken-of-the-tests-with-32-characters"
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.api.sample import Sample, sample_fleet
 from tests.conftest import Backend
 from tests.waiting import wait_until
 
-ADMIN = "the-token-of-the-setting"
+ADMIN = "the-token-of-the-setting-of-the-node"
 ROLES = list(Role)
 SQLITE = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 

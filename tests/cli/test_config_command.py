@@ -102,7 +102,7 @@ def test_a_config_file_is_not_overwritten_unless_forced(tmp_path: Path, capsys: 
 def test_secrets_of_the_environment_are_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("CRAWLFLEET_API_TOKEN", "hunter2-hunter2")
+    monkeypatch.setenv("CRAWLFLEET_API_TOKEN", "hunter2-hunter2-hunter2-hunter2-hunter2")
     monkeypatch.setenv("CRAWLFLEET_DATABASE_URL", "mysql://u:hunter2-hunter2@h/d")
     assert main(["distribute", "config"]) == 0
     assert "hunter2" not in capsys.readouterr().out
@@ -121,7 +121,7 @@ def test_an_old_file_is_translated(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_show_says_where_each_value_comes_from(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("CRAWLFLEET_API_TOKEN", "hunter2-hunter2")
+    monkeypatch.setenv("CRAWLFLEET_API_TOKEN", "hunter2-hunter2-hunter2-hunter2-hunter2")
     monkeypatch.setenv("COLUMNS", "200")
     argv = ["distribute", "config", "--show", "--concurrent-tasks", "9", "--database", "mysql://u:hunter2-hunter2@h/d"]
     assert main(argv) == 0
@@ -242,14 +242,23 @@ def test_every_option_of_the_command_line_reaches_its_setting(node: FakeNode) ->
 def test_options_of_older_scripts_are_accepted_with_a_notice(
     node: FakeNode, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["--master-host", "10.0.0.1", "--master-port", "7989", "--task-pull-limit", "5", "--api-key", "longenough"]
+    argv = [
+        "--master-host",
+        "10.0.0.1",
+        "--master-port",
+        "7989",
+        "--task-pull-limit",
+        "5",
+        "--api-key",
+        "longenough" * 4,
+    ]
     assert main(["distribute", "worker", *argv, "--max-tasks-per-device", "6"]) == 7
     err = capsys.readouterr().err
     assert "--master-host, --master-port have no effect: devices meet in the database" in err
     assert "--task-pull-limit has no effect" in err
     assert "longenough" not in err
     assert node.settings is not None
-    assert (node.settings.concurrent_tasks, node.settings.api_token) == (6, "longenough")
+    assert (node.settings.concurrent_tasks, node.settings.api_token) == (6, "longenough" * 4)
     assert str(node.settings.device_id).startswith("worker-")
 
 

@@ -54,7 +54,7 @@ def test_the_bytes_of_a_file_are_text_or_the_error_says_what_to_do() -> None:
     ("name", "value"),
     [
         ("database_url", "mysql://u:pass-word@h/d"),
-        ("api_token", "pass-word-of-api"),
+        ("api_token", "pass-word-of-the-api-of-32-characters"),
         ("device_id", "node-1"),
         ("device_name", "Node 1"),
         ("log_file", "/var/log/node.log"),

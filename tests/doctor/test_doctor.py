@@ -29,7 +29,7 @@ from tests.conftest import Backend
 from tests.ports import free_port
 from tests.tcp_proxy import TcpProxy
 
-SECRET = "sandbox-secret-of-u"
+SECRET = "sandbox-secret-of-u-that-nobody-guesses"
 LINE = re.compile(r"(OK|WARN|FAIL) +([a-z ]+?)  +\S.*")
 
 

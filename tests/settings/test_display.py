@@ -17,11 +17,11 @@ texts = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_si
 
 
 def test_secrets_are_hidden_in_errors_descriptions_and_repr(tmp_path: Path) -> None:
-    secret = "hunter2-hunter2"
+    secret = "hunter2-hunter2-hunter2-hunter2-hunter2"
     messages = [
         refusal(api_token=f"{secret} x"),
         refusal(database_url=f"user:{secret}@host"),
-        refusal(environ={"API_KEY": f"'{secret}'\n"}),
+        refusal(environ={"CRAWLFLEET_API_TOKEN": f"'{secret}'\n"}),
     ]
     settings = load(
         write(

@@ -16,7 +16,7 @@ texts = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_si
 
 @pytest.mark.parametrize(("old", "new"), OLD_NAMES.items())
 def test_an_older_key_is_accepted_with_one_notice_that_names_the_new_one(old: str, new: str, tmp_path: Path) -> None:
-    value: Any = {"flag": True, "text": "abcdefgh"}.get(RULES[new].kind, 90)
+    value: Any = {"flag": True, "text": "abcdefgh" * 4}.get(RULES[new].kind, 90)
     file = write(tmp_path / "c.json", json.dumps({old: value}))
     settings = load(file)
     assert getattr(settings, new) == value
@@ -47,7 +47,7 @@ def test_every_variable_of_the_earlier_implementation_is_known() -> None:
     documented = """DEVICE_ID DISTRIBUTION_MODE DEVICE_NAME DEVICE_TYPE MASTER_HOST MASTER_PORT MASTER_API_PREFIX
         DISPATCH_INTERVAL HEARTBEAT_INTERVAL TASK_TIMEOUT_CHECK_INTERVAL DEVICE_TIMEOUT_THRESHOLD LOAD_BALANCE_STRATEGY
         MAX_TASKS_PER_DEVICE TASK_RETRY_DELAY MAX_RETRY_COUNT DEFAULT_TASK_TIMEOUT TASK_PULL_LIMIT CONCURRENT_TASKS
-        ENABLE_PERFORMANCE_MONITORING HEARTBEAT_DATA_RETENTION_DAYS ASSIGNMENT_DATA_RETENTION_DAYS API_KEY ENABLE_SSL
+        ENABLE_PERFORMANCE_MONITORING HEARTBEAT_DATA_RETENTION_DAYS ASSIGNMENT_DATA_RETENTION_DAYS ENABLE_SSL
         SSL_CERT_PATH SSL_KEY_PATH ENABLE_AUTO_SCALING AUTO_SCALING_THRESHOLD ENABLE_TASK_PRIORITY
         HIGH_PRIORITY_THRESHOLD ENABLE_FAILOVER FAILOVER_TIMEOUT ENABLE_TASK_REDISTRIBUTION
         REDISTRIBUTION_DELAY"""
@@ -88,6 +88,12 @@ def test_todays_variable_wins_over_an_older_one() -> None:
 
 
 def test_an_older_secret_option_is_pointed_to_the_environment() -> None:
-    settings = load(api_key="longenough")
-    assert settings.api_token == "longenough"
+    settings = load(api_key="longenough" * 4)
+    assert settings.api_token == "longenough" * 4
     assert settings.notices == ("option --api-key is now called CRAWLFLEET_API_TOKEN",)
+
+
+def test_a_variable_that_other_programs_have_too_is_no_token() -> None:
+    """A variable API_KEY that happened to be there became the admin's token of the API."""
+    settings = load(environ={"API_KEY": "longenough" * 4})
+    assert (settings.api_token, settings.notices) == (None, ())
