@@ -1,9 +1,11 @@
 # Everything runs in .venv, which `make setup` makes; run `make` to see the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-ha lint format check bench bench-peers clean
+.PHONY: help setup demo run test test-ha lint format check lock audit sbom bench bench-peers clean
 
 BIN := .venv/bin
 PEERS_VENV := .bench/peers-venv
+TOOLS_VENV := .tools/venv
+LOCK := deploy/requirements.lock
 WORKERS ?= 3
 
 help: ## Show this list
@@ -38,7 +40,27 @@ format: setup ## Put the code into the common format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: lint test ## Run lint, then test: all that a change must pass
+check: lint audit test ## Run lint, audit and test: all that a change must pass
+
+lock: $(TOOLS_VENV)/.ready ## Write the lock file of deployments: each package of the extra `all`, with its hashes
+	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(TOOLS_VENV)/bin/uv pip compile --quiet --universal \
+	    --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --only-binary :all: \
+	    --extra all --constraint constraints.txt --output-file $(LOCK) pyproject.toml -
+
+audit: ## Look for known faults in the lock file; skipped with a reason where no index can be reached
+	@$(MAKE) --no-print-directory $(TOOLS_VENV)/.ready || true
+	@scripts/audit $(TOOLS_VENV)/bin/pip-audit $(LOCK)
+
+sbom: $(TOOLS_VENV)/.ready ## Write build/sbom.cdx.json: what a deployment consists of (CycloneDX)
+	@mkdir -p build
+	$(TOOLS_VENV)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	    --output-file build/sbom.cdx.json $(LOCK)
+
+$(TOOLS_VENV)/.ready: scripts/tools.txt scripts/make-venv
+	@mkdir -p $(@D)
+	@scripts/make-venv $(TOOLS_VENV) $(PYTHON)
+	$(TOOLS_VENV)/bin/python -m pip install --quiet -r scripts/tools.txt
+	@touch $@
 
 bench: setup ## Measure; each benchmark states its caveats (ARGS="--size full --database all")
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -53,5 +75,5 @@ $(PEERS_VENV)/.ready: benchmarks/peers/requirements.txt scripts/make-venv
 	@touch $@
 
 clean: ## Remove .venv, caches and build results
-	rm -rf .venv $(PEERS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv $(PEERS_VENV) $(TOOLS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -125,6 +125,9 @@ class Settings:
         secret=True,
         option="--database",
     )
+    database_url_file: str | None = _text(
+        None, "File with the database_url, closed to others, in its place", "the path of a file"
+    )
     dispatch_interval: float = _seconds(10.0, "Longest time until a free slot is noticed", 0.1, 3600)
     schedule_interval: float = _seconds(30.0, "Longest time between two looks of an idle node at the queue", 0.1, 3600)
     heartbeat_interval: float = _seconds(30.0, "Time between two heartbeats", 0.5, 3600)
@@ -194,6 +197,9 @@ class Settings:
         f"text of {SHORTEST_API_TOKEN} to 512 printable ASCII characters without spaces, as `openssl rand -hex 32`"
         " makes",
         secret=True,
+    )
+    api_token_file: str | None = _text(
+        None, "File with the api_token, closed to others, in its place", "the path of a file"
     )
     tls_certificate: str | None = _text(
         None, "PEM file with the certificate of the API and those that signed it; with tls_key", "the path of a file"

@@ -8,7 +8,7 @@ from typing import Any
 
 from crawlfleet.core.logs import HIDDEN, redact
 from crawlfleet.settings.config_file import toml_key, toml_value
-from crawlfleet.settings.definitions import RULES, SECRET_KEYS, Settings
+from crawlfleet.settings.definitions import FIELDS, RULES, SECRET_KEYS, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,10 @@ def to_toml(settings: Settings) -> str:
     for name, rule in RULES.items():
         if rule.kind == "table":
             continue
-        value = getattr(settings, name)
-        given = settings.origins.get(name, "default") not in {"default", "host name"}
+        value, origin = getattr(settings, name), settings.origins.get(name, "default")
+        given = origin not in {"default", "host name"}
+        if origin.startswith(f"{name}_file "):  # it stays in its file
+            value, given = FIELDS[name].default, False
         lines.append(f"# {rule.help}: {rule.allowed}")
         if not given and value is None:
             value = "" if rule.kind == "text" else _short(rule.low)

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from crawlfleet.core.edge_text import clean
+from crawlfleet.core.edge_text import clean, decode
 from crawlfleet.core.errors import UsageError
 from crawlfleet.core.logs import hide
+from crawlfleet.core.private_files import read_secret
 from crawlfleet.core.secrets import KEY_VARIABLE
 from crawlfleet.settings.config_file import read_config_file
 from crawlfleet.settings.definitions import (
@@ -30,6 +31,7 @@ from crawlfleet.settings.values import close_matches, parse_sources, parse_value
 
 MAX_DEVICE_ID = 64
 MAX_SUFFIX = 32
+FROM_FILES = ("database_url", "api_token")  # each may be in a file that NAME_file names
 NO_DEVICE_ID = re.compile("[^A-Za-z0-9_-]")
 
 
@@ -80,6 +82,7 @@ class _Draft:
         self.values: dict[str, Any] = {}
         self.origins: dict[str, str] = {}
         self.notices: list[str] = []
+        self.files: dict[str, str] = {}  # settings that a file holds, unless a later layer gives them itself
 
     def add_layer(self, entries: Iterable[tuple[str, object, str]]) -> None:
         """Entries are (key, value, origin); text counts as a number or a flag only where it cannot be written else."""
@@ -101,10 +104,32 @@ class _Draft:
             self.notices += _renamed(key, name, origin)
             if value is not None:  # null in JSON: not given
                 self.values[name], self.origins[name] = parse_value(name, value, origin), origin
+        self._choose_files({OLD_NAMES.get(key, key): origin for key, value, origin in found if value is not None})
         for (place, reason), keys in dead.items():
             verb = "has" if len(keys) == 1 else "have"
             inside = f" in {place}" if place else ""
             self.notices.append(f"{', '.join(keys)}{inside} {verb} no effect: {reason}")
+
+    def _choose_files(self, given: Mapping[str, str]) -> None:
+        for name in FROM_FILES:
+            file = f"{name}_file"
+            if name in given and file in given:
+                raise UsageError(f"{name} ({given[name]}) and {file} ({given[file]}) are both given: keep one")
+            if file in given:
+                self.files[name] = self.values[file]
+            elif name in given:
+                self.files.pop(name, None)
+
+    def _read_files(self) -> None:
+        for name, path in self.files.items():
+            origin = f"{name}_file {path}"
+            try:
+                text = decode(read_secret(f"{name}_file", path))
+            except ValueError as error:
+                raise UsageError(f"{origin} cannot be used: {error}") from None
+            if not text:
+                raise UsageError(f"{origin} is empty")
+            self.values[name], self.origins[name] = parse_value(name, text, origin), origin
 
     @staticmethod
     def _better_key(key: str, name: str, given: Mapping[str, str]) -> str | None:
@@ -132,6 +157,7 @@ class _Draft:
         self.origins["device_id"] = "host name"
 
     def settings(self) -> Settings:
+        self._read_files()
         token = self.values.get("api_token")
         for secret in (token, *_url_passwords(self.values.get("database_url", ""))):
             if secret and len(secret) >= SHORTEST_HIDDEN:
