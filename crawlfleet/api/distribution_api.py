@@ -11,6 +11,7 @@ from crawlfleet.api.listener import open_listener
 from crawlfleet.api.server import ApiServer
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseError
+from crawlfleet.doctor.exposures import exposures
 from crawlfleet.executors.registry import executors as all_executors
 from crawlfleet.model import migrations
 from crawlfleet.model.api_token import ApiTokenDAO
@@ -48,6 +49,8 @@ def init_distribution_services(
     listener = open_listener(settings, lambda: _has_tokens(settings))
     try:
         db = Database(settings.database_url).open(settings.database_wait)
+        for text, advice in exposures(settings):
+            log.warning("%s: %s", text, advice)
         migrations.upgrade(db)
         for dao in (DeviceDAO(db), TaskAssignmentDAO(db), DeviceHeartbeatDAO(db), CrawlTaskDAO(db)):
             dao.init_table()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from crawlfleet.core.edge_text import decode, flaw
 from crawlfleet.core.errors import AuthError, TokenUnavailable, UsageError
@@ -77,6 +77,15 @@ def with_token(account: Account, proxy: str | None) -> Account:
     values |= {"proxy": proxy, "reach": USUAL_REACH}
     if not (account.token_env or account.token_file or account.token_sealed):
         return Account(**values)
+    return AccountWithToken(**values, token_text=account.token())
+
+
+def with_opened_token(account: Account) -> Account:
+    """The account for a process of this host that lacks the keys: its sealed token opened; raises as `token` does."""
+    if not account.token_sealed or isinstance(account, AccountWithToken):
+        return account
+    values = {item.name: getattr(account, item.name) for item in fields(Account)}
+    values["reach"] = replace(account.reach, key_file=None)
     return AccountWithToken(**values, token_text=account.token())
 
 

@@ -23,6 +23,7 @@ from sqlalchemy.exc import ArgumentError
 
 from crawlfleet.core.edge_text import clean, flaw
 from crawlfleet.core.errors import UsageError
+from crawlfleet.core.hosts import bare_host, is_loopback
 
 DRIVERS = {  # what users write -> family, SQLAlchemy's name, module, extra that brings it
     "sqlite": ("sqlite", "sqlite+pysqlite", "sqlite3", ""),
@@ -55,9 +56,28 @@ class Address:
         """The address for people: no driver, no password, no options."""
         return shown(self.url, self.hosts)
 
+    @property
+    def is_overheard(self) -> bool:
+        """Whether others may hear what is said to it: it is on another machine, and nothing demands TLS."""
+        given = self.hosts or self.url.query.get("host") or self.url.host or ""
+        hosts = str(given).split(",")
+        if self.family == "sqlite" or "unix_socket" in self.url.query:
+            return False
+        if all(not host or host.startswith("/") or is_loopback(_bare(host)) for host in hosts):
+            return False
+        if self.family == "mysql":
+            return "ssl" not in self.arguments
+        return str(self.url.query.get("sslmode")) not in {"require", "verify-ca", "verify-full"}
+
     def hide_password(self, text: str) -> str:
         """The text of an error without the password that a driver may have put into it."""
         return text.replace(str(self.url.password), "***") if self.url.password else text
+
+
+def _bare(host: str) -> str:
+    """The host of `host:port`."""
+    found = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::\d*)?", host)
+    return bare_host(found[1]) if found else host
 
 
 def shown(url: URL, hosts: str = "") -> str:

@@ -26,6 +26,11 @@ _AUTHORIZATION = re.compile(
     r"""(\bauthorization\b['"]?\s*[:=,]\s*)(?:b?(['"]).*?(?:\2|$)|(?:(?:bearer|basic|digest|token)\s+)?[^\s'",]+)""",
     re.IGNORECASE | re.MULTILINE,
 )
+_PARAMETER = re.compile(
+    r"([?&;][\w.%-]{0,32}(?:passw(?:or)?d|passphrase|pwd|secret|token|api_?key|access_?key|credential|signature)"
+    r"[\w.%-]{0,32}=)[^&\s'\"<>#]+",
+    re.IGNORECASE,
+)
 _BEARER = re.compile(r"""(\bbearer\s+)[^\s'",;]+""", re.IGNORECASE)
 _BETWEEN_WORDS = re.compile(r"""([\s'"<>]+)""")
 _USER = re.compile(r"://[^:/@]*")
@@ -44,7 +49,7 @@ def hide(secret: str) -> None:
 
 
 def redact(text: str, limit: int = MAX_CHARACTERS) -> str:
-    """The text with URL passwords, bearer tokens, Authorization values and hidden secrets replaced by ***.
+    """The text with *** for passwords and secret parameters of URLs, bearer tokens, Authorization and hidden secrets.
 
     The time is linear in the length, and a text of more than `limit` characters loses its middle before anything else:
     it may be a vendor's or an attacker's, and this runs under the interpreter's lock.
@@ -68,6 +73,7 @@ def _redact(text: str, is_cut: bool = False) -> str:
             _without_password(word, is_cut and number == last) if "://" in word else word
             for number, word in enumerate(words)
         )
+    text = _PARAMETER.sub(rf"\1{HIDDEN}", text)
     text = _AUTHORIZATION.sub(rf"\1{HIDDEN}", text)
     return _BEARER.sub(rf"\1{HIDDEN}", text)
 

@@ -13,6 +13,7 @@ import psutil
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, DatabaseRefused
 from crawlfleet.core.system_metrics import SLOW_SECONDS
+from crawlfleet.doctor.exposures import exposures
 from crawlfleet.doctor.findings import Finding, fail, ok, warn
 from crawlfleet.model import migrations, schema
 from crawlfleet.model.claim_strategy import Strategy, probe_strategy
@@ -45,6 +46,8 @@ def open_database(settings: Settings, opened: list[Database]) -> Iterator[Findin
         yield fail("database", message or advice, advice if message else "correct database_url")
         return
     opened.append(db)
+    for text, advice in exposures(settings):
+        yield warn("database", text, advice)
     yield ok("database", f"{db.product} {db.version} at {db.name}{', through a pooler' if db.dialect.pooled else ''}")
 
 

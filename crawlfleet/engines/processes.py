@@ -23,6 +23,7 @@ from multiprocessing.reduction import recv_handle
 
 from crawlfleet.core.endings import EndingKind
 from crawlfleet.core.errors import CallRefused, UsageError
+from crawlfleet.core.secrets import KEY_VARIABLE
 from crawlfleet.engines.contract import Reports, Run, Slots
 from crawlfleet.engines.process_messages import BodyRequest, Notice, Said, SpooledOutcome, WorkerSetup
 from crawlfleet.engines.thread_pool import ThreadPool
@@ -30,6 +31,7 @@ from crawlfleet.executors.contract import TaskContext
 from crawlfleet.executors.outcome import failed
 from crawlfleet.executors.spool import Spool
 from crawlfleet.model.ending import Outcome
+from crawlfleet.settings.definitions import ENVIRONMENT_PREFIX, RULES
 
 ALIVE_CHECK_SECONDS = 1.0  # a dead worker is noticed at once, unless a child of its body holds the connection
 REAP_SECONDS = 5.0
@@ -37,6 +39,13 @@ _BOOT = (
     "import sys; sys.path[:] = sys.argv[3:]; "
     "from crawlfleet.engines.process_worker import main; main(int(sys.argv[1]), int(sys.argv[2]))"
 )
+
+
+def environment_of_workers() -> dict[str, str]:
+    """The environment without what a body has no need of, nor the programs that it starts: database, keys, API."""
+    secret = {KEY_VARIABLE, "PGPASSWORD", "MYSQL_PWD"}
+    secret |= {ENVIRONMENT_PREFIX + name.upper() for name, rule in RULES.items() if rule.secret}
+    return {name: value for name, value in os.environ.items() if name not in secret}
 
 
 class WorkerDied(Exception):
@@ -54,6 +63,7 @@ class Worker:
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-u", "-c", _BOOT, str(theirs.fileno()), str(os.getpid()), *sys.path],
+                env=environment_of_workers(),
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
@@ -76,7 +86,7 @@ class Worker:
     ) -> Outcome:
         """Run the body of executor `name`, and allow or refuse its calls to its source; raises WorkerDied."""
         self._number += 1
-        self._send(BodyRequest(self._number, name, context))
+        self._send(BodyRequest(self._number, name, context.for_worker()))
         while True:
             match self._receive():
                 case Outcome() as outcome:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from crawlfleet.core.account import Account, with_token
+from crawlfleet.core.account import Account, with_opened_token, with_token
 from crawlfleet.core.errors import PermanentError, TaskError, UsageError
 from crawlfleet.core.vendor_data import Row, Scope
 from crawlfleet.executors.permit import Permit
@@ -118,6 +118,11 @@ class TaskContext:
         if isinstance(source, SourceSettings) and source.proxy:
             source = replace(source, proxy=Proxy(source.proxy, ANY_VARIABLE).with_password())
         return TaskContext(self.task, account, source)
+
+    def for_worker(self) -> TaskContext:
+        """A copy for a process of this host that lacks the keys of sealed tokens; raises TokenUnavailable."""
+        account = self._account
+        return TaskContext(self.task, None if account is None else with_opened_token(account), self._source)
 
     def check(self) -> None:
         """Raise `Cancelled` when nobody waits for this run any more; long bodies call it now and then."""

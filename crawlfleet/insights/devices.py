@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from typing import Any
 
 from crawlfleet.core.db import Database
@@ -19,6 +20,7 @@ NEWEST_RUNS = 1000  # of a device, that its figures are made of
 POINTS = 120  # of a curve
 SHORTEST_SPAN = 30  # seconds between two of them; beats are no closer by default
 MISSED_BEATS = 3  # after so many a device is called silent, long before it counts as gone
+HASHED = ("machine", "boot")  # of a process: the first is said to be confidential, see machine-id(5)
 DEFAULT_INTERVAL: Any = FIELDS["heartbeat_interval"].default  # seconds, of a device that does not tell its own
 MEASURED = ("cpu_usage", "memory_usage", "disk_usage", "system_load", "delay_seconds", "running_tasks")
 
@@ -35,10 +37,20 @@ def devices(db: Database) -> list[dict[str, Any]]:
     with db.read() as reader:
         now = reader.now
     for device in found:
+        device["process"] = shown_process(device["process"])
         device["silent_seconds"] = silent_seconds(device, now)
         device["heartbeat"] = beats.latest(device["device_id"])
         device["is_outdated"] = device["status"] == DeviceStatus.ONLINE and version_of(device) < newest
     return found
+
+
+def shown_process(process: Mapping[str, Any]) -> dict[str, Any]:
+    """The process of a device as others may see it: which devices share a machine, but not what proves who it is."""
+    shown = {name: value for name, value in process.items() if name != "witness"}
+    for name in HASHED:
+        if shown.get(name):
+            shown[name] = blake2b(str(shown[name]).encode(), digest_size=8, person=b"crawlfleet").hexdigest()
+    return shown
 
 
 def silent_seconds(device: Mapping[str, Any], now: datetime) -> float | None:
@@ -78,6 +90,7 @@ def device(db: Database, device_id: str) -> dict[str, Any] | None:
     found = next((each for each in DeviceDAO(db).find() if each["device_id"] == device_id), None)
     if found is not None:
         with db.read() as reader:
+            found["process"] = shown_process(found["process"])
             found["silent_seconds"] = silent_seconds(found, reader.now)
         found["heartbeat"] = DeviceHeartbeatDAO(db).latest(device_id)
     return found

@@ -22,6 +22,7 @@ from crawlfleet.settings.definitions import (
     BASE_URL_VARIABLES,
     ENVIRONMENT_PREFIX,
     RULES,
+    SECRET_KEYS,
     SHORTEST_HIDDEN,
     Settings,
     host_name,
@@ -233,9 +234,11 @@ def _suggestion(key: str) -> str:
 
 
 def _url_passwords(url: str) -> tuple[str, ...]:
-    found = re.match(r"[^:]+://[^:/]*:(.*)@", url)
-    if not found:
-        return ()
-    from urllib.parse import unquote
+    """Its password and its secret parameters, as they are written and as they are meant."""
+    from urllib.parse import unquote, unquote_plus
 
-    return found[1], unquote(found[1])
+    found = re.match(r"[^:]+://[^:/]*:(.*)@", url)
+    parameters = [each.partition("=") for each in url.partition("?")[2].split("&")]
+    written = [value for name, _, value in parameters if SECRET_KEYS.search(name)]
+    passwords = [] if found is None else [found[1], unquote(found[1])]
+    return (*passwords, *written, *map(unquote_plus, written))

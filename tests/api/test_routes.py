@@ -18,6 +18,7 @@ from crawlfleet.cli.tasks.lines import read_task_lines
 from crawlfleet.core.errors import UsageError
 from crawlfleet.insights import pages
 from crawlfleet.model import schema
+from crawlfleet.model.device import DeviceDAO
 from tests import fleets
 from tests.api.sample import SECRET, YESTERDAY, Sample, sample_fleet
 from tests.conftest import Backend
@@ -218,6 +219,19 @@ def test_tasks_are_cancelled_and_retried_with_a_trace(client: TestClient, sample
     assert (nothing.status_code, "either by ids" in nothing.json()["detail"]) == (422, True)
     actions = [(actor, action) for actor, action, _ in audit(sample) if actor == "local"]
     assert actions == [("local", f"tasks.{verb}") for verb in ("cancel", "retry", "retry", "cancel")]
+
+
+def test_no_answer_shows_the_machine_id_of_a_device(client: TestClient, sample: Sample) -> None:
+    [stored] = DeviceDAO(sample.db).find()
+    raw = stored["process"]
+    for path in ("devices", "devices/d1", "devices/d1/stats"):
+        answer = client.get(f"/api/distribution/{path}")
+        assert answer.status_code == 200
+        for secret in (raw["machine"], raw["boot"], raw["witness"] or "-none-"):
+            assert secret not in answer.text, path
+    [shown] = client.get("/api/distribution/devices").json()["devices"]
+    assert shown["process"]["pid"] == raw["pid"]
+    assert len(shown["process"]["machine"]) == 16
 
 
 def test_queue_devices_and_accounts_are_steered_with_a_trace(client: TestClient, sample: Sample) -> None:

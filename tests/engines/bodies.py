@@ -104,6 +104,12 @@ def report_self(task: Task, context: TaskContext) -> dict[str, Any]:
     return {"pid": os.getpid(), "heavy": heavy}
 
 
+@task_executor("tell_environment")
+def tell_environment(task: Task, context: TaskContext) -> dict[str, Any]:
+    digest = sha256(context.account.token().encode()).hexdigest()
+    return {"names": sorted(os.environ), "digest": digest}
+
+
 @task_executor("talk")
 def talk(task: Task, context: TaskContext) -> None:
     context.log.info("spoke: task=%d", task.id)

@@ -10,14 +10,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from crawlfleet.core.account import Account
+from crawlfleet.core.secrets import KEY_VARIABLE, keyring, new_key
 from crawlfleet.engines.contract import Run
-from crawlfleet.executors.contract import Executor
+from crawlfleet.executors.contract import Executor, TaskContext
 from tests.engines.stage import Stage
 from tests.waiting import wait_until
 
@@ -71,6 +74,24 @@ def test_a_worker_killed_while_idle_costs_no_run(make_stage: MakeStage) -> None:
     os.kill(pid, signal.SIGKILL)
     assert summary(stage, "report_self")["pid"] != pid
     assert len(stage.began) == len(stage.ended) == 2
+
+
+def test_a_worker_has_no_secret_of_the_node_in_its_environment_and_its_task_has_its_token(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bodies, and the programs that they started, inherited database URL, API token and the key of sealed tokens."""
+    secret = {KEY_VARIABLE: new_key(), "CRAWLFLEET_API_TOKEN": "x" * 32, "CRAWLFLEET_DATABASE_URL": "sqlite:///c.db"}
+    for name, value in {**secret, "PGPASSWORD": "x", "OF_THE_BODY": "x"}.items():
+        monkeypatch.setenv(name, value)
+    account = Account("appsflyer", "alice", token_sealed=keyring(None).seal("very-secret", ("appsflyer", "alice")))
+    stage = make_stage("processes")
+    run = stage.run("tell_environment")
+    sealed = Run(run.assignment_id, run.task, run.executor, TaskContext(run.task, account))
+    stage.engine.submit([sealed])
+    found = json.loads(stage.outcome(sealed).summary or "{}")
+    assert found["digest"] == sha256(b"very-secret").hexdigest()
+    assert "OF_THE_BODY" in found["names"]
+    assert not {*secret, "PGPASSWORD"} & set(found["names"])
 
 
 def test_a_worker_loads_no_database_driver(shared_stage: Callable[[str], Stage]) -> None:
