@@ -15,6 +15,12 @@ import sqlalchemy as sa
 from crawlfleet.core import sql
 
 
+def kind_of(column: sa.Column[Any]) -> str:
+    """The kind of a column's values, as `SqlDialect.rows` and `.bound` name it."""
+    kinds = {Moment: "moment", Day: "day", Amount: "decimal", sa.JSON: "json", sa.Integer: "int", sa.String: "text"}
+    return next(kind for of, kind in kinds.items() if isinstance(column.type, of))
+
+
 class Moment(sa.TypeDecorator[datetime]):
     """A moment in UTC with microseconds: text on SQLite. One of another zone is stored as the moment that it is."""
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import fields
 from typing import Any
 
 from crawlfleet.core.sql import day, json_rows, json_value, sql
 from crawlfleet.core.transaction import Answer, AnyRow, Transaction
+from crawlfleet.model.column_types import Day
+from crawlfleet.model.schema import crawl_task
 from crawlfleet.model.task_spec import Task
 
-TASK_COLUMNS = (
-    "t.id, t.lane_id, t.ready_key, t.task_type, t.source, t.username, t.app_id, t.report, t.start_date, t.end_date,"
-    " t.priority, t.execution_timeout, t.retry, t.label"
-)
+_OF_BODIES = [each.name for each in fields(Task) if each.name in crawl_task.c and each.name != "task_data"]
+_DAYS = [name for name in _OF_BODIES if isinstance(crawl_task.c[name].type, Day)]
+TASK_COLUMNS = ", ".join(f"t.{name}" for name in (*_OF_BODIES, "lane_id", "ready_key", "retry", "label"))
 SMALL_DATA_BYTES = 2000
 
 
@@ -41,17 +43,7 @@ def ask_large_data(transaction: Transaction, rows: Collection[AnyRow]) -> Answer
 
 def task_of(row: AnyRow) -> Task:
     """A row with `task_columns` as a body sees it, still without large task_data."""
-    return Task(
-        id=row["id"],
-        task_type=row["task_type"],
-        username=row["username"],
-        source=row["source"],
-        app_id=row["app_id"],
-        start_date=day(row["start_date"]),
-        end_date=day(row["end_date"]),
-        report=row["report"],
-        priority=row["priority"],
-        task_data=json_value(row["task_data"]) or {},
-        execution_timeout=row["execution_timeout"],
-        attempt=row["retry"] + 1,
-    )
+    given = {name: row[name] for name in _OF_BODIES}
+    for name in _DAYS:
+        given[name] = day(given[name])
+    return Task(**given, task_data=json_value(row["task_data"]) or {}, attempt=row["retry"] + 1)

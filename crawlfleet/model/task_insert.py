@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -12,8 +12,10 @@ from crawlfleet.core.sql import SqlDialect, bindable, json_batches, json_rows, s
 from crawlfleet.core.transaction import Answer, Result, Statements, Transaction
 from crawlfleet.model import lanes, signals
 from crawlfleet.model.budget import CostOf, no_cost
+from crawlfleet.model.column_types import kind_of
 from crawlfleet.model.ledger import Ledger
 from crawlfleet.model.lifecycle import TaskStatus
+from crawlfleet.model.schema import crawl_task
 from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.settings.definitions import Settings
 
@@ -21,29 +23,15 @@ PRIORITY_STEP_MS = 600_000  # one step of priority is worth ten minutes of waiti
 ADD_BATCH = 2000  # rows of one INSERT
 SHOWN_NOTES = 20  # of unique keys that are open already
 
-_AS_GIVEN = {  # columns that take what the TaskSpec says
-    "task_type": "text",
-    "source": "text",
-    "username": "text",
-    "app_id": "text",
-    "report": "text",
-    "label": "text",
-    "start_date": "day",
-    "end_date": "day",
-    "priority": "int",
-    "unique_key": "text",
-}
+_REWORKED = ("execution_timeout", "max_retry_count", "task_data")  # what a TaskSpec says of them is not stored as it is
+_AS_GIVEN = [each.name for each in fields(TaskSpec) if each.name in crawl_task.c and each.name not in _REWORKED]
 _COLUMNS = {
-    **_AS_GIVEN,
-    "lane_id": "int",
-    "order_key": "int",
-    "ready_key": "int",
-    "wake_at": "moment",
-    "next_run_at": "moment",
-    "execution_timeout": "int",
-    "max_retry_count": "int",
-    "task_data": "json",
-    "parent_id": "int",
+    name: kind_of(crawl_task.c[name])
+    for name in (
+        *_AS_GIVEN,
+        *_REWORKED,
+        *("lane_id", "order_key", "ready_key", "wake_at", "next_run_at", "parent_id"),
+    )
 }
 
 
