@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Annotated
 
-from fastapi import APIRouter, FastAPI, Header, Response, Security
+from fastapi import APIRouter, FastAPI, Header, Request, Response, Security
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -14,13 +14,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from crawlfleet import __version__
 from crawlfleet.api import routes_data, routes_fleet, routes_tasks
-from crawlfleet.api.guard import Guard, Keys
+from crawlfleet.api.guard import Guard, Keys, still_may_read
 from crawlfleet.api.metrics import NodeMetrics
 from crawlfleet.api.parameters import PREFIX, PROBLEMS
 from crawlfleet.api.query_runner import QueryRunner, RouteContext
-from crawlfleet.api.refusals import MAX_BODY_BYTES, Refusal, add_handlers
+from crawlfleet.api.refusals import MAX_BODY_BYTES, add_handlers
 from crawlfleet.api.strangers import Strangers
-from crawlfleet.api.stream import EventStream, TooManyClients
+from crawlfleet.api.stream import EventStream
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError
 from crawlfleet.core.hosts import is_loopback
@@ -132,15 +132,12 @@ def _events(stream: EventStream) -> APIRouter:
 
     @router.get("/events", response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}})
     async def events(
+        request: Request,
         last_event_id: Annotated[str | None, Header(max_length=64, description="go on behind this event")] = None,
     ) -> Response:
         """Server-sent events: `run` (a run was assigned, began or ended), `task` (cancelled or revived by a person),
         `added` (tasks were added), `device`, `queue` (paused or open), and `missed` (read the lists anew). An event
         may come twice. At most 20 clients; one that is too slow is cut off."""
-        try:
-            found = stream.events(last_event_id)
-        except TooManyClients:
-            raise Refusal(503, "20 clients listen to the events of this node already: ask another node") from None
-        return StreamingResponse(found, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        return stream.answer(last_event_id, lambda: still_may_read(request))
 
     return router

@@ -178,7 +178,7 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 18 or int(length) > MAX_BODY_BYTES:  # FastAPI counts chunked ones
             return refusal(413, TOO_LARGE)
-        scope.setdefault("state", {})["caller"] = caller
+        scope.setdefault("state", {}).update(caller=caller, caller_now=lambda: self._keys.caller(token))
         return self._app
 
     def _add_headers(self, headers: MutableHeaders, path: str) -> None:
@@ -228,6 +228,12 @@ def caller_of(request: Request) -> Caller:
     """Who made this request."""
     caller: Caller = request.state.caller
     return caller
+
+
+async def still_may_read(request: Request) -> bool:
+    """Whether who made this request might still make it: the token of an answer without an end may be revoked."""
+    caller: Caller | None = await request.state.caller_now()
+    return caller is not None and caller.role.covers(Role.READ)
 
 
 def admin_only(request: Request) -> None:

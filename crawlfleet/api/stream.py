@@ -11,9 +11,14 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+
+from fastapi import Response
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from crawlfleet.api.query_runner import QueryRunner
+from crawlfleet.api.refusals import refusal
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseError
 from crawlfleet.core.json_text import json_text
@@ -21,16 +26,14 @@ from crawlfleet.insights.changes import News, NewsReader
 
 log = logging.getLogger(__name__)
 
+MayListen = Callable[[], Awaitable[bool]]
+
 LOOK_SECONDS = 1.0  # between two looks at the tables, while anybody listens
 LINGER_SECONDS = 60.0  # after the last client left: it may come again
 REMEMBERED = 2000  # events for those that come again
 MAX_CLIENTS = 20
 LOOKS_BEHIND = 30  # whose events may wait for one client
 COMMENT_SECONDS = 15.0  # without an event, after which a comment keeps proxies from closing the connection
-
-
-class TooManyClients(Exception):
-    """MAX_CLIENTS listen already."""
 
 
 class _Client:
@@ -57,11 +60,21 @@ class EventStream:
         self._recent: deque[tuple[int, bytes]] = deque(maxlen=REMEMBERED)
         self._reading: asyncio.Task[None] | None = None
 
-    def events(self, last_event_id: str | None) -> AsyncIterator[bytes]:
-        """The events from now on, or those after the one of this id; raises TooManyClients."""
+    def answer(self, last_event_id: str | None, may_listen: MayListen) -> Response:
+        """The response that tells the events from now on, or those after the one of this id, while `may_listen`."""
+        return _Answer(self, last_event_id, may_listen)
+
+    def enter(self) -> _Client | None:
+        """A place for a client, which has to leave it; None when there is none left."""
         if len(self._clients) >= MAX_CLIENTS:
-            raise TooManyClients
-        return self._send(_Client(), last_event_id)
+            return None
+        client = _Client()
+        self._clients.add(client)
+        return client
+
+    def leave(self, client: _Client) -> None:
+        """Give its place back."""
+        self._clients.discard(client)
 
     def _after(self, last_event_id: str | None) -> list[bytes]:
         """What a client has missed since the event of this id."""
@@ -75,29 +88,33 @@ class EventStream:
             return [_written(news, f"{self._life}-{self._number}")]
         return [event for each, event in self._recent if each > int(number)]
 
-    async def _send(self, client: _Client, last_event_id: str | None) -> AsyncIterator[bytes]:
-        self._clients.add(client)
+    async def events(
+        self, client: _Client, last_event_id: str | None, may_listen: MayListen
+    ) -> AsyncGenerator[bytes, None]:
+        """What this client is sent."""
         if self._reading is None or self._reading.done():
             self._life, self._number = secrets.token_hex(4), 0
             self._recent.clear()
             self._reading = asyncio.create_task(self._read())
         missed = self._after(last_event_id)
-        try:
-            yield b": crawlfleet\nretry: 2000\n\n"
-            for event in missed:
-                yield event
-            quiet_since = time.monotonic()
-            while not client.is_cut and not self._is_ending():
-                try:
-                    events = await asyncio.wait_for(client.queue.get(), LOOK_SECONDS)
-                except TimeoutError:
-                    if time.monotonic() - quiet_since < COMMENT_SECONDS:
-                        continue
-                    events = b": still here\n\n"
+        yield b": crawlfleet\nretry: 2000\n\n"
+        for event in missed:
+            yield event
+        quiet_since = allowed_at = time.monotonic()
+        while not client.is_cut and not self._is_ending():
+            try:
+                events = await asyncio.wait_for(client.queue.get(), LOOK_SECONDS)
+            except TimeoutError:
+                events = b""
+            if time.monotonic() - allowed_at > LOOK_SECONDS:
+                if not await may_listen():
+                    return
+                allowed_at = time.monotonic()
+            if not events and time.monotonic() - quiet_since > COMMENT_SECONDS:
+                events = b": still here\n\n"
+            if events:
                 quiet_since = time.monotonic()
                 yield events
-        finally:
-            self._clients.discard(client)
 
     async def _read(self) -> None:
         reader, wanted_at = NewsReader(), time.monotonic()
@@ -128,6 +145,30 @@ class EventStream:
             together = b"".join(events)
             for client in self._clients:
                 client.offer(together)
+
+
+class _Answer(Response):
+    """Takes its place when it is sent: 60 clients at once would all find one of 20 free when they are only counted."""
+
+    def __init__(self, stream: EventStream, last_event_id: str | None, may_listen: MayListen) -> None:
+        super().__init__()
+        self._stream = stream
+        self._asked = last_event_id, may_listen
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = self._stream.enter()
+        if client is None:
+            await refusal(503, f"{MAX_CLIENTS} clients listen to the events of this node already: ask another node")(
+                scope, receive, send
+            )
+            return
+        events = self._stream.events(client, *self._asked)
+        try:
+            answer = StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+            await answer(scope, receive, send)
+        finally:
+            self._stream.leave(client)
+            await events.aclose()
 
 
 def _written(news: News, event_id: str) -> bytes:

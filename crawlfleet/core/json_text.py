@@ -11,6 +11,10 @@ from typing import Any
 
 Encode = Callable[[Any], str]
 
+MAX_DEPTH = 31  # of JSON that is stored: what is deeper, MariaDB takes for none
+MAX_READ_DEPTH = 64  # of JSON from outside, all of what may be stored and what it is wrapped in
+MAX_KEYS = 10_000  # of one object from outside: each unknown one costs an error of its own
+
 
 def json_pieces(value: Any, ascii_only: bool = False, indent: int | None = None) -> Iterator[str]:
     """The value's JSON, piece by piece. Any iterable is an array; it is read while its JSON is written, so a long one
@@ -79,14 +83,32 @@ def utc(moment: datetime) -> datetime:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value; raises ValueError for what JSON does not allow, and for a key that is given twice."""
+    """Return the value; raises ValueError for what JSON does not allow, for a key that is given twice, and for what is
+    deeper or has more keys than anything that is meant."""
     try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
+        value = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        value = None
+    else:
+        if not is_deeper(value, MAX_READ_DEPTH):
+            return value
+    raise ValueError(f"nested too deeply: at most {MAX_READ_DEPTH} levels are read")
+
+
+def is_deeper(value: Any, levels: int) -> bool:
+    """Whether objects and arrays are nested in more than so many levels; looks at them level by level."""
+    level = [value]
+    for _ in range(levels + 1):
+        level = [each for each in level if isinstance(each, Mapping | list | tuple)]
+        if not level:
+            return False
+        level = [item for each in level for item in (each.values() if isinstance(each, Mapping) else each)]
+    return True
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_KEYS:
+        raise ValueError(f"an object has {len(pairs)} keys: at most {MAX_KEYS} are read")
     values: dict[str, Any] = {}
     for key, value in pairs:
         if key in values:

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from crawlfleet.core.errors import PermanentError, UsageError
+from crawlfleet.core.json_text import MAX_DEPTH, is_deeper
 from crawlfleet.core.vendor_data import App, AppList, Figures, ReportRange, Scope
 from crawlfleet.executors.contract import ResultReplaced, TaskResult
 from crawlfleet.executors.outcome import SPOOL_BYTES, SPOOL_ROWS
@@ -76,6 +77,8 @@ def summary_text(summary: dict[str, Any]) -> str:
         raise PermanentError(f"summary must be JSON: {error}") from None
     if size > MAX_SUMMARY_BYTES:
         raise PermanentError(f"summary must be at most {MAX_SUMMARY_BYTES} bytes of JSON (got {size})")
+    if is_deeper(summary, MAX_DEPTH):  # after the encoder, which notices what holds itself
+        raise PermanentError(f"summary must be nested in at most {MAX_DEPTH} levels: MariaDB stores no more")
     if "\\u0000" in text and _NUL.search(text):
         raise PermanentError("summary must not hold the character NUL: PostgreSQL cannot store it")
     return text

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
+from crawlfleet.core.json_text import parse_json
 from crawlfleet.core.sql import sql, stamp, utc
 from crawlfleet.core.transaction import Reader
 
@@ -132,7 +133,7 @@ def closed_key(parts: Sequence[str]) -> str:
 def opened_key(key: str, parts: int) -> list[str]:
     """The names in a word that `closed_key` made; raises UsageError for any other text."""
     try:
-        found = json.loads(base64.urlsafe_b64decode(key + "=" * (-len(key) % 4)))
+        found = parse_json(base64.urlsafe_b64decode(key + "=" * (-len(key) % 4)))
     except ValueError:
         raise no_key() from None
     if not isinstance(found, list) or len(found) != parts or not all(_is_name(each) for each in found):

@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from crawlfleet.core.errors import UsageError
+from crawlfleet.core.json_text import MAX_DEPTH, is_deeper
 
 DEFAULT_REPORT = "partners_by_date_report"
 BELIEVE_EMPTY = "believe_empty"  # in the data of an app_data task: days without rows are empty, also if they had some
@@ -96,6 +97,8 @@ class TaskSpec:
             raise UsageError("task_data must not hold the character NUL: PostgreSQL cannot store it")
         if size > MAX_TASK_DATA_BYTES:
             raise UsageError(f"task_data must be at most {MAX_TASK_DATA_BYTES} bytes of JSON (got {size})")
+        if text.count("{") + text.count("[") > MAX_DEPTH and is_deeper(self.task_data, MAX_DEPTH):
+            raise UsageError(f"task_data must be nested in at most {MAX_DEPTH} levels: MariaDB stores no more")
         object.__setattr__(self, "task_data_text", text)
 
     @classmethod

@@ -13,11 +13,12 @@ import httpx2
 import pytest
 
 from crawlfleet import TaskSpec
-from crawlfleet.api import connections, stream
+from crawlfleet.api import connections, guard, stream
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.insights import changes
 from crawlfleet.insights.changes import News, NewsReader
+from crawlfleet.model.api_token import ApiTokenDAO, Role
 from tests import fleets
 from tests.api.conftest import Serve, Served
 from tests.conftest import Backend
@@ -218,6 +219,35 @@ def connected(served: Served) -> list[Any]:
     server = served.server._server
     assert server is not None
     return [each for each in server.server_state.connections if each.cycle is not None]
+
+
+def test_clients_that_come_at_once_share_the_places(serve: Serve, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places were counted when a client asked and taken later, so most of a crowd got in."""
+    monkeypatch.setattr(stream, "MAX_CLIENTS", 3)
+    served = serve()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(closing(socket.create_connection(served.address, timeout=20))) for _ in range(9)]
+        for client in clients:
+            client.sendall(f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        answers = sorted(client.recv(12)[-3:] for client in clients)
+    assert answers == [b"200"] * 3 + [b"503"] * 6
+    wait_until(lambda: not connected(served), what="all are gone")
+    with listening(served):
+        pass
+
+
+def test_the_stream_of_a_revoked_token_ends(serve: Serve, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It went on for as long as the client liked, whatever it told."""
+    monkeypatch.setattr(guard, "TOKENS_KEPT", 0.05)
+    served = serve()
+    tokens = ApiTokenDAO(served.node.db)
+    served.client.headers["Authorization"] = f"Bearer {tokens.add('watcher', Role.READ)}"
+    wait_until(lambda: served.client.get("/openapi.json").status_code == 200)
+    with served.client.stream("GET", PATH) as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == ": crawlfleet"
+        tokens.revoke("watcher")
+        assert all(line in ("retry: 2000", "") for line in lines)
 
 
 def test_streams_end_with_their_node(serve: Serve, quick: None) -> None:

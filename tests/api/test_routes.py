@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -320,6 +321,12 @@ DAY = "must be a date like 2026-01-31"
         ('{"task_type": "noop", "priority": true}', "priority must be a whole number"),
         ('{"task_type": "noop", "colour": 1}', "unknown key 'colour' in a task: allowed are app_id"),
         ('{"username": "u"}', "a task needs the key 'task_type'"),
+        (
+            '{"task_type": "noop", "task_data": ' + '{"a":' * 32 + "1" + "}" * 33,
+            "task_data must be nested in at most 31",
+        ),
+        ("[" * 65 + "]" * 65, "the body is no JSON: nested too deeply: at most 64 levels are read"),
+        ("{" + ",".join(f'"{n}":1' for n in range(10_001)) + "}", "the body is no JSON: an object has 10001 keys"),
         ("[]", "one request adds at least one task"),
         ("7", "a task must be a JSON object (got int)"),
     ],
@@ -347,6 +354,35 @@ def test_a_body_without_its_type_is_told_what_it_lacks(client: TestClient) -> No
     twice, kind = '{"reason": "a", "reason": "b"}', {"Content-Type": "application/json"}
     paused = client.post(f"{PREFIX}/management/pause", content=twice, headers=kind)
     assert (paused.status_code, "'reason' is given twice" in paused.json()["detail"]) == (422, True)
+
+
+def test_task_data_is_stored_and_told_as_deep_as_every_database_can(client: TestClient) -> None:
+    """MariaDB takes what is deeper than 31 levels for no JSON: such a task was a failure of ours."""
+    deep: Any = 1.5
+    for _ in range(31):
+        deep = {"a": deep}
+    answer = client.post(f"{PREFIX}/tasks", json={"task_type": "noop", "task_data": deep})
+    assert get(client, f"/tasks/{answer.json()['ids'][0]}")["task_data"] == deep
+    answer = client.post(f"{PREFIX}/tasks", json={"task_type": "noop", "task_data": {"a": deep}})
+    assert (answer.status_code, answer.json()["error"]) == (422, "invalid")
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("path", ["data/rows", "data/coverage", "data/gaps", "budgets", "apps"])
+def test_a_place_in_a_list_that_no_page_gave_is_told_as_such(client: TestClient, path: str) -> None:
+    """Nested brackets in `after` brought the reader of JSON to its end, and 9 MB into the log."""
+    for text in ("[" * 2900, '{"a":' * 500, "null", '["a", NaN]', "1" * 2900):
+        after = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+        assert client.get(f"{PREFIX}/{path}", params={"after": after}).status_code == 422, text[:9]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_body_of_unknown_keys_costs_no_error_for_each(client: TestClient) -> None:
+    body = "{" + ",".join(f'"{n:x}":{n}' for n in range(280_000)) + "}"
+    for path in ("management/pause", "tasks/cancel", "tasks"):
+        answer = client.post(f"{PREFIX}/{path}", content=body, headers={"Content-Type": "application/json"})
+        assert (answer.status_code, "280000 keys: at most 10000 are read" in answer.json()["detail"]) == (422, True)
+        assert answer.elapsed.total_seconds() < 2
 
 
 @pytest.mark.parametrize(

@@ -381,6 +381,16 @@ def test_an_exception_that_cannot_tell_its_message_still_ends_the_run(play: Play
     assert play(raiser(Mute())).message == "Mute: its message cannot be read (RuntimeError)"
 
 
+def test_a_summary_that_no_database_of_ours_stores_is_the_bodys_fault(play: Play) -> None:
+    """MariaDB takes what is deeper than 31 levels for no JSON."""
+    deep: dict[str, Any] = {}
+    for _ in range(31):
+        deep = {"a": deep}
+    outcome = play(lambda: deep)
+    assert (outcome.kind, "nested in at most 31 levels" in str(outcome.message)) == ("permanent", True)
+    assert play(lambda: deep["a"]).summary == json.dumps(deep["a"])
+
+
 def test_endless_recursion_is_transient(play: Play) -> None:
     def deeper() -> None:
         deeper()

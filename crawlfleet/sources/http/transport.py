@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     import httpx2
 
 MAX_ERROR_BODY_BYTES = 16 * 1024
-MAX_JSON_CHARS = 64 * 1024 * 1024
+MAX_JSON_CHARS = 8 * 1024 * 1024  # as values they take ten times as much memory; a page of apps has some 100,000
+QUOTED_FROM_CHARS = 16 * 1024  # of a text, however long
 
 
 class Transport:
@@ -191,7 +192,10 @@ class Session:
 
     def quote(self, text: str) -> str:
         """Text of the vendor for a message: one line, at most 200 characters, without secrets."""
-        return shorten(self._clean(text))
+        cleaned = self._clean(text[:QUOTED_FROM_CHARS])
+        if len(text) > QUOTED_FROM_CHARS:  # a secret may have been cut in two, and each character spelled as %XX
+            cleaned = cleaned[: max(0, len(cleaned) - 3 * max(map(len, self._secrets), default=0))]
+        return shorten(cleaned)
 
     def _clean(self, text: str) -> str:
         """Control characters become spaces before secrets are looked for: none can hide behind them."""

@@ -6,6 +6,7 @@ import gzip
 import logging
 import socket
 import traceback
+import tracemalloc
 import zlib
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -14,7 +15,7 @@ import pytest
 
 from crawlfleet.core.errors import AuthError, PermanentError, ProxyError, TransientError, UsageError
 from crawlfleet.sources.http.body import PIECE_BYTES, inflate
-from crawlfleet.sources.http.transport import Transport
+from crawlfleet.sources.http.transport import QUOTED_FROM_CHARS, Transport
 
 
 def read_lines(address, context, token, path="/x", **options):
@@ -554,3 +555,17 @@ def test_a_session_without_a_token_sends_no_authorization_and_reads_errors_all_t
         transport.session(None, context).get_json("/x")
     transport.close()
     assert "authorization" not in server.requests[0].lower()
+
+
+def test_a_long_text_of_a_vendor_is_quoted_from_its_beginning_alone(context):
+    """60 MB of rubbish were looked at character by character, for the 200 that are quoted."""
+    session = Transport("https://example.invalid").session(lambda: "t0ken", context)
+    tracemalloc.start()
+    try:
+        quoted = session.quote("x" * 2_000_000)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+    assert len(quoted) <= 210
+    session._hide("a-secret-of-some-length")
+    assert "a-secret" not in session.quote(" " * (QUOTED_FROM_CHARS - 12) + "a-secret-of-some-length")
