@@ -10,6 +10,7 @@ from crawlfleet.cli.arguments import add_json_option, settings_from
 from crawlfleet.cli.database import actor, existing_database, existing_fleet
 from crawlfleet.cli.moments import screen
 from crawlfleet.cli.output import print_json, print_table
+from crawlfleet.core.wording import counted
 
 COLUMNS = (
     "device",
@@ -43,7 +44,11 @@ def run_list(args: argparse.Namespace) -> int:
 
 def print_devices(devices: Iterable[Mapping[str, Any]]) -> None:
     """Print a table of devices with their latest beat."""
-    print_table(COLUMNS, map(_line, devices))
+    lines = [*map(_line, devices)]
+    if lines:
+        print_table(COLUMNS, lines)
+    else:
+        print("no device has registered yet")
 
 
 def _line(device: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -90,7 +95,7 @@ def run_remove(args: argparse.Namespace) -> int:
     offline_timeout = settings_from(args).offline_timeout if args.force else None
     with existing_fleet(args) as fleet:
         released = fleet.remove_device(args.device_id, actor(), offline_timeout)
-    tasks = f", {released} tasks went back to the queue" if released else ""
+    tasks = f", {counted(released, 'task')} went back to the queue" if released else ""
     print(f"device {args.device_id} removed{tasks}")
     return 0
 

@@ -198,18 +198,20 @@ def print_status(status: Mapping[str, Any]) -> None:
     """Print the fleet's state for people; the verdict comes last, where the eye is."""
     from crawlfleet.cli.accounts.budget_table import print_budgets
     from crawlfleet.cli.devices_cli import print_devices
+    from crawlfleet.model.budget import DAY_SECONDS
 
     print_devices(status["devices"])
-    if status["budgets"]:
+    if budgets := [each for each in status["budgets"] if each["waiting"] or each["seconds"] >= DAY_SECONDS]:
         print("\nbudgets that allow no call now:")
-        print_budgets(status["budgets"])
+        print_budgets(budgets)
     print()
     tasks = status["tasks"]
     counts = ", ".join(f"{count} {state}" for state, count in tasks.items())
     failed = tasks[TaskStatus.FAILED]
     print_text(f"tasks: {counts}", BAD if failed else None, f"{failed} failed")
     for line in status["blocked"]:
-        print_text(f"blocked: {cell(line)}")
+        if line not in status["verdict"]:  # which names the first ones
+            print_text(f"blocked: {cell(line)}")
     print_text(cell(status["verdict"]))
 
 

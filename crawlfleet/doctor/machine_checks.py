@@ -17,6 +17,7 @@ from crawlfleet.core.db import Database
 from crawlfleet.core.errors import ProxyError, TaskError, UsageError
 from crawlfleet.core.hosts import is_loopback, with_port
 from crawlfleet.core.secrets import keyring
+from crawlfleet.core.wording import counted
 from crawlfleet.doctor.database_checks import has_tables
 from crawlfleet.doctor.findings import Check, Finding, fail, ok, warn
 from crawlfleet.executors.registry import executors
@@ -88,7 +89,7 @@ def tokens(settings: Settings, db: Database) -> Iterator[Finding]:
         missing.append(warn("tokens", text, "run `accounts rotate` once, with a new key if the database may be copied"))
     yield from _first(missing, "tokens")
     if not missing:
-        yield ok("tokens", f"{len(accounts)} accounts, and all that they need is on this machine")
+        yield ok("tokens", f"{counted(len(accounts), 'account')}, and all that is needed is on this machine")
 
 
 def proxies(settings: Settings, db: Database | None) -> Iterator[Finding]:

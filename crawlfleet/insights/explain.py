@@ -198,6 +198,9 @@ class _Teller:
         if task_type not in DeviceDAO(self.db).known_types(self.offline_timeout, self.now):
             last = max((each["last_heartbeat"] for each in knowing), default=None)
             who = f"no device has known the task type {task_type} yet"
+            if not DeviceDAO(self.db).find():
+                sentence = "no device has registered yet: start a node"
+                return self._because(Reason.NO_DEVICE, sentence, devices=facts)
             if last is not None:
                 who = (
                     f"no device seen lately knows the task type {task_type}; one that did was last seen at"

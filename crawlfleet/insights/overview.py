@@ -9,6 +9,7 @@ from typing import Any
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.sql import sql, stamp
+from crawlfleet.core.wording import counted
 from crawlfleet.insights.budgets import budgets
 from crawlfleet.insights.devices import devices, online_of
 from crawlfleet.insights.explain import When, utc_text
@@ -54,17 +55,18 @@ def backlog(db: Database) -> Backlog:
         else:
             pending += waiting
     blocked = [
-        f"{count} tasks of {each}"
+        f"{counted(count, 'task')} of {each}"
         for found in (parked, unknown, unlabelled, tokenless)
         for each, count in found.items()
         if count
     ]
-    if pause.paused and pending:
-        blocked.append(f"{pending} tasks: the queue is paused" + (f" ({pause.note})" if pause.note else ""))
+    paused = "the queue is paused" + (f" ({pause.note})" if pause.note else "") if pause.paused else ""
+    if paused and pending:
+        blocked.append(f"{counted(pending, 'task')}: {paused}")
         pending = 0
         for lane in lanes:
             lane.is_blocked = True
-    return Backlog(pending + sum(each.live for each in lanes), blocked, lanes)
+    return Backlog(pending + sum(each.live for each in lanes), blocked, lanes, paused)
 
 
 def failed_since(db: Database, moment: datetime) -> int:

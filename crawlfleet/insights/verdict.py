@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from crawlfleet.core.wording import counted
 from crawlfleet.insights.devices import online_of, version_of
 from crawlfleet.insights.explain import When, utc_text
 from crawlfleet.insights.yesterday import AccountKey, Yesterday
@@ -22,11 +23,12 @@ SHOWN_REASON = 120  # characters of an error within the sentence
 @dataclass(frozen=True)
 class Backlog:
     """What is open. `blocked` says, in words, what waits for a person; `open_tasks` counts all the rest. `lanes` are
-    those of both."""
+    those of both. `pause`: that the queue is paused, and why; empty when it is not."""
 
     open_tasks: int
     blocked: list[str]
     lanes: list[OpenLane] = field(default_factory=list, compare=False)
+    pause: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,6 @@ class Standing:
     backlog: Backlog
     yesterday: Yesterday
     failed: int
-
-
-def count(number: int, noun: str) -> str:
-    """The number with its noun, in the plural unless it is one."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def verdict(fleet: Standing, when: When = utc_text) -> str:
@@ -67,7 +64,7 @@ def _running(fleet: Standing) -> list[Mapping[str, Any]]:
 
 def _devices(fleet: Standing) -> Iterable[str]:
     online, open_tasks = online_of(fleet.devices), fleet.backlog.open_tasks
-    are_open = f"{count(open_tasks, 'task')} {'is' if open_tasks == 1 else 'are'} open"
+    are_open = f"{counted(open_tasks, 'task')} {'is' if open_tasks == 1 else 'are'} open"
     if open_tasks and not online:
         yield f"stopped: {are_open} and no device is online"
     elif open_tasks and not _running(fleet):
@@ -75,7 +72,7 @@ def _devices(fleet: Standing) -> Iterable[str]:
     told = {(each.source or "", each.username or "") for each in fleet.backlog.lanes if each.is_blocked}
     for each in online:
         if each["silent_seconds"] is not None:
-            runs = f", and {count(each['current_tasks'], 'task')} assigned to it" if each["current_tasks"] else ""
+            runs = f", and {counted(each['current_tasks'], 'task')} assigned to it" if each["current_tasks"] else ""
             yield f"device {each['device_id']} is silent for {each['silent_seconds']:.0f} s{runs}"
         lacking = {account: why for account, why in lacking_of(each).items() if account not in told}
         if lacking:
@@ -86,6 +83,8 @@ def _devices(fleet: Standing) -> Iterable[str]:
 
 
 def _people(fleet: Standing) -> Iterable[str]:
+    if fleet.backlog.pause and not any(fleet.backlog.pause in each for each in fleet.backlog.blocked):
+        yield f"{fleet.backlog.pause}: nothing begins before `tasks resume`"
     if fleet.backlog.blocked:
         yield f"waits for a person: {_names(fleet.backlog.blocked, '; ')}"
     online = online_of(fleet.devices)
@@ -111,7 +110,7 @@ def _figures(fleet: Standing) -> Iterable[str]:
         accounts = Counter((source, username) for source, username, _ in found.missing)
         apps = sum(app_id != ALL_APPS for _, _, app_id in found.missing)
         whole = ["all apps at once"] if apps < len(found.missing) else []
-        what = " and ".join([count(apps, "app")] * bool(apps) + whole)
+        what = " and ".join([counted(apps, "app")] * bool(apps) + whole)
         sentence = f"yesterday ({found.day}, UTC) is missing for {what} of {_names(name for _, name in accounts)}"
         newest = max((each for each in found.missing.values() if each is not None), default=None)
         if newest is None:
@@ -124,7 +123,7 @@ def _figures(fleet: Standing) -> Iterable[str]:
             sentence += f"; nothing is queued for {of}"
         yield sentence
     if fleet.failed:
-        yield f"{count(fleet.failed, 'task')} failed in the last 24 hours"
+        yield f"{counted(fleet.failed, 'task')} failed in the last 24 hours"
 
 
 def _accounts_at_work(fleet: Standing) -> set[AccountKey]:
@@ -144,8 +143,8 @@ def _work(fleet: Standing, when: When) -> list[str]:
         online = len(online_of(fleet.devices))
         open_tasks = fleet.backlog.open_tasks
         said.append(
-            f"working: {count(open_tasks, 'task')} {'is' if open_tasks == 1 else 'are'} open, {live} in hand,"
-            f" {count(online, 'device')} {'is' if online == 1 else 'are'} online"
+            f"working: {counted(open_tasks, 'task')} {'is' if open_tasks == 1 else 'are'} open, {live} in hand,"
+            f" {counted(online, 'device')} {'is' if online == 1 else 'are'} online"
         )
     if closed:
         openings = sorted(each.opens_at for each in closed if each.opens_at is not None)
@@ -153,18 +152,18 @@ def _work(fleet: Standing, when: When) -> list[str]:
         if openings:
             until = when(openings[0]) + (f" to {when(openings[-1])}" if openings[-1] > openings[0] else "")
         names = _names(each.username or each.source or "" for each in closed)
-        said.append(f"waiting for quota until {until}: {count(waiting, 'task')} of {names}")
+        said.append(f"waiting for quota until {until}: {counted(waiting, 'task')} of {names}")
     retrying = [each for each in lanes if each.retrying]
     if retrying:
         first = min(retrying, key=lambda each: each.next_retry_at or fleet.now)
         at = when(first.next_retry_at or fleet.now)
         reason = first.retry_reason or "no reason is known"
         short = reason if len(reason) <= SHOWN_REASON else f"{reason[: SHOWN_REASON - 1]}…"
-        said.append(f"retrying: {count(sum(each.retrying for each in lanes), 'task')}, the next at {at} ({short})")
+        said.append(f"retrying: {counted(sum(each.retrying for each in lanes), 'task')}, the next at {at} ({short})")
     later = sum(each.later - each.retrying for each in lanes)
     due = [each.next_due_at for each in lanes if each.next_due_at is not None]
     if later > 0 and due:
-        said.append(f"{count(later, 'task')} {'is' if later == 1 else 'are'} not due before {when(min(due))}")
+        said.append(f"{counted(later, 'task')} {'is' if later == 1 else 'are'} not due before {when(min(due))}")
     return said
 
 

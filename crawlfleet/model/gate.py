@@ -30,6 +30,7 @@ from crawlfleet.model.run_effects import MAX_MESSAGE, Tasks, store_all
 from crawlfleet.model.task_insert import TaskDefaults
 from crawlfleet.model.task_spec import TaskSpec
 
+ASKED_BY = ", asked by device "  # ends the reason of an account that a vendor's refusal parked
 AskedEnds = tuple[Answer[Tasks], range_store.Targets]
 
 
@@ -104,7 +105,7 @@ def end_runs(
 def _park(ledger: Ledger, ending: Ending, task: AnyRow) -> tuple[Ending, bool]:
     """The account waits for a person; True when it did not before. Without one nothing would hold the task back."""
     device = task["assigned_device_id"]  # another may have a newer token
-    reason = f"{(ending.message or 'token refused')[:MAX_MESSAGE]}, asked by device {device}"
+    reason = f"{(ending.message or 'token refused')[:MAX_MESSAGE]}{ASKED_BY}{device}"
     parked = park(ledger.transaction, task["source"], task["username"], reason, ending.parks_as)
     if parked is None:
         return ending.failed(ending.message), False

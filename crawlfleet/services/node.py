@@ -17,6 +17,7 @@ from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.core.process import own_identity
 from crawlfleet.core.system_metrics import capabilities, local_ip
 from crawlfleet.core.wakeup import Wakeup
+from crawlfleet.core.wording import counted
 from crawlfleet.engines.contract import Engine, Reports, Slots
 from crawlfleet.engines.registry import EngineRequest, Engines, make_engines
 from crawlfleet.executors.contract import Executor, TaskContext
@@ -250,7 +251,7 @@ class Node:
         for line in left.blocked:
             log.warning("waits for a person: %s", line)
         if failed:
-            log.warning("nothing is left to do; %d tasks failed", failed)
+            log.warning("nothing is left to do; %s failed", counted(failed, "task"))
         return 1 if failed or left.blocked else 0
 
 

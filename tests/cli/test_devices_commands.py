@@ -84,7 +84,7 @@ def test_only_an_offline_device_is_removed_unless_it_is_forced(any_console: Cons
     any_console.add("--type", "noop")
     register(any_console, claims=1)
     said = any_console("devices", "remove", "--force", "d1")
-    assert said.out == "device d1 removed, 1 tasks went back to the queue\n"
+    assert said.out == "device d1 removed, 1 task went back to the queue\n"
     assert any_console("devices", "list", "--json").json == []
     assert any_console("tasks", "stats", "--json").json["pending"] == 1
 
@@ -111,7 +111,32 @@ def test_the_verdict_says_what_is_wrong_first(any_console: Console) -> None:
     register(any_console, "w1", mode="worker", version="1")
     any_console("tasks", "pause")
     verdict = any_console("distribute", "status").out.splitlines()[-1]
-    assert verdict.startswith("waits for a person: 1 tasks: the queue is paused; versions differ: ")
+    assert verdict.startswith("waits for a person: 1 task: the queue is paused; versions differ: ")
+
+
+def test_a_pause_is_told_although_nothing_is_queued(ready: Console) -> None:
+    """The verdict kept silent about it until the night's tasks stood still."""
+    ready("tasks", "pause", "--reason", "server moves")
+    paused = "the queue is paused (server moves): nothing begins before `tasks resume`"
+    assert ready("distribute", "status", "--json").json["verdict"] == paused
+    ready("tasks", "resume")
+    assert ready("distribute", "status", "--json").json["verdict"] == "idle: nothing is open, nothing failed"
+
+
+def test_a_fleet_without_devices_shows_no_empty_table(ready: Console) -> None:
+    """The first thing that a newcomer saw was two lines of column names."""
+    assert ready("distribute", "status").out.splitlines()[0] == "no device has registered yet"
+    assert ready("devices", "list").out == "no device has registered yet\n"
+
+
+def test_what_waits_for_a_person_is_said_once(ready: Console) -> None:
+    """Long reasons stood on the screen twice: in a line of their own, and in the verdict."""
+    register(ready, "d1")
+    for number in range(5):
+        ready.add("--type", f"unheard_of_{number}", "--force")
+    lines = "".join(ready("distribute", "status").out.splitlines())
+    assert [lines.count(f"unheard_of_{number}:") for number in range(5)] == [1] * 5
+    assert lines.count("blocked: 1 task of type unheard_of_") == 2
 
 
 @pytest.mark.parametrize("command", ["drain", "resume", "remove"])

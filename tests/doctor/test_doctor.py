@@ -89,7 +89,7 @@ def test_a_healthy_machine_gets_ok_everywhere(any_console: Console, monkeypatch:
         "OK",
     )
     assert SECRET not in said.out + said.err
-    assert "1 accounts, and all that they need is on this machine" in said.out
+    assert "1 account, and all that is needed is on this machine" in said.out
 
 
 def test_the_server_and_its_rules_are_told(backend: Backend, any_console: Console) -> None:

@@ -115,7 +115,7 @@ def test_a_node_without_the_key_leaves_the_account_to_others(
     for_alice = fleet.add_task("user_apps", username="alice")
     with NodeProcess(tmp_path, url, "--until-idle", **environ_of(sandbox, TOKEN_BOB="sandbox-bob")) as node:
         assert node.wait() == 1
-    assert "waits for a person: 1 tasks of account alice, whose token no device has (" in node.log
+    assert "waits for a person: 1 task of account alice, whose token no device has (" in node.log
     assert "account alice at appsflyer: there is no key for sealed tokens" in node.log
     assert node.count("token missing: device=") == 1
     assert sandbox.stats()["calls"] == 1, "bob's"

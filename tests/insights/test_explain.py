@@ -119,6 +119,13 @@ def test_a_refused_token_is_named_with_its_reason(device: Device, db: Database) 
         assert "since 2026-03-01 12:00:00 UTC (401: token revoked, asked by device d1)" in found.sentence
 
 
+def test_a_fleet_that_never_had_a_device_is_told_to_start_one(db: Database) -> None:
+    """It blamed the task's type, with a hint at executors of one's own."""
+    [task_id] = add(db)
+    found = why(db, task_id)
+    assert (found.reason, found.sentence) == (Reason.NO_DEVICE, "no device has registered yet: start a node")
+
+
 def test_devices_that_do_not_know_the_type_or_take_nothing_are_told(device: Device, db: Database) -> None:
     [other] = CrawlTaskDAO(db).add([TaskSpec("unheard_of", run_at=NOON)], now=NOON)
     [mine] = add(db)
@@ -146,7 +153,7 @@ def test_a_token_that_no_device_has_is_told_with_the_devices(device: Device, db:
     told = "no device that could take it has the token of account u: d1: T is not set on this node"
     assert (found.reason, found.sentence) == (Reason.NO_TOKEN, told)
     assert overview.backlog(db).blocked == [
-        "1 tasks of account u, whose token no device has (d1: T is not set on this node)"
+        "1 task of account u, whose token no device has (d1: T is not set on this node)"
     ]
     Device(db, "d2", types=("fetch",)).register(now=NOON)
     assert why(db, task_id).reason is not Reason.NO_TOKEN

@@ -161,8 +161,8 @@ def test_a_device_without_a_token_is_named_with_the_account() -> None:
     devices = [device(), device("d2", capabilities={"lacking": lacking})]
     sentence = said(lane(due=1), devices=devices)
     assert "device d2 takes no tasks of acme, whose token it lacks (T is not set on this node)" in sentence
-    nobody_has_it = said(lane(due=1, is_blocked=True), devices=devices[1:], blocked=("1 tasks of account acme (...)",))
-    assert nobody_has_it == "waits for a person: 1 tasks of account acme (...)"
+    nobody_has_it = said(lane(due=1, is_blocked=True), devices=devices[1:], blocked=("1 task of account acme (...)",))
+    assert nobody_has_it == "waits for a person: 1 task of account acme (...)"
 
 
 def test_a_device_that_misses_its_beats_is_called_silent() -> None:

@@ -88,7 +88,7 @@ def test_a_node_runs_the_tasks_of_its_labels_and_tells_of_others(fleet: Fleet, r
     add(fleet.db, 2, "quick", label="eu")
     add(fleet.db, 1, "quick", label="us")
     assert run(labels=["eu"]) == 1
-    told = "waits for a person: 1 tasks of type quick: no online device that knows it has the label us"
+    told = "waits for a person: 1 task of type quick: no online device that knows it has the label us"
     assert log.count(told) == 1
     assert fleet.tasks.stats()["completed"] == 2
     assert run(labels=["us"]) == 0
@@ -104,7 +104,7 @@ def test_a_task_of_a_type_that_nobody_knows_is_1_and_waits(fleet: Fleet, run: Ru
     found = fleet.tasks.get(task_id)
     assert found is not None
     assert found["status"] == "pending"
-    told = "1 tasks of type strange: missing executor, no online device knows the type"
+    told = "1 task of type strange: missing executor, no online device knows the type"
     assert log.count(f"WARNING waits for a person: {told}") == 1
 
 

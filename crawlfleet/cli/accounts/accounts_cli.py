@@ -20,6 +20,8 @@ from crawlfleet.core.edge_text import clean
 from crawlfleet.core.errors import CrawlfleetError, ProxyError, TokenUnavailable, UsageError
 from crawlfleet.core.reach import OWN_VARIABLES
 from crawlfleet.core.secrets import Owner, keyring
+from crawlfleet.core.wording import counted
+from crawlfleet.model.gate import ASKED_BY
 from crawlfleet.model.lifecycle import AccountStatus
 from crawlfleet.model.task_spec import TaskSpec
 
@@ -227,9 +229,9 @@ def run_test(args: argparse.Namespace) -> int:
         except AppListUnavailable as error:
             if not account.app_ids:
                 raise
-            say(f"{error}; the {len(account.app_ids)} apps named by hand are used")
+            say(f"{error}; {counted(len(account.app_ids), 'app')} named by hand will do")
         else:
-            print(f"fine: {account.username} at {account.source} sees {count} apps")
+            print(f"fine: {account.username} at {account.source} sees {counted(count, 'app')}")
     _say_when_nodes_read_variables(row)
     _say_that_it_waits(row)
     return 0
@@ -251,7 +253,7 @@ def run_resume(args: argparse.Namespace) -> int:
         row = _the_account(fleet, args)
         changed = fleet.accounts.resume(row["source"], row["username"], actor(), args.accept_apps)
     print(f"account {row['username']} at {row['source']} {'is' if changed else 'was'} {AccountStatus.HEALTHY}")
-    if row["status"] == AccountStatus.TOKEN_EXPIRED:
+    if row["status"] == AccountStatus.TOKEN_EXPIRED or ASKED_BY in (row["status_reason"] or ""):
         _say_when_nodes_read_variables(row)
     return 0
 
@@ -325,7 +327,7 @@ def _add_account_options(parser: argparse.ArgumentParser) -> None:
         help="read the token from standard input and store it encrypted in the database",
     )
     parser.add_argument("--proxy", metavar="URL", help="proxy of the account, its password as ${VARIABLE}; '' for none")
-    parser.add_argument("--kind", choices=KINDS, help=f"of a new account: {KINDS[0]} unless given")
+    parser.add_argument("--kind", choices=KINDS, help=f"what the account is; a new one is {KINDS[0]} unless given")
     parser.add_argument(
         "--app-id", metavar="A", action="append", help="an app of an account whose vendor lists none; may be repeated"
     )

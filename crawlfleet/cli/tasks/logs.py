@@ -38,6 +38,8 @@ def run_logs(args: argparse.Namespace) -> int:
             else:
                 for line in lines:
                     _print_line(line, f"task {line.task_id}")
+                if not lines:
+                    say("no such line")
             return 0
         task_lines = _of_task(db, args)
         if args.follow:
@@ -53,6 +55,8 @@ def run_logs(args: argparse.Namespace) -> int:
         return 0
     for line in kept:
         _print_line(line, line.device_id or "")
+    if not kept:
+        say("no such line")
     return 0
 
 

@@ -10,6 +10,7 @@ from crawlfleet.core.account import Account
 from crawlfleet.core.db import Database
 from crawlfleet.core.vendor_data import App, AppList
 from crawlfleet.model.account import AccountDAO, park
+from crawlfleet.model.gate import ASKED_BY
 from crawlfleet.sandbox.server import Sandbox
 from tests.cli.console import Console
 from tests.stored_figures import store
@@ -144,6 +145,8 @@ def test_test_and_resume_say_that_nodes_read_variables_at_their_start(ready: Con
     assert ready("accounts", "resume", "u").err == ""
     ready("accounts", "park", "u", "--reason", "tired")
     assert ready("accounts", "resume", "u").err == ""
+    ready("accounts", "park", "u", "--reason", f"of another account?{ASKED_BY}d1")  # as a node does
+    assert note in ready("accounts", "resume", "u").err
 
 
 def test_a_token_that_is_missing_here_is_a_warning(ready: Console, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +267,10 @@ def test_an_account_is_parked_and_resumed(any_console: Console) -> None:
     assert "parked already: 新令牌" in any_console("accounts", "park", "u", "--reason", "again").out
     [found] = any_console("accounts", "list", "--json").json
     assert (found["status"], found["status_reason"]) == ("parked", "新令牌")
-    assert "blocked: 1 tasks of account u at appsflyer, parked: 新令牌" in any_console("distribute", "status").out
+    assert (
+        "waits for a person: 1 task of account u at appsflyer, parked: 新令牌"
+        in any_console("distribute", "status").out
+    )
     assert "is healthy" in any_console("accounts", "resume", "u").out
     assert "was healthy" in any_console("accounts", "resume", "u").out
     assert "--reason" in any_console.refuses(2, "accounts", "park", "u")

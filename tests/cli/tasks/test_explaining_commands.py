@@ -146,11 +146,19 @@ def test_status_shows_budgets_that_allow_no_call(any_console: Console) -> None:
     assert re.search(r"aggregate_short_range +1 of 1 +in .* 2 +u +com\.a .* +limit reached for partners", text)
 
 
+def test_status_leaves_out_short_limits_that_nothing_waits_for(ready: Console) -> None:
+    """After each night every app had a line that it allows no call for 40 s, although nobody wanted one."""
+    add(ready)
+    ready.add(*APP, *ONE_DAY)
+    run_one(ready)
+    assert [each["waiting"] for each in ready("distribute", "status", "--json").json["budgets"]] == [0]
+    assert "budgets" not in ready("distribute", "status").out
+
+
 def test_the_table_of_budgets_ends_after_twenty_with_the_most_waiting_first(ready: Console) -> None:
     add(ready)
-    for number in range(22):
+    for number in [*range(22), *range(22), 21]:
         ready.add("--type", "app_data", "--username", "u", "--app-id", f"app{number}", *ONE_DAY)
-    ready.add("--type", "app_data", "--username", "u", "--app-id", "app21", *ONE_DAY)
 
     def work(db: Database) -> None:
         device = Device(db, types=("app_data",), defaults=defaults())
@@ -164,7 +172,7 @@ def test_the_table_of_budgets_ends_after_twenty_with_the_most_waiting_first(read
     assert "2 more budgets; --json shows all" in said.err
     found = ready("distribute", "status", "--json").json["budgets"]
     assert len(found) == 22
-    assert (found[0]["app_id"], found[0]["waiting"], found[0]["opens_at"]) == ("app21", 1, None)
+    assert (found[0]["app_id"], found[0]["waiting"], found[0]["opens_at"]) == ("app21", 2, None)
 
 
 def test_accounts_show_tells_health_budgets_and_denials(any_console: Console) -> None:

@@ -68,7 +68,9 @@ def test_lines_of_all_tasks_are_searched(any_console: Console) -> None:
     assert f"WARNING  task {task_id}  Slow" in said.out
     found = any_console("tasks", "logs", "--level", "error", "--json").json
     assert [(each["task_id"], each["message"]) for each in found] == [(task_id, "failed: permanent: no such app")]
-    assert any_console("tasks", "logs", "--text", "nowhere").out == ""
+    nothing = any_console("tasks", "logs", "--text", "nowhere")
+    assert (nothing.out, nothing.err) == ("", "no such line\n")
+    assert any_console("tasks", "logs", task_id, "--text", "nowhere").err == "no such line\n"
     newest = any_console("tasks", "logs", "--limit", 2)
     assert len([line for line in newest.out.splitlines() if line[0].isdigit()]) == 2
     assert "these are the newest 2" in newest.err
