@@ -129,7 +129,7 @@ class Places:
             return
         counts = Counter(each.address for each in self._places)
         waiting = [(-counts[each.address], since, each) for each in self._places if (since := each.waits_since)]
-        _, _, loser = min(waiting, key=lambda found: found[:2], default=(0, 0, place))
+        _, _, loser = min(waiting, key=lambda candidate: candidate[:2], default=(0, 0, place))
         self._places.remove(loser)  # at once: the next one must not choose it again
         loser.transport.abort()
         if count := self._crowded.count():
@@ -187,5 +187,5 @@ def _network(address: str) -> str:
     """What counts as one address: of IPv6 the /64, which a single customer has to itself."""
     if ":" not in address:
         return address
-    found = IPv6Address(address.partition("%")[0])
-    return str(found.ipv4_mapped or IPv6Network((found, 64), strict=False))
+    ip = IPv6Address(address.partition("%")[0])
+    return str(ip.ipv4_mapped or IPv6Network((ip, 64), strict=False))

@@ -77,11 +77,11 @@ class Keys:
             digest = token_hash(token)
             if self._admin_hash is not None and hmac.compare_digest(digest, self._admin_hash):
                 return Caller("token api_token", Role.ADMIN)
-            found = None
-            for each in (await self._read_lately()).tokens:  # all of them: how long it takes tells nothing
-                if hmac.compare_digest(digest, each.token_hash):
-                    found = Caller(f"token {each.name}", each.role)
-            return found
+            caller = None
+            for stored in (await self._read_lately()).tokens:  # all of them: how long it takes tells nothing
+                if hmac.compare_digest(digest, stored.token_hash):
+                    caller = Caller(f"token {stored.name}", stored.role)
+            return caller
         if self._demanded or self._admin_hash is not None or (await self._read_lately()).demanded:
             return None
         return Caller("local", Role.ADMIN)

@@ -111,13 +111,13 @@ def _is_given(settings: Settings, name: str) -> bool:
 def _resolve(settings: Settings) -> tuple[socket.AddressFamily, tuple[str, int]]:
     """The address to listen on. Of several, IPv4 comes first: that is what clients mean by localhost."""
     try:
-        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
         raise UsageError(
             f"host {settings.host} is no address of this machine: use 127.0.0.1, or an address of one of its interfaces"
         ) from None
-    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
-    family, _, _, _, address = found[0]
+    addresses.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    family, _, _, _, address = addresses[0]
     return family, (str(address[0]), int(address[1]))
 
 

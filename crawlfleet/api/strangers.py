@@ -42,14 +42,14 @@ class Strangers:
 
     def pause(self, address: str, token_hash: str) -> float:
         """Seconds until the address may offer this token; 0 for now."""
-        found = self._guesses.get(_place(address))
-        if found is None or (_place(address), token_hash) in self._known:
+        guesses = self._guesses.get(_place(address))
+        if guesses is None or (_place(address), token_hash) in self._known:
             return 0.0
         now = time.monotonic()
-        if now > found.at + FORGOTTEN_SECONDS:
+        if now > guesses.at + FORGOTTEN_SECONDS:
             del self._guesses[_place(address)]
             return 0.0
-        return max(0.0, found.until - now)
+        return max(0.0, guesses.until - now)
 
     def welcome(self, address: str, token_hash: str) -> None:
         """The token was right: whatever else comes from this address, it may go on."""
@@ -64,12 +64,12 @@ class Strangers:
         self.counts[reason] += 1
         now, place = time.monotonic(), _place(address)
         if reason == WRONG_TOKEN:
-            found = self._guesses.setdefault(place, Guesses())
+            guesses = self._guesses.setdefault(place, Guesses())
             self._guesses.move_to_end(place)
-            found.count, found.at = found.count + 1, now
-            over = found.count - FREE_GUESSES
+            guesses.count, guesses.at = guesses.count + 1, now
+            over = guesses.count - FREE_GUESSES
             if over >= 0:
-                found.until = now + min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(over, 10))
+                guesses.until = now + min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(over, 10))
             if len(self._guesses) > MAX_ADDRESSES:
                 self._guesses.popitem(last=False)
         if place in self._untold or len(self._untold) < MAX_ADDRESSES:
@@ -85,11 +85,11 @@ class Strangers:
 def _place(address: str) -> str:
     """What belongs to one who asks: an IPv4 address, or the /64 of an IPv6 one."""
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return address[:64]
-    if isinstance(found, ipaddress.IPv6Address):
-        if found.ipv4_mapped is not None:
-            return str(found.ipv4_mapped)
-        return str(ipaddress.ip_network((found, 64), strict=False))
-    return str(found)
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return str(ip.ipv4_mapped)
+        return str(ipaddress.ip_network((ip, 64), strict=False))
+    return str(ip)

@@ -135,9 +135,9 @@ class EventStream:
             self._clients = {client for client in self._clients if not client.is_cut}
             await asyncio.sleep(max(LOOK_SECONDS, time.monotonic() - began))
 
-    def _tell(self, found: Iterable[News]) -> None:
+    def _tell(self, changes: Iterable[News]) -> None:
         events = []
-        for news in found:
+        for news in changes:
             self._number += 1
             events.append(_written(news, f"{self._life}-{self._number}"))
             self._recent.append((self._number, events[-1]))

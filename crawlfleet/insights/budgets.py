@@ -104,27 +104,27 @@ def budget_page(
 
 
 def _facts(reader: Reader, ids: Sequence[int], blocked_only: bool, now: datetime) -> list[dict[str, Any]]:
-    found = LaneBudgetReader(reader).budgets(ids)
+    lane_budgets = LaneBudgetReader(reader).budgets(ids)
     if blocked_only:
-        found = [each for each in found if each.next_opening(now) > now]
-    waiting = queue_depth.waiting_for(reader, [each.id for each in found])
-    return [{**budget_facts(each, now), "waiting": waiting.get(each.id, 0)} for each in found]
+        lane_budgets = [each for each in lane_budgets if each.next_opening(now) > now]
+    waiting = queue_depth.waiting_for(reader, [each.id for each in lane_budgets])
+    return [{**budget_facts(each, now), "waiting": waiting.get(each.id, 0)} for each in lane_budgets]
 
 
 def accounts(db: Database, username: str | None = None, source: str | None = None) -> list[dict[str, Any]]:
     """Accounts as dicts of their columns, with `health`: `state`, `since`, `until`, `reason`."""
-    found = AccountDAO(db).find(username, source)
+    rows = AccountDAO(db).find(username, source)
     with db.read() as reader:
         now = reader.now
     blocked = budgets(db, source, username, blocked_only=True, now=now)
-    for account in found:
+    for account in rows:
         own = [
-            each
-            for each in blocked
-            if each["source"] == account["source"] and each["username"] in (None, account["username"])
+            budget
+            for budget in blocked
+            if budget["source"] == account["source"] and budget["username"] in (None, account["username"])
         ]
         account["health"] = health(account, own, now)
-    return found
+    return rows
 
 
 def account_detail(db: Database, account: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,11 +135,13 @@ def account_detail(db: Database, account: Mapping[str, Any]) -> dict[str, Any]:
     own = budgets(db, account["source"], account["username"], now=now)
     return {
         **account,
-        "health": health(account, [each for each in own if each["opens_at"] is None or each["opens_at"] > now], now),
+        "health": health(
+            account, [budget for budget in own if budget["opens_at"] is None or budget["opens_at"] > now], now
+        ),
         "budgets": [
-            each
-            for each in own
-            if each["used"] or each["closed_until"] or each["learned_calls"] or each["learned_seconds"]
+            budget
+            for budget in own
+            if budget["used"] or budget["closed_until"] or budget["learned_calls"] or budget["learned_seconds"]
         ],
         "denied": denied_feeds(db, account["source"], account["username"]),
     }

@@ -96,8 +96,8 @@ class NewsReader:
         return [{**row, "at": utc(row["at"])} for row in reversed(rows)]
 
     def _devices(self, connection: Reader) -> dict[str, tuple[str, bool]]:
-        found = connection.execute(sql("SELECT device_id, status, draining FROM cl_device ORDER BY device_id"))
-        return {device_id: (status, bool(draining)) for device_id, status, draining in found}
+        rows = connection.execute(sql("SELECT device_id, status, draining FROM cl_device ORDER BY device_id"))
+        return {device_id: (status, bool(draining)) for device_id, status, draining in rows}
 
 
 def _run(
@@ -134,9 +134,9 @@ def _compared(
     for run in over:
         yield News("run", run)
     for device_id in sorted(after.devices.keys() | before.devices.keys()):
-        found = after.devices.get(device_id)
-        if found != before.devices.get(device_id):
-            status, draining = found or ("removed", False)
+        standing = after.devices.get(device_id)
+        if standing != before.devices.get(device_id):
+            status, draining = standing or ("removed", False)
             yield News("device", {"device_id": device_id, "status": status, "draining": draining, "at": after.now})
     if after.pause.paused != before.pause.paused:
         facts = {"paused": after.pause.paused, "reason": after.pause.note, "at": after.pause.since}

@@ -133,8 +133,8 @@ def coverage(
         fetched = _fetched_days(db, [feed.id for feed in page if feed.id is not None], start, end)
         for feed in page:
             report = reports_of(feed.name.source).get(feed.name.report, UNDECLARED)
-            known = {} if feed.id is None else fetched.get(feed.id, {})
-            yield FeedCoverage(feed, _days(feed, known, report, start, end, moment.date()))
+            fetched_days = {} if feed.id is None else fetched.get(feed.id, {})
+            yield FeedCoverage(feed, _days(feed, fetched_days, report, start, end, moment.date()))
 
 
 def gaps(
@@ -164,9 +164,9 @@ def coverage_page(
     most = min(limit, feeds_within(SHOWN_DAYS, start, end))
     covered, following = _covered_page(db, wanted, start, end, reports_of, most, after)
     rows: list[dict[str, Any]] = []
-    for each in covered:
-        days = [{column: getattr(day, column) for column in DAY_COLUMNS} for day in each.days]
-        rows.append({**asdict(each.feed.name), "refusal": each.feed.refusal, "days": days})
+    for feed_days in covered:
+        days = [{column: getattr(day, column) for column in DAY_COLUMNS} for day in feed_days.days]
+        rows.append({**asdict(feed_days.feed.name), "refusal": feed_days.feed.refusal, "days": days})
     return Page(rows, following)
 
 
@@ -196,9 +196,9 @@ def _covered_page(
     after: str | None,
 ) -> tuple[list[FeedCoverage], str | None]:
     key = None if after is None else FeedName(*opened_key(after, 4))
-    found = list(coverage(db, wanted, start, end, reports_of, after=key, limit=limit + 1))
-    following = closed_key([*asdict(found[limit - 1].feed.name).values()]) if len(found) > limit else None
-    return found[:limit], following
+    covered = list(coverage(db, wanted, start, end, reports_of, after=key, limit=limit + 1))
+    following = closed_key([*asdict(covered[limit - 1].feed.name).values()]) if len(covered) > limit else None
+    return covered[:limit], following
 
 
 def gaps_of(covered: FeedCoverage, now: datetime) -> Iterator[Gap]:
@@ -231,20 +231,20 @@ def _clock(db: Database) -> datetime:
         return reader.now
 
 
-def _gap_state(each: CoveredDay, now: datetime) -> DayState | None:
-    is_overdue = each.state is DayState.SETTLING and each.settles_at <= now
-    return each.state if is_overdue or each.state in GAP_STATES else None
+def _gap_state(covered_day: CoveredDay, now: datetime) -> DayState | None:
+    is_overdue = covered_day.state is DayState.SETTLING and covered_day.settles_at <= now
+    return covered_day.state if is_overdue or covered_day.state in GAP_STATES else None
 
 
 def _days(
-    feed: Feed, known: Mapping[date, _Fetched], report: Report, start: date, end: date, today: date
+    feed: Feed, fetched_days: Mapping[date, _Fetched], report: Report, start: date, end: date, today: date
 ) -> list[CoveredDay]:
     oldest = None if report.lookback_days is None else today - timedelta(report.lookback_days)
     if feed.refusal is not None and not feed.is_denied:
         oldest = date.max
     days = []
-    for which, state in day_states(known, start, end, oldest, feed.is_denied).items():
-        fetched = known.get(which)
+    for which, state in day_states(fetched_days, start, end, oldest, feed.is_denied).items():
+        fetched = fetched_days.get(which)
         rows, fetched_at = (fetched.row_count, fetched.fetched_at) if fetched else (None, None)
         settles_at = datetime.combine(which, time(), UTC) + timedelta(1 + report.settle_days)
         days.append(CoveredDay(which, state, rows, fetched_at, settles_at))
@@ -267,11 +267,11 @@ def _fetched_days(
         "first": date.fromordinal(max(1, start.toordinal() - NEIGHBOUR_DAYS)).isoformat(),
         "last": (end + timedelta(NEIGHBOUR_DAYS)).isoformat(),
     }
-    found: dict[int, dict[date, _Fetched]] = defaultdict(dict)
+    fetched_days: dict[int, dict[date, _Fetched]] = defaultdict(dict)
     with db.read() as reader:
         for feed_id, which, row_count, settled, suspect, fetched_at in reader.execute(query, parameters):
-            known, moment = day(which), utc(fetched_at)
-            assert known is not None
+            calendar_day, moment = day(which), utc(fetched_at)
+            assert calendar_day is not None
             assert moment is not None
-            found[feed_id][known] = _Fetched(row_count, settled, suspect, moment)
-    return found
+            fetched_days[feed_id][calendar_day] = _Fetched(row_count, settled, suspect, moment)
+    return fetched_days

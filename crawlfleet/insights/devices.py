@@ -31,17 +31,17 @@ def devices(db: Database) -> list[dict[str, Any]]:
     `is_outdated`: it is online, and another that is runs a newer version of this program. `silent_seconds`: for how
     long it has missed its beats, three or more, although it counts as online; else None.
     """
-    found = DeviceDAO(db).find()
+    rows = DeviceDAO(db).find()
     beats = DeviceHeartbeatDAO(db)
-    newest = max((version_of(each) for each in online_of(found)), default=[])
+    newest = max((version_of(each) for each in online_of(rows)), default=[])
     with db.read() as reader:
         now = reader.now
-    for device in found:
+    for device in rows:
         device["process"] = shown_process(device["process"])
         device["silent_seconds"] = silent_seconds(device, now)
         device["heartbeat"] = beats.latest(device["device_id"])
         device["is_outdated"] = device["status"] == DeviceStatus.ONLINE and version_of(device) < newest
-    return found
+    return rows
 
 
 def shown_process(process: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,13 +87,13 @@ def check_lease(db: Database, device_id: str, epoch: int) -> None:
 
 def device(db: Database, device_id: str) -> dict[str, Any] | None:
     """One device as `devices` gives it, but for `is_outdated`; None: no such."""
-    found = next((each for each in DeviceDAO(db).find() if each["device_id"] == device_id), None)
-    if found is not None:
+    row = next((each for each in DeviceDAO(db).find() if each["device_id"] == device_id), None)
+    if row is not None:
         with db.read() as reader:
-            found["process"] = shown_process(found["process"])
-            found["silent_seconds"] = silent_seconds(found, reader.now)
-        found["heartbeat"] = DeviceHeartbeatDAO(db).latest(device_id)
-    return found
+            row["process"] = shown_process(row["process"])
+            row["silent_seconds"] = silent_seconds(row, reader.now)
+        row["heartbeat"] = DeviceHeartbeatDAO(db).latest(device_id)
+    return row
 
 
 def device_stats(db: Database, device_id: str) -> dict[str, Any] | None:
@@ -150,13 +150,13 @@ def performance(db: Database, device_id: str, hours: int) -> dict[str, Any]:
     )
     with db.read() as reader:
         since = reader.now - timedelta(hours=hours)
-        found = reader.execute(statement, {"device_id": device_id, "since": stamp(since)}).all()
+        spans = reader.execute(statement, {"device_id": device_id, "since": stamp(since)}).all()
     points = [
         {"at": datetime.fromtimestamp(int(number) * span, UTC), "beats": beats}
         | {
             name: None if value is None else round(float(value), 3)
             for name, value in zip(MEASURED, values, strict=True)
         }
-        for number, beats, *values in found
+        for number, beats, *values in spans
     ]
     return {"device_id": device_id, "hours": hours, "span_seconds": span, "points": points}

@@ -97,12 +97,12 @@ class _Teller:
     def tell(self) -> Explanation:
         with self.db.read(self._now) as self.reader:
             self.now = self.reader.now
-            found = self._tell()
+            explanation = self._tell()
         crashes = self.task["crash_count"]
         if self.task["status"] in ENDED or crashes < KILLER_CRASHES:
-            return found
+            return explanation
         warning = f"it kills its runner: {crashes} runs died under it, and after {CRASH_CAP + 1} it fails"
-        return replace(found, sentence=f"{found.sentence}; {warning}")
+        return replace(explanation, sentence=f"{explanation.sentence}; {warning}")
 
     def _tell(self) -> Explanation:
         if self.task["status"] in ENDED:
@@ -110,9 +110,9 @@ class _Teller:
         if self.task["status"] in LIVE:
             return self._live()
         for check in (self._pause, self._account, self._device, self._due, self._budget):
-            found = check()
-            if found is not None:
-                return found
+            explanation = check()
+            if explanation is not None:
+                return explanation
         return self._place()
 
     def _because(self, reason: Reason, sentence: str, until: datetime | None = None, **blocked_by: Any) -> Explanation:
@@ -130,9 +130,9 @@ class _Teller:
 
     def _live(self) -> Explanation:
         device, since = self.task["assigned_device_id"], self.when(self.task["assigned_at"])
-        found = [each for each in DeviceDAO(self.db).find() if each["device_id"] == device]
-        devices = [_device_facts(each) for each in found]
-        silence = silent_seconds(found[0], self.now) if found else None
+        holders = [each for each in DeviceDAO(self.db).find() if each["device_id"] == device]
+        devices = [_device_facts(each) for each in holders]
+        silence = silent_seconds(holders[0], self.now) if holders else None
         silent = "" if silence is None else f"; {device} is silent for {silence:.0f} s"
         run = next((each for each in self.task["assignments"] if each["id"] == self.task["assignment_id"]), None)
         if run is None or run["started_at"] is None:
@@ -162,10 +162,10 @@ class _Teller:
     def _account(self) -> Explanation | None:
         if self.task["source"] is None or self.task["username"] is None:
             return None
-        found = AccountDAO(self.db).find(self.task["username"], self.task["source"])
-        if not found or found[0]["status"] == AccountStatus.HEALTHY:
+        accounts = AccountDAO(self.db).find(self.task["username"], self.task["source"])
+        if not accounts or accounts[0]["status"] == AccountStatus.HEALTHY:
             return None
-        [account] = found
+        [account] = accounts
         name, since, why = account["username"], self.when(account["status_since"]), account["status_reason"]
         facts = {key: account[key] for key in ("source", "username", "status", "status_since", "status_reason")}
         if account["status"] == AccountStatus.PARKED:

@@ -70,28 +70,28 @@ def find_feeds(db: Database, wanted: FeedFilter, reports_of: ReportsOf, now: dat
     listed = sql(f"SELECT source, username, app_id FROM cl_user_app WHERE app_status = 'active'{where}")
     accounts = sql(f"SELECT source, username FROM cl_account WHERE 1 = 1{where}")
     apps: dict[tuple[str, str], set[str]] = defaultdict(set)
-    found: dict[FeedName, Feed] = {}
+    feeds: dict[FeedName, Feed] = {}
     with db.read(now) as reader:
         moment = reader.now
         for feed_id, source, username, report, app_id, denied_until, reason in reader.execute(stored, parameters):
             name, until = FeedName(source, username, report, app_id), utc(denied_until)
             is_denied = until is not None and until > moment
             refusal = f"the vendor refuses it: {reason}" if is_denied else None
-            found[name] = Feed(name, feed_id, refusal, is_denied)
+            feeds[name] = Feed(name, feed_id, refusal, is_denied)
         for source, username, app_id in reader.execute(listed, parameters):
             apps[source, username].add(app_id)
         known_accounts = {(source, username) for source, username in reader.execute(accounts, parameters)}
     fetched: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for name in found:
+    for name in feeds:
         account = name.source, name.username
         if name.app_id == ALL_APPS or name.app_id in apps.get(account, ()):
             fetched[account].add(name.report)
     for account in apps.keys() & known_accounts:
         for name in _expected(account, apps[account], fetched[account], wanted.report, reports_of(account[0])):
-            found.setdefault(name, Feed(name))
+            feeds.setdefault(name, Feed(name))
     return [
-        _unless_removed(found[name], known_accounts, reports_of)
-        for name in sorted(found)
+        _unless_removed(feeds[name], known_accounts, reports_of)
+        for name in sorted(feeds)
         if wanted.app_id in (None, name.app_id) and wanted.report in (None, name.report)
     ]
 
@@ -101,15 +101,15 @@ def _expected(
     apps: Collection[str],
     fetched: Collection[str],
     wanted: str | None,
-    known: Mapping[str, Report],
+    declared: Mapping[str, Report],
 ) -> Iterator[FeedName]:
-    """The feeds that an account should have by its apps; `known` are the reports of its source."""
+    """The feeds that an account should have by its apps; `declared` are the reports of its source."""
     if wanted is not None:
-        reports: Collection[str] = [wanted] if wanted in known or not known else []
+        reports: Collection[str] = [wanted] if wanted in declared or not declared else []
     else:
-        reports = fetched or [DEFAULT_REPORT if DEFAULT_REPORT in known or not known else next(iter(known))]
+        reports = fetched or [DEFAULT_REPORT if DEFAULT_REPORT in declared or not declared else next(iter(declared))]
     for report in reports:
-        if report not in known or not known[report].account_wide:
+        if report not in declared or not declared[report].account_wide:
             yield from (FeedName(*account, report, app_id) for app_id in apps)
         elif report not in fetched:  # else it is fetched in the way that somebody chose, for all apps or for some
             yield FeedName(*account, report, ALL_APPS)

@@ -93,10 +93,10 @@ def _open_tasks(reader: Reader) -> dict[tuple[str, str], int]:
     for (_, task_type), count in counts.items():
         by_type[task_type] += count
     named = {task_type for task_type, _ in by_type.most_common(MAX_LABELS)}
-    found: Counter[tuple[str, str]] = Counter()
+    shown: Counter[tuple[str, str]] = Counter()
     for (state, task_type), count in counts.items():
-        found[state, task_type if task_type in named else OTHER] += count
-    return dict(found)
+        shown[state, task_type if task_type in named else OTHER] += count
+    return dict(shown)
 
 
 def _oldest_due(reader: Reader, now: datetime) -> dict[str, float]:
@@ -106,12 +106,12 @@ def _oldest_due(reader: Reader, now: datetime) -> dict[str, float]:
         " (SELECT t.next_run_at FROM cl_crawl_task t WHERE t.ready_lane_id = l.id"
         " ORDER BY t.ready_key LIMIT 1) FROM cl_lane l"
     )
-    found: dict[str, float] = {}
+    oldest_seconds: dict[str, float] = {}
     for state, due_at in reader.execute(statement):
         moment = utc(due_at)
         if moment is not None:
-            found[state] = max(found.get(state, 0.0), (now - moment).total_seconds())
-    return found
+            oldest_seconds[state] = max(oldest_seconds.get(state, 0.0), (now - moment).total_seconds())
+    return oldest_seconds
 
 
 def _devices(connection: Reader, now: datetime) -> tuple[dict[str, int], float | None]:
@@ -138,17 +138,17 @@ def _limits(connection: Reader, now: datetime) -> dict[tuple[str, str], LimitUse
         " WHERE c.free_at IS NULL OR c.free_at > :now GROUP BY b.source, b.limit_name"
     )
     used = {(source, name): count for source, name, count in connection.execute(calls, {"now": stamp(now)})}
-    found: dict[tuple[str, str], LimitUse] = {}
+    limits: dict[tuple[str, str], LimitUse] = {}
     for source, name, total, closed, used_up in connection.execute(budgets, {"now": stamp(now)}):
         key = (source, name)
-        found[key] = LimitUse(int(total - closed - used_up), int(used_up), int(closed), used.get(key, 0))
-    most = sorted(found, key=lambda key: (-found[key].calls, key))
+        limits[key] = LimitUse(int(total - closed - used_up), int(used_up), int(closed), used.get(key, 0))
+    most = sorted(limits, key=lambda key: (-limits[key].calls, key))
     for key in most[MAX_LABELS:]:
-        more, sofar = found.pop(key), found.get((OTHER, OTHER), LimitUse())
-        found[OTHER, OTHER] = LimitUse(
+        more, sofar = limits.pop(key), limits.get((OTHER, OTHER), LimitUse())
+        limits[OTHER, OTHER] = LimitUse(
             sofar.open + more.open, sofar.used_up + more.used_up, sofar.closed + more.closed, sofar.calls + more.calls
         )
-    return found
+    return limits
 
 
 def _feeds_missing(reader: Reader, now: datetime, days_ago: int) -> int:

@@ -124,10 +124,10 @@ class Picture:
     def _loads(self, budgets_of: Mapping[int, LaneBudgets]) -> list[_Load]:
         loads: dict[int, _Load] = {}
         for lane in self.lanes:
-            found = budgets_of.get(lane.id)
-            for budget in found.budgets if found is not None else ():
+            lane_budgets = budgets_of.get(lane.id)
+            for budget in lane_budgets.budgets if lane_budgets is not None else ():
                 load = loads.setdefault(budget.id, _Load(budget))
-                need, waiting = found.need(self.now) if found is not None else 0, lane.due + lane.later
+                need, waiting = lane_budgets.need(self.now) if lane_budgets is not None else 0, lane.due + lane.later
                 load.tasks += waiting
                 load.owed += waiting * need
                 load.added += usual([day.get(lane.id, 0) for day in self.added]) * need
@@ -196,14 +196,14 @@ class Picture:
         if owner != (None, None) and len(own_runs) == FAILING_RUNS and not any(own_runs):
             return Bottleneck.FAILING, None, f"its newest {FAILING_RUNS} runs all failed", None
         loads = [self._facts(load) for load in self.loads if owner in load.owners]
-        slowest = max(loads, key=lambda each: each["done_at"], default=None)
-        for each in loads:
-            if each["calls_per_day"] is not None and (each["added_per_day"] or 0) > each["calls_per_day"]:
+        slowest = max(loads, key=lambda facts: facts["done_at"], default=None)
+        for facts in loads:
+            if facts["calls_per_day"] is not None and (facts["added_per_day"] or 0) > facts["calls_per_day"]:
                 why = (
-                    f"{each['added_per_day']} calls are added on a usual day and {each['limit']} allows"
-                    f" {each['calls_per_day']:g}: the backlog grows"
+                    f"{facts['added_per_day']} calls are added on a usual day and {facts['limit']} allows"
+                    f" {facts['calls_per_day']:g}: the backlog grows"
                 )
-                return Bottleneck.INFLOW, None, why, each
+                return Bottleneck.INFLOW, None, why, facts
         moments = [(run_at(self.work, self.slots, self.now), Bottleneck.DEVICES, self._speed_of(lanes))]
         if slowest is not None:
             why = f"{slowest['owed']} calls are owed to {slowest['limit']}"
@@ -212,7 +212,7 @@ class Picture:
             moments.append((slowest["done_at"], Bottleneck.QUOTA, why))
         if due := [lane.last_due_at for lane in lanes if lane.last_due_at is not None]:
             moments.append((max(due), Bottleneck.DUE, "its last task is not due before"))
-        done_at, limit, why = max(moments, key=lambda each: each[0])
+        done_at, limit, why = max(moments, key=lambda moment: moment[0])
         return limit, done_at, why, slowest if limit is Bottleneck.QUOTA else None
 
     def _speed_of(self, lanes: Iterable[OpenLane]) -> str:

@@ -55,8 +55,8 @@ def _is_known_otherwise(reader: Reader, column: str, name: str, inside: Mapping[
 
 def _apps_by_hand(reader: Reader, inside: Mapping[str, str]) -> set[str]:
     where = "".join(f" AND {column} = :{column}" for column in inside)
-    found = reader.execute(sql(f"SELECT app_ids FROM cl_account WHERE 1 = 1{where}"), inside).scalars()
-    return {app_id for named in found for app_id in json_value(named) or ()}
+    app_lists = reader.execute(sql(f"SELECT app_ids FROM cl_account WHERE 1 = 1{where}"), inside).scalars()
+    return {app_id for named in app_lists for app_id in json_value(named) or ()}
 
 
 def _unknown(reader: Reader, column: str, name: str, inside: Mapping[str, str]) -> str:

@@ -32,7 +32,7 @@ def backlog(db: Database) -> Backlog:
         pause = fleet_state.pause_of(reader)
     stopped = {(a["source"], a["username"]): a for a in AccountDAO(db).find() if a["status"] != AccountStatus.HEALTHY}
     online = online_of(DeviceDAO(db).find()) if lanes else []
-    known = {name for each in online if each["device_type"] != "master" for name in types_of(each)}
+    types = {name for device in online if device["device_type"] != "master" for name in types_of(device)}
     parked, unknown, unlabelled, tokenless = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     pending = 0
     for lane in lanes:
@@ -42,10 +42,10 @@ def backlog(db: Database) -> Backlog:
             why = f"account {lane.username} at {lane.source}, parked: {account['status_reason']}"
             parked[why] += waiting
             lane.is_blocked = True
-        elif known and lane.task_type not in known:  # without any worker that is what the verdict says
+        elif types and lane.task_type not in types:  # without any worker that is what the verdict says
             unknown[f"type {lane.task_type}: missing executor, no online device knows the type"] += waiting
             lane.is_blocked = True
-        elif lane.label is not None and not any(takes(each, lane.task_type, lane.label) for each in online):
+        elif lane.label is not None and not any(takes(device, lane.task_type, lane.label) for device in online):
             what = f"type {lane.task_type}: no online device that knows it has the label {lane.label}"
             unlabelled[what] += waiting
             lane.is_blocked = True
@@ -55,9 +55,9 @@ def backlog(db: Database) -> Backlog:
         else:
             pending += waiting
     blocked = [
-        f"{counted(count, 'task')} of {each}"
-        for found in (parked, unknown, unlabelled, tokenless)
-        for each, count in found.items()
+        f"{counted(count, 'task')} of {reason}"
+        for counts in (parked, unknown, unlabelled, tokenless)
+        for reason, count in counts.items()
         if count
     ]
     paused = "the queue is paused" + (f" ({pause.note})" if pause.note else "") if pause.paused else ""
@@ -66,7 +66,7 @@ def backlog(db: Database) -> Backlog:
         pending = 0
         for lane in lanes:
             lane.is_blocked = True
-    return Backlog(pending + sum(each.live for each in lanes), blocked, lanes, paused)
+    return Backlog(pending + sum(lane.live for lane in lanes), blocked, lanes, paused)
 
 
 def failed_since(db: Database, moment: datetime) -> int:
@@ -79,16 +79,16 @@ def failed_since(db: Database, moment: datetime) -> int:
 def fleet_status(db: Database, reports_of: ReportsOf, when: When = utc_text) -> dict[str, Any]:
     """Devices with their latest beat, tasks by state, budgets that allow no call now, and one sentence on all, in which
     `when` writes the moments."""
-    found = devices(db)
+    device_rows = devices(db)
     tasks = CrawlTaskDAO(db).stats()
     open_work = backlog(db)
     return {
-        "devices": found,
+        "devices": device_rows,
         "tasks": tasks,
         "success_rate": success_rate(tasks),
         "blocked": open_work.blocked,
         "budgets": budgets(db, blocked_only=True),
-        "verdict": verdict(_standing(db, found, open_work, reports_of), when),
+        "verdict": verdict(_standing(db, device_rows, open_work, reports_of), when),
     }
 
 
@@ -96,8 +96,8 @@ def scheduler_status(db: Database) -> dict[str, Any]:
     """Whether the queue is `paused`, the `reason` and `since` when; how many devices claim, and their slots."""
     with db.read() as reader:
         pause = fleet_state.pause_of(reader)
-    found = DeviceDAO(db).find()
-    claiming = [each for each in found if each["status"] == DeviceStatus.ONLINE and not each["draining"]]
+    device_rows = DeviceDAO(db).find()
+    claiming = [each for each in device_rows if each["status"] == DeviceStatus.ONLINE and not each["draining"]]
     return {
         "paused": pause.paused,
         "reason": pause.note,
@@ -112,12 +112,12 @@ def overview(db: Database, reports_of: ReportsOf) -> dict[str, Any]:
     """The fleet in numbers, and one sentence on how it stands; for the devices one by one see `devices`."""
     tasks = task_stats(db)
     open_work = backlog(db)
-    found = devices(db)
-    online = len(online_of(found))
-    said = verdict(_standing(db, found, open_work, reports_of))
+    device_rows = devices(db)
+    online = len(online_of(device_rows))
+    said = verdict(_standing(db, device_rows, open_work, reports_of))
     return {
         "task_stats": tasks,
-        "device_stats": {"total": len(found), "online": online, "offline": len(found) - online},
+        "device_stats": {"total": len(device_rows), "online": online, "offline": len(device_rows) - online},
         "system_overview": {"verdict": said, "blocked": open_work.blocked},
     }
 

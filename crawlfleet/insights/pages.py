@@ -133,12 +133,12 @@ def closed_key(parts: Sequence[str]) -> str:
 def opened_key(key: str, parts: int) -> list[str]:
     """The names in a word that `closed_key` made; raises UsageError for any other text."""
     try:
-        found = parse_json(base64.urlsafe_b64decode(key + "=" * (-len(key) % 4)))
+        names = parse_json(base64.urlsafe_b64decode(key + "=" * (-len(key) % 4)))
     except ValueError:
         raise no_key() from None
-    if not isinstance(found, list) or len(found) != parts or not all(_is_name(each) for each in found):
+    if not isinstance(names, list) or len(names) != parts or not all(_is_name(each) for each in names):
         raise no_key()
-    return found
+    return names
 
 
 def _is_name(part: object) -> bool:

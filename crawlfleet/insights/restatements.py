@@ -52,9 +52,9 @@ def restatements(db: Database, wanted: FeedFilter, start: date, end: date) -> It
         f" FROM cl_feed WHERE app_id <> ''{where}"
     )
     with db.read() as reader:
-        found = reader.execute(query, parameters).all()
-    currencies = {feed_id: currency or UNKNOWN_CURRENCY for feed_id, currency, *_ in found}
-    feeds = iter(sorted((FeedName(*name), feed_id) for feed_id, _, *name in found))
+        rows = reader.execute(query, parameters).all()
+    currencies = {feed_id: currency or UNKNOWN_CURRENCY for feed_id, currency, *_ in rows}
+    feeds = iter(sorted((FeedName(*name), feed_id) for feed_id, _, *name in rows))
     while page := {feed_id: name for name, feed_id in itertools.islice(feeds, PAGE_FEEDS)}:
         yield from _of_feeds(db, page, currencies, start, end)
 
@@ -94,8 +94,8 @@ def _changes(feed: FeedName, currency: str, row: AnyRow) -> Iterator[Restatement
 
 def _sums(rows: int, totals: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, int | Decimal | None]:
     """Every figure. A day without any row has 0 of what it has at the other time; rows may lack a figure, though."""
-    found: dict[str, int | Decimal | None] = {ROWS: rows}
+    sums: dict[str, int | Decimal | None] = {ROWS: rows}
     for name in FIGURES:
         value = totals.get(name, 0 if rows == 0 and name in others else None)
-        found[name] = Decimal(str(value)) if isinstance(value, float) else value
-    return found
+        sums[name] = Decimal(str(value)) if isinstance(value, float) else value
+    return sums

@@ -54,8 +54,8 @@ def data_rows(
     They are read page by page along the primary key: a reader may take its time, since between two pages nothing
     is held at the server. What is written meanwhile may or may not be seen.
     """
-    found = _rows(db, wanted, start, end)
-    return itertools.islice((_with_names(names, row, currency) for names, row, currency in found), limit)
+    rows = _rows(db, wanted, start, end)
+    return itertools.islice((_with_names(names, row, currency) for names, row, currency in rows), limit)
 
 
 def rows_page(

@@ -69,17 +69,17 @@ def _devices(fleet: Standing) -> Iterable[str]:
         yield f"stopped: {are_open} and no device is online"
     elif open_tasks and not _running(fleet):
         yield f"nothing begins: {are_open}, and the devices online drain or are masters"
-    told = {(each.source or "", each.username or "") for each in fleet.backlog.lanes if each.is_blocked}
-    for each in online:
-        if each["silent_seconds"] is not None:
-            runs = f", and {counted(each['current_tasks'], 'task')} assigned to it" if each["current_tasks"] else ""
-            yield f"device {each['device_id']} is silent for {each['silent_seconds']:.0f} s{runs}"
-        lacking = {account: why for account, why in lacking_of(each).items() if account not in told}
+    told = {(lane.source or "", lane.username or "") for lane in fleet.backlog.lanes if lane.is_blocked}
+    for device in online:
+        if device["silent_seconds"] is not None:
+            runs = f", and {counted(device['current_tasks'], 'task')} assigned to it" if device["current_tasks"] else ""
+            yield f"device {device['device_id']} is silent for {device['silent_seconds']:.0f} s{runs}"
+        lacking = {account: why for account, why in lacking_of(device).items() if account not in told}
         if lacking:
             names, why = _names(name for _, name in lacking), next(iter(lacking.values()))
-            yield f"device {each['device_id']} takes no tasks of {names}, whose token it lacks ({why})"
-        if obstacle := ((each.get("heartbeat") or {}).get("status_info") or {}).get("obstacle"):
-            yield f"device {each['device_id']} is stuck: {obstacle}"
+            yield f"device {device['device_id']} takes no tasks of {names}, whose token it lacks ({why})"
+        if obstacle := ((device.get("heartbeat") or {}).get("status_info") or {}).get("obstacle"):
+            yield f"device {device['device_id']} is stuck: {obstacle}"
 
 
 def _people(fleet: Standing) -> Iterable[str]:
@@ -102,20 +102,20 @@ def _killers(fleet: Standing) -> Iterable[str]:
 
 
 def _figures(fleet: Standing) -> Iterable[str]:
-    found = fleet.yesterday
-    unsynced = [name for source, name in found.unsynced if (source, name) not in _accounts_at_work(fleet)]
+    yesterday = fleet.yesterday
+    unsynced = [name for source, name in yesterday.unsynced if (source, name) not in _accounts_at_work(fleet)]
     if unsynced:
         yield f"no app is known of {_names(unsynced)}: `tasks add --type user_apps`"
-    if found.missing:
-        accounts = Counter((source, username) for source, username, _ in found.missing)
-        apps = sum(app_id != ALL_APPS for _, _, app_id in found.missing)
-        whole = ["all apps at once"] if apps < len(found.missing) else []
+    if yesterday.missing:
+        accounts = Counter((source, username) for source, username, _ in yesterday.missing)
+        apps = sum(app_id != ALL_APPS for _, _, app_id in yesterday.missing)
+        whole = ["all apps at once"] if apps < len(yesterday.missing) else []
         what = " and ".join([counted(apps, "app")] * bool(apps) + whole)
-        sentence = f"yesterday ({found.day}, UTC) is missing for {what} of {_names(name for _, name in accounts)}"
-        newest = max((each for each in found.missing.values() if each is not None), default=None)
+        sentence = f"yesterday ({yesterday.day}, UTC) is missing for {what} of {_names(name for _, name in accounts)}"
+        newest = max((each for each in yesterday.missing.values() if each is not None), default=None)
         if newest is None:
-            sentence += ", which were never fetched" if len(found.missing) > 1 else ", which was never fetched"
-        elif newest < found.day - timedelta(1):
+            sentence += ", which were never fetched" if len(yesterday.missing) > 1 else ", which was never fetched"
+        elif newest < yesterday.day - timedelta(1):
             sentence += f"; the last day there is {newest}"
         idle = sorted(accounts.keys() - _accounts_at_work(fleet))
         if idle:

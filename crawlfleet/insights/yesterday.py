@@ -53,8 +53,8 @@ def yesterday(db: Database, reports_of: ReportsOf, now: datetime) -> Yesterday:
         app = (*account, name.app_id)
         apps.add(app)
         if newest is None or newest < which:
-            known = [each for each in (newest, missing.get(app)) if each is not None]
-            missing[app] = max(known, default=None)
+            days = [each for each in (newest, missing.get(app)) if each is not None]
+            missing[app] = max(days, default=None)
     known_accounts = {(each.name.source, each.name.username) for each in feeds}
     accounts = {(each["source"], each["username"]) for each in AccountDAO(db).find()}
     return Yesterday(which, len(apps), missing, tuple(sorted(accounts - known_accounts)))
@@ -69,10 +69,10 @@ def _last_days(db: Database, feeds: list[Feed], which: date, reports_of: Reports
     )
     days = {"day": which.isoformat(), "next": (which + timedelta(1)).isoformat()}
     with db.read() as reader:
-        found = {feed_id: (day(last), day(later)) for feed_id, last, later in reader.execute(latest, days)}
+        last_days = {feed_id: (day(last), day(later)) for feed_id, last, later in reader.execute(latest, days)}
     newest: dict[FeedName, date | None] = {}
     for feed in feeds:
-        last, later = (None, None) if feed.id is None else found.get(feed.id, (None, None))
+        last, later = (None, None) if feed.id is None else last_days.get(feed.id, (None, None))
         is_snapshot = reports_of(feed.name.source).get(feed.name.report, UNDECLARED).is_snapshot
         newest[feed.name] = later if is_snapshot else last
     return newest
