@@ -86,7 +86,7 @@ class EventStream:
         if not is_known or int(number) < oldest - 1:
             news = News("missed", {"why": "this node does not remember what came after: read the lists anew"})
             return [_written(news, f"{self._life}-{self._number}")]
-        return [event for each, event in self._recent if each > int(number)]
+        return [event for event_number, event in self._recent if event_number > int(number)]
 
     async def events(
         self, client: _Client, last_event_id: str | None, may_listen: MayListen

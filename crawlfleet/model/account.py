@@ -49,8 +49,8 @@ class AccountDAO:
                 f"SELECT a.source, a.username, {ACCOUNT_COLUMNS} FROM cl_account a"
                 " WHERE a.source = :source AND a.username = :username"
             )
-            found = transaction.execute(query, {"source": account.source, "username": account.username})
-            former = found.mappings().first()
+            rows = transaction.execute(query, {"source": account.source, "username": account.username})
+            former = rows.mappings().first()
             if former is not None:
                 if from_row(former) != replace(account, reach=USUAL_REACH):
                     raise there
@@ -159,11 +159,11 @@ class AccountDAO:
         query = (
             sa.select(table.c.username, table.c.source).where(table.c.username.in_(usernames)).order_by(table.c.source)
         )
-        found: dict[str, list[str]] = {}
+        sources: dict[str, list[str]] = {}
         with self.db.read() as reader:
             for username, source in reader.execute(query):
-                found.setdefault(username, []).append(source)
-        return found
+                sources.setdefault(username, []).append(source)
+        return sources
 
     def park(self, source: str, username: str, reason: str, actor: str | None = None) -> bool:
         """Let the account's tasks wait until `resume`; False when it was parked already."""
@@ -273,8 +273,8 @@ def _ask_accounts(reader: Statements, tables: str, owner: str, rows: str) -> Ans
         f"SELECT a.source, a.username, a.status, {ACCOUNT_COLUMNS} FROM {tables}"
         f" ON a.source = {owner}.source AND a.username = {owner}.username"
     )
-    found = reader.execute(statement, {"rows": rows})
-    return found.map(
+    reply = reader.execute(statement, {"rows": rows})
+    return reply.map(
         lambda rows: {(row["source"], row["username"]): (from_row(row), row["status"]) for row in rows.mappings()}
     )
 
@@ -292,8 +292,8 @@ def park(
     """
     if source is None or username is None:
         return None
-    known = sql("SELECT status FROM cl_account WHERE source = :source AND username = :username")
-    standing = transaction.execute(known, {"source": source, "username": username}).scalar()
+    query = sql("SELECT status FROM cl_account WHERE source = :source AND username = :username")
+    standing = transaction.execute(query, {"source": source, "username": username}).scalar()
     if standing is None:
         return None
     if standing != AccountStatus.HEALTHY:

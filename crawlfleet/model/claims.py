@@ -103,7 +103,7 @@ def ask_heads(
     reader: Statements, types: Collection[str], labels: Collection[str] = (), lacking: Collection[AccountKey] = ()
 ) -> Answer[list[Head]]:
     """Ask for `open_heads`."""
-    known = f"{reader.dialect.is_among('l.task_type', 'types')} AND {labels_fit(reader.dialect)}"
+    condition = f"{reader.dialect.is_among('l.task_type', 'types')} AND {labels_fit(reader.dialect)}"
     may_use = not_of(reader.dialect, lacking)
     # SQLite read all lanes once its statistics said that most have the same source.
     hint = " INDEXED BY ix_lane_account" if reader.dialect.family == "sqlite" else ""
@@ -111,9 +111,9 @@ def ask_heads(
         # no source: nothing can close such a lane, and nobody keeps its head
         "SELECT l.id, 0, (SELECT t.ready_key FROM cl_crawl_task t WHERE t.ready_lane_id = l.id"
         " ORDER BY t.ready_key LIMIT 1) AS head"
-        f" FROM cl_lane l{hint} WHERE l.source IS NULL AND {known}"
+        f" FROM cl_lane l{hint} WHERE l.source IS NULL AND {condition}"
         " UNION ALL SELECT * FROM (SELECT l.id, 1, l.ready_key FROM cl_lane l"
-        f" WHERE l.ready_key IS NOT NULL AND {known}{may_use} ORDER BY l.ready_key LIMIT {MAX_LANES}) AS open_lanes"
+        f" WHERE l.ready_key IS NOT NULL AND {condition}{may_use} ORDER BY l.ready_key LIMIT {MAX_LANES}) AS open_lanes"
     )
     lists = {"types": json.dumps(sorted(types)), "labels": json.dumps(sorted(labels))}
     if lacking:

@@ -116,30 +116,30 @@ _COVERED = (
 
 
 def _by_feed(rows: Iterable[Any]) -> dict[int, dict[date, Covered]]:
-    found: dict[int, dict[date, Covered]] = {}
+    by_feed: dict[int, dict[date, Covered]] = {}
     for feed_id, which, row_count, checksum, totals, settled_fetches, fetched_at, number, suspect in rows:
-        moment, known = utc(fetched_at), day(which)
+        moment, calendar_day = utc(fetched_at), day(which)
         assert moment is not None
-        assert known is not None
+        assert calendar_day is not None
         covered = Covered(row_count, checksum, json_value(totals), settled_fetches, moment, number, suspect)
-        found.setdefault(feed_id, {})[known] = covered
-    return found
+        by_feed.setdefault(feed_id, {})[calendar_day] = covered
+    return by_feed
 
 
 def write(
     transaction: Transaction,
     feed_id: int,
-    found: Mapping[date, DayTotals],
+    totals_of: Mapping[date, DayTotals],
     former: Mapping[date, Covered],
     fetched_at: datetime,
     fetch_number: int,
     settle_days: int,
 ) -> None:
     """Note what a fetch found for these days, and what it changed."""
-    if not found:
+    if not totals_of:
         return
     rows, changes = [], []
-    for which, totals in sorted(found.items()):
+    for which, totals in sorted(totals_of.items()):
         before = former.get(which)
         settled = (before.settled_fetches if before else 0) + is_settled(which, fetched_at, settle_days)
         rows.append((which, totals.row_count, totals.checksum, totals.totals_json, settled))

@@ -40,7 +40,7 @@ class Fetched(Protocol):
 
 
 def day_states(
-    known: Mapping[date, Fetched],
+    fetched: Mapping[date, Fetched],
     start: date,
     end: date,
     oldest_possible: date | None = None,
@@ -48,13 +48,13 @@ def day_states(
 ) -> dict[date, DayState]:
     """The state of each day of a feed from `start` to `end`.
 
-    `known` holds the fetched days, best with a week on either side of the range. A vendor that no longer answers days
+    `fetched` holds the fetched days, best with a week on either side of the range. A vendor that no longer answers days
     before `oldest_possible` makes a missing day impossible, one that `denied` the feed makes denied what is missing or
     still settling; what else is stored stays as it is.
     """
     states = {}
     for which in (start + timedelta(n) for n in range((end - start).days + 1)):
-        covered = known.get(which)
+        covered = fetched.get(which)
         too_old = oldest_possible is not None and which < oldest_possible
         unreachable = denied or too_old
         if covered is None:
@@ -65,17 +65,17 @@ def day_states(
         elif covered.settled_fetches == 0:
             unsettled = DayState.DENIED if denied else DayState.SETTLING
             states[which] = DayState.FINAL if too_old else unsettled
-        elif covered.settled_fetches == 1 and not unreachable and _is_thin(known, which):
+        elif covered.settled_fetches == 1 and not unreachable and _is_thin(fetched, which):
             states[which] = DayState.THIN
         else:
             states[which] = DayState.FINAL
     return states
 
 
-def _is_thin(known: Mapping[date, Fetched], which: date) -> bool:
+def _is_thin(fetched: Mapping[date, Fetched], which: date) -> bool:
     around = (which + timedelta(n) for n in range(-NEIGHBOUR_DAYS, NEIGHBOUR_DAYS + 1) if n != 0)
-    rows = [known[each].row_count for each in around if each in known]
+    rows = [fetched[each].row_count for each in around if each in fetched]
     if len(rows) < LEAST_NEIGHBOURS:
         return False
     usual = median(rows)
-    return usual >= LEAST_ROWS and known[which].row_count < THIN_SHARE * usual
+    return usual >= LEAST_ROWS and fetched[which].row_count < THIN_SHARE * usual

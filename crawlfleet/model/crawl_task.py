@@ -90,8 +90,8 @@ class CrawlTaskDAO:
         """The state of each of these tasks; ids of no task are missing."""
         query = sql(f"SELECT t.id, t.status FROM cl_crawl_task t JOIN {self.db.dialect.rows(k='int')} ON t.id = v.k")
         with self.db.read() as reader:
-            found = reader.execute(query, {"rows": json_rows([task_id] for task_id in task_ids)})
-            return dict(found.all())
+            rows = reader.execute(query, {"rows": json_rows([task_id] for task_id in task_ids)})
+            return dict(rows.all())
 
     def ids_in(
         self,
@@ -114,8 +114,8 @@ class CrawlTaskDAO:
     def stats(self) -> dict[str, int]:
         """How many tasks are in each state, and `total`."""
         with self.db.read() as reader:
-            found: dict[str, int] = dict(
+            by_state: dict[str, int] = dict(
                 reader.execute(sql("SELECT status, COUNT(*) FROM cl_crawl_task GROUP BY status")).all()
             )
-        counts = {str(state): found.get(state.value, 0) for state in TaskStatus}
+        counts = {str(state): by_state.get(state.value, 0) for state in TaskStatus}
         return {**counts, "total": sum(counts.values())}

@@ -256,8 +256,8 @@ class DeviceDAO:
         silent = [device_id for device_id, beat in rows if utc(beat) <= limit]  # type: ignore[operator]
         if len(silent) < len(rows):
             self.db.write(self._mend_heartbeats, now)
-        found = [(device_id, self._mark_offline(device_id, offline_timeout, now)) for device_id in silent]
-        return [(device_id, released) for device_id, released in found if released is not None]
+        marked = [(device_id, self._mark_offline(device_id, offline_timeout, now)) for device_id in silent]
+        return [(device_id, released) for device_id, released in marked if released is not None]
 
     def _mark_offline(self, device_id: str, offline_timeout: float, now: datetime | None) -> int | None:
         def work(transaction: Transaction) -> int | None:
@@ -308,14 +308,14 @@ class DeviceDAO:
 
         def work(transaction: Transaction) -> None:
             mine = {"device_id": device_id, "epoch": epoch}
-            found = transaction.execute(
+            capabilities = transaction.execute(
                 sql(
                     "SELECT capabilities FROM cl_device WHERE device_id = :device_id AND epoch = :epoch"
                     + self.db.dialect.for_update
                 ),
                 mine,
             ).scalars()
-            for stored in found:
+            for stored in capabilities:
                 text = json.dumps({**json_value(stored), "lacking": [*lacking]}, ensure_ascii=False)
                 given = "CAST(:text AS json)" if self.db.family == "postgresql" else ":text"
                 mark = f"UPDATE cl_device SET capabilities = {given} WHERE device_id = :device_id AND epoch = :epoch"

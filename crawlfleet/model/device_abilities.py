@@ -22,11 +22,12 @@ def takes(device: Mapping[str, Any], task_type: str, label: str | None) -> bool:
 
 def lacking_of(device: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     """The accounts, by source and username, whose token a device lacks, and why."""
-    found = {}
-    for each in device["capabilities"].get("lacking", ()):
-        source, username = each["source"], each["username"]
-        found[source, username] = each["reason"].removeprefix(f"account {username} at {source}: ")  # the key says that
-    return found
+    reasons = {}
+    for lack in device["capabilities"].get("lacking", ()):
+        source, username = lack["source"], lack["username"]
+        what = f"account {username} at {source}: "  # the key says that
+        reasons[source, username] = lack["reason"].removeprefix(what)
+    return reasons
 
 
 def lack_of_token(

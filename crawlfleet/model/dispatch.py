@@ -154,10 +154,10 @@ def level(ledger: Ledger, workers: Sequence[Candidate]) -> int:
         # what waits may be for other labels: only what was found there fills the idle one's slots
         count = min(busy.surplus, idle.idle_slots - taken[idle.owner])
         if count > 0:
-            found = take_back(ledger, busy, count, idle.kind)
-            busy.live -= found
-            busy.waiting -= found
-            taken[idle.owner] += found
+            moved = take_back(ledger, busy, count, idle.kind)
+            busy.live -= moved
+            busy.waiting -= moved
+            taken[idle.owner] += moved
     return taken.total()
 
 
@@ -187,8 +187,8 @@ def ask_assigned(reader: Statements, owner: Registration, held: Collection[int],
     )
     # those it holds and has not begun come first, so they must not use up the limit
     parameters = {**owner._asdict(), "count": count + len(held)}
-    found = reader.execute(statement, parameters)
-    return found.map(lambda rows: [row for row in rows.mappings() if row["assignment_id"] not in held][:count])
+    reply = reader.execute(statement, parameters)
+    return reply.map(lambda rows: [row for row in rows.mappings() if row["assignment_id"] not in held][:count])
 
 
 def adopt(ledger: Ledger, rows: Sequence[Any], lead_seconds: float = 1.0) -> list[Claim]:

@@ -69,9 +69,9 @@ def ensure_feeds(transaction: Transaction, keys: Collection[FeedKey]) -> Answer[
     """Ask for these feeds with their rows locked; reading the answer makes those that are missing."""
     dialect = transaction.dialect
 
-    def ensure(known: dict[FeedKey, LockedFeed]) -> dict[FeedKey, LockedFeed]:
-        found = dict(known)
-        missing = sorted(set(keys) - set(found))
+    def ensure(former: dict[FeedKey, LockedFeed]) -> dict[FeedKey, LockedFeed]:
+        feeds = dict(former)
+        missing = sorted(set(keys) - set(feeds))
         if missing:
             names, at = ", ".join(FeedKey._fields), dialect.moment("now")
             insert = dialect.insert_ignore(
@@ -79,8 +79,8 @@ def ensure_feeds(transaction: Transaction, keys: Collection[FeedKey]) -> Answer[
                 names,
             )
             transaction.execute(sql(insert), {"rows": json_rows(missing), "now": stamp(transaction.now)})
-            found |= _ask_locked(transaction, missing).read()
-        return found
+            feeds |= _ask_locked(transaction, missing).read()
+        return feeds
 
     return _ask_locked(transaction, keys).map(ensure)
 
@@ -95,8 +95,8 @@ def _ask_locked(transaction: Transaction, keys: Collection[FeedKey]) -> Answer[d
         f" FROM {dialect.by_key(_keys(dialect), 'cl_feed', 'uq_feed')}"
         f" ON {_MATCH} ORDER BY {columns}{dialect.for_update_of_t}"
     )
-    found = transaction.execute(sql(statement), {"rows": json_rows(sorted(set(keys)))})
-    return found.map(
+    reply = transaction.execute(sql(statement), {"rows": json_rows(sorted(set(keys)))})
+    return reply.map(
         lambda rows: {FeedKey(*row[:4]): LockedFeed(row[4], row[5], utc(row[6]), utc(row[7]), row[8]) for row in rows}
     )
 
@@ -115,8 +115,8 @@ def ask_fetch_counts(transaction: Transaction, keys: Collection[FeedKey]) -> Ans
     columns = ", ".join(f"t.{name}" for name in FeedKey._fields)
     feeds = transaction.dialect.by_key(_keys(transaction.dialect), "cl_feed", "uq_feed")
     statement = sql(f"SELECT {columns}, t.fetch_count FROM {feeds} ON {_MATCH}")
-    found = transaction.execute(statement, {"rows": json_rows(sorted(keys))})
-    return found.map(lambda rows: dict.fromkeys(keys, 0) | {FeedKey(*row[:4]): row[4] for row in rows})
+    reply = transaction.execute(statement, {"rows": json_rows(sorted(keys))})
+    return reply.map(lambda rows: dict.fromkeys(keys, 0) | {FeedKey(*row[:4]): row[4] for row in rows})
 
 
 def count_fetch(transaction: Transaction, feed: LockedFeed) -> None:
@@ -159,8 +159,8 @@ def deny(transaction: Transaction, key: FeedKey, reason: str, in_words: bool = T
 
 def _has_worked(transaction: Transaction, feed_id: int) -> bool:
     """Whether figures of it were ever stored."""
-    found = transaction.execute(sql("SELECT 1 FROM cl_coverage WHERE feed_id = :id LIMIT 1"), {"id": feed_id})
-    return found.first() is not None
+    rows = transaction.execute(sql("SELECT 1 FROM cl_coverage WHERE feed_id = :id LIMIT 1"), {"id": feed_id})
+    return rows.first() is not None
 
 
 def denied_among(transaction: Transaction, keys: Collection[FeedKey]) -> set[FeedKey]:
@@ -177,7 +177,7 @@ def denied_among(transaction: Transaction, keys: Collection[FeedKey]) -> set[Fee
         transaction.execute(statement, {"rows": rows, "now": now})
         for rows in json_batches(sorted(set(keys)), transaction.dialect.batch_bytes)
     ]
-    return {FeedKey(*row) for found in asked for row in found}
+    return {FeedKey(*row) for reply in asked for row in reply}
 
 
 def denied_feeds(db: Database, source: str, username: str) -> list[dict[str, Any]]:
@@ -188,5 +188,5 @@ def denied_feeds(db: Database, source: str, username: str) -> list[dict[str, Any
         " WHERE source = :source AND username = :username AND denials > 0 ORDER BY app_id, report"
     )
     with db.read() as reader:
-        found = reader.execute(query, {"source": source, "username": username}).mappings().all()
-    return [{**row, "denied_until": utc(row["denied_until"])} for row in found]
+        rows = reader.execute(query, {"source": source, "username": username}).mappings().all()
+    return [{**row, "denied_until": utc(row["denied_until"])} for row in rows]

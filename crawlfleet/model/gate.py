@@ -81,15 +81,15 @@ def end_runs(
     stored = store_all(ledger, ending_now, tasks, targets, defaults)
     lanes = ledger.load({tasks[e.task_id]["lane_id"] for e in stored if tasks[e.task_id]["source"] is not None})
     moves = []
-    for each in stored:
-        task, parked = tasks[each.task_id], False
+    for stored_ending in stored:
+        task, parked = tasks[stored_ending.task_id], False
         lane = lanes.get(task["lane_id"])
-        if ENDINGS[each.kind].waits_for is WaitsFor.PERSON:
-            ending, parked = _park(ledger, each, task)
-        elif each.kind == EndingKind.UNPAID:
-            ending = _move_to_wider_lane(ledger, each, lane, defaults)
+        if ENDINGS[stored_ending.kind].waits_for is WaitsFor.PERSON:
+            ending, parked = _park(ledger, stored_ending, task)
+        elif stored_ending.kind == EndingKind.UNPAID:
+            ending = _move_to_wider_lane(ledger, stored_ending, lane, defaults)
         else:
-            ending = each
+            ending = stored_ending
         closed_until = None if lane is None else _settle_calls(ledger, lane, ending)
         move = next_move(ending, task, ledger.now, policy, closed_until)
         if task["source"] is not None and move.next_run_at is not None:
@@ -132,8 +132,8 @@ def book_calls(ledger: Ledger, runs: Sequence[RunCalls]) -> None:
         f"SELECT t.id, t.lane_id FROM {transaction.dialect.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
         " WHERE t.source IS NOT NULL"
     )
-    found = transaction.execute(statement, {"rows": json_rows([each] for each in {run.task_id for run in runs})})
-    lane_of: dict[int, int] = dict(found.all())
+    rows = transaction.execute(statement, {"rows": json_rows([each] for each in {run.task_id for run in runs})})
+    lane_of: dict[int, int] = dict(rows.all())
     lanes = ledger.load(set(lane_of.values()))
     for run in runs:
         lane = lanes.get(lane_of.get(run.task_id, 0))
@@ -198,8 +198,8 @@ def _lock_tasks(transaction: Transaction, ids: Collection[int]) -> Answer[Tasks]
         f" FROM {transaction.dialect.by_key(transaction.dialect.rows(id='int'), 'cl_crawl_task')} ON t.id = v.id"
         f" WHERE {guard} ORDER BY t.id{transaction.dialect.for_update_of_t}"
     )
-    found = transaction.execute(statement, {"rows": json_rows([task_id] for task_id in sorted(ids))})
-    return found.map(lambda rows: {row["id"]: row for row in rows.mappings()})
+    reply = transaction.execute(statement, {"rows": json_rows([task_id] for task_id in sorted(ids))})
+    return reply.map(lambda rows: {row["id"]: row for row in rows.mappings()})
 
 
 def _judge_lost(transaction: Transaction, endings: Sequence[Ending]) -> list[tuple[Ending, FenceVerdict]]:
@@ -209,8 +209,8 @@ def _judge_lost(transaction: Transaction, endings: Sequence[Ending]) -> list[tup
     statement = sql(
         f"SELECT t.id, t.status FROM {transaction.dialect.rows(id='int')} JOIN cl_task_assignment t ON t.id = v.id"
     )
-    found = transaction.execute(statement, {"rows": json_rows([e.assignment_id] for e in endings)})
-    states: dict[int, str] = dict(found.all())
+    rows = transaction.execute(statement, {"rows": json_rows([e.assignment_id] for e in endings)})
+    states: dict[int, str] = dict(rows.all())
     return [
         (e, FenceVerdict.ALREADY if states.get(e.assignment_id) in ENDINGS[e.kind].own_ends else FenceVerdict.STALE)
         for e in endings

@@ -29,12 +29,12 @@ class LaneBudgets:
 
         `taken` says how many calls of which budget other lanes are about to hold.
         """
-        need, found = max(1, self.need(now)), most
+        need, count = max(1, self.need(now)), most
         for budget in self.budgets:
             room = budget.room(now, horizon)
             if room is not None:
-                found = min(found, (room - taken.get(budget.id, 0)) // need)
-        return max(0, found)
+                count = min(count, (room - taken.get(budget.id, 0)) // need)
+        return max(0, count)
 
     def opens_at(self, now: datetime) -> datetime:
         """When one of its tasks can be claimed, as far as that is known."""
@@ -139,11 +139,11 @@ def _ask(reader: Statements, wanted: str, ids: Collection[int], lock: str) -> As
     links = f"{wanted} JOIN cl_lane l ON l.id = v.id LEFT JOIN cl_lane_budget lb ON lb.lane_id = l.id"
     columns = "l.id, l.calls, l.budget_count, lb.budget_id"
     lanes_of = sql(f"SELECT {columns} FROM {links} ORDER BY l.id, lb.position")
-    found = reader.execute(lanes_of, {"rows": rows})
+    reply = reader.execute(lanes_of, {"rows": rows})
     # in one order everywhere, which MariaDB only keeps with a LIMIT: two transactions must not lock crosswise
     order = f"ORDER BY lb.budget_id LIMIT {MANY_ROWS}"
     ids_of = f"SELECT DISTINCT lb.budget_id AS id FROM {wanted} JOIN cl_lane_budget lb ON lb.lane_id = v.id {order}"
-    return Asked(found, *_ask_budgets(reader, f"({ids_of}) AS v", rows, lock))
+    return Asked(reply, *_ask_budgets(reader, f"({ids_of}) AS v", rows, lock))
 
 
 def _ask_budgets(reader: Statements, wanted: str, rows: str, lock: str) -> tuple[Result, Result]:

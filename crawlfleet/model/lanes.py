@@ -60,25 +60,25 @@ def ensure_lanes(transaction: Transaction, wanted: set[Lane]) -> Answer[Mapping[
         return Answer.of({})
     by_key = {lane.key: lane for lane in wanted}
 
-    def ensure(known: dict[str, int]) -> Mapping[Lane, int]:
-        found = dict(known)
-        missing = sorted(set(by_key) - set(found))  # sorted: two adders must not lock them crosswise
+    def ensure(former: dict[str, int]) -> Mapping[Lane, int]:
+        ids = dict(former)
+        missing = sorted(set(by_key) - set(ids))  # sorted: two adders must not lock them crosswise
         if missing:
             charges = {charge.key: charge for key in missing for charge in by_key[key].cost.charges}
             budgets = _ensure_budgets(transaction, charges)
             rows = [_lane_row(by_key[key]) for key in missing]
             columns = dict.fromkeys(("lane_key", "task_type", "source", "username", "label"), "text")
             _insert(transaction, "cl_lane", {**columns, "calls": "int", "budget_count": "int"}, "lane_key", rows)
-            found |= _ask_keys(transaction, "cl_lane", "lane_key", missing).read()
+            ids |= _ask_keys(transaction, "cl_lane", "lane_key", missing).read()
             links = [
-                (found[key], budgets[charge.key], position)
+                (ids[key], budgets[charge.key], position)
                 for key in missing
                 for position, charge in enumerate(by_key[key].cost.charges)
             ]
             if links:
                 columns = {"lane_id": "int", "budget_id": "int", "position": "int"}
                 _insert(transaction, "cl_lane_budget", columns, "lane_id, budget_id", sorted(links), dated=False)
-        return {by_key[key]: lane_id for key, lane_id in found.items()}
+        return {by_key[key]: lane_id for key, lane_id in ids.items()}
 
     return _ask_keys(transaction, "cl_lane", "lane_key", by_key).map(ensure)
 
@@ -89,8 +89,8 @@ def _lane_row(lane: Lane) -> tuple[object, ...]:
 
 
 def _ensure_budgets(transaction: Transaction, charges: Mapping[str, Charge]) -> dict[str, int]:
-    found = _ask_keys(transaction, "cl_budget", "budget_key", charges).read()
-    missing = sorted(set(charges) - set(found))
+    ids = _ask_keys(transaction, "cl_budget", "budget_key", charges).read()
+    missing = sorted(set(charges) - set(ids))
     if missing:
         columns = {
             "budget_key": "text",
@@ -122,8 +122,8 @@ def _ensure_budgets(transaction: Transaction, charges: Mapping[str, Charge]) -> 
             for key, c in ((key, charges[key]) for key in missing)
         ]
         _insert(transaction, "cl_budget", columns, "budget_key", rows)
-        found |= _ask_keys(transaction, "cl_budget", "budget_key", missing).read()
-    return found
+        ids |= _ask_keys(transaction, "cl_budget", "budget_key", missing).read()
+    return ids
 
 
 def _insert(
@@ -150,7 +150,7 @@ def _ask_keys(transaction: Transaction, table: str, column: str, keys: Iterable[
         transaction.execute(sql(statement), {"rows": rows})
         for rows in json_batches([(key,) for key in keys], transaction.dialect.batch_bytes)
     ]
-    return Answer(lambda: dict(row for found in asked for row in found))
+    return Answer(lambda: dict(row for reply in asked for row in reply))
 
 
 def of_account(reader: Statements, source: str, username: str) -> list[int]:
@@ -182,8 +182,8 @@ def refresh(
         return
     dialect = transaction.dialect
     named = [(each, None, None, (postponed or {}).get(each, LONG_AGO)) for each in sorted(lane_ids)]
-    found = [(None, budget_id, calls, LONG_AGO) for budget_id, calls in sorted((budgets or {}).items())]
-    rows = json_rows([*named, *found])
+    by_budget = [(None, budget_id, calls, LONG_AGO) for budget_id, calls in sorted((budgets or {}).items())]
+    rows = json_rows([*named, *by_budget])
     given = dialect.rows(id="int", budget_id="int", calls="int", not_before="moment")
     source = (
         "(SELECT u.id, MAX(u.not_before) AS not_before FROM"

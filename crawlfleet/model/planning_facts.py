@@ -43,10 +43,10 @@ def feeds(reader: Statements, source: str, username: str, report: str) -> dict[s
         " (SELECT AVG(c.row_count) FROM cl_coverage c WHERE c.feed_id = f.id) FROM cl_feed f"
         " WHERE f.source = :source AND f.username = :username AND f.report = :report"
     )
-    found = reader.execute(statement, {"source": source, "username": username, "report": report})
+    stored = reader.execute(statement, {"source": source, "username": username, "report": report})
     return {
         app_id: FeedFacts(feed_id, utc(denied_until), reason, None if rows is None else float(rows))
-        for app_id, feed_id, denied_until, reason, rows in found
+        for app_id, feed_id, denied_until, reason, rows in stored
     }
 
 
@@ -61,7 +61,7 @@ def open_requests(reader: Statements, source: str, username: str) -> list[Task]:
         f"SELECT {columns} FROM cl_crawl_task t"
         f" WHERE t.status IN ('{TaskStatus.ASSIGNED}', '{TaskStatus.RUNNING}') AND t.lane_id IN {own}",
     ]
-    found = reader.execute(sql(" UNION ALL ".join(parts)), {"source": source, "username": username}).mappings()
+    rows = reader.execute(sql(" UNION ALL ".join(parts)), {"source": source, "username": username}).mappings()
     return [
         Task(
             row["id"],
@@ -74,7 +74,7 @@ def open_requests(reader: Statements, source: str, username: str) -> list[Task]:
             row["report"],
             task_data=json_value(row["task_data"]) or {},
         )
-        for row in found
+        for row in rows
         if row["task_type"] in ("app_data", "user_apps")
     ]
 
@@ -86,8 +86,8 @@ def budgets(reader: Statements, keys: Collection[str], now: datetime) -> dict[st
     )
     rows = json_rows([key] for key in sorted(keys))
     key_of: dict[int, str] = dict(reader.execute(statement, {"rows": rows}).all())
-    found = LaneBudgetReader(reader).budgets(key_of)
-    return {key_of[budget.id]: budget for budget in found}
+    stored = LaneBudgetReader(reader).budgets(key_of)
+    return {key_of[budget.id]: budget for budget in stored}
 
 
 def owed_calls(
@@ -104,13 +104,13 @@ def owed_calls(
         " JOIN (SELECT t.lane_id, t.wake_at, COUNT(*) AS tasks FROM cl_crawl_task t WHERE t.wake_at IS NOT NULL"
         " GROUP BY t.lane_id, t.wake_at) AS w ON w.lane_id = lb.lane_id JOIN cl_lane l ON l.id = lb.lane_id"
     )
-    found: dict[int, list[tuple[datetime, int]]] = {}
+    owed: dict[int, list[tuple[datetime, int]]] = {}
     parameters = {"rows": json_rows([each] for each in sorted(budget_ids)), "now": stamp(now)}
     for budget_id, due, calls in reader.execute(statement, parameters):
         moment = utc(due)
         assert moment is not None
-        found.setdefault(budget_id, []).append((moment, int(calls)))
-    return found
+        owed.setdefault(budget_id, []).append((moment, int(calls)))
+    return owed
 
 
 def _join_tasks(dialect: SqlDialect) -> str:

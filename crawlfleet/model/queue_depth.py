@@ -157,7 +157,7 @@ def open_lanes(reader: Statements) -> list[OpenLane]:
         f" UNION ALL SELECT lane_id, 0, 0, COUNT(*){nothing}{killers} FROM cl_crawl_task"
         f" WHERE status IN ({quoted(LIVE)}) GROUP BY lane_id"
     )
-    found = reader.execute(counts).mappings().all()
+    rows = reader.execute(counts).mappings().all()
     names = sql(
         "SELECT id, task_type, source, username, label,"
         " CASE WHEN source IS NOT NULL AND head_key IS NOT NULL AND ready_key IS NULL THEN 1 ELSE 0 END, wake_at"
@@ -168,7 +168,7 @@ def open_lanes(reader: Statements) -> list[OpenLane]:
         lane = OpenLane(lane_id, task_type, source, username, label)
         lane.is_closed, lane.opens_at = bool(is_closed), utc(opens_at)
         lanes[lane_id] = lane
-    for row in found:
+    for row in rows:
         lane = lanes[row["lane_id"]]
         lane.due, lane.later, lane.live = lane.due + row["due"], lane.later + row["later"], lane.live + row["live"]
         lane.killers, lane.killer = lane.killers + row["killers"], lane.killer or row["killer"]
@@ -179,15 +179,15 @@ def open_lanes(reader: Statements) -> list[OpenLane]:
     return [lane for lane in lanes.values() if lane.tasks]
 
 
-def due_of_unknown_types(reader: Statements, known: Collection[str]) -> dict[str, int]:
-    """How many tasks are due of each type that is not among the known ones."""
+def due_of_unknown_types(reader: Statements, types: Collection[str]) -> dict[str, int]:
+    """How many tasks are due of each type that is not among `types`."""
     statement = sql(
         f"SELECT l.task_type, (SELECT COUNT(*) FROM cl_crawl_task t{_claim_index(reader.dialect)}"
         " WHERE t.ready_lane_id = l.id) AS due FROM cl_lane l"
         f" WHERE NOT {reader.dialect.is_among('l.task_type', 'types')}"
     )
     counts: Counter[str] = Counter()
-    for task_type, due in reader.execute(statement, {"types": json.dumps(sorted(known))}):
+    for task_type, due in reader.execute(statement, {"types": json.dumps(sorted(types))}):
         counts[task_type] += due
     return dict(+counts)
 
@@ -212,12 +212,12 @@ def newest_runs(reader: Statements) -> list[EndedRun]:
         f" AND status IN ({quoted(states)}) ORDER BY completed_at DESC LIMIT {SPEED_RUNS}) AS r"
         " JOIN cl_crawl_task t ON t.id = r.task_id ORDER BY r.completed_at DESC"
     )
-    found = []
+    runs = []
     for task_type, source, username, status, started, completed in reader.execute(statement):
         began, end = utc(started), utc(completed)
         seconds = None if began is None or end is None else (end - began).total_seconds()
-        found.append(EndedRun(task_type, source, username, status == AssignmentStatus.COMPLETED, seconds))
-    return found
+        runs.append(EndedRun(task_type, source, username, status == AssignmentStatus.COMPLETED, seconds))
+    return runs
 
 
 def added_on_days(reader: Statements, now: datetime, days: int) -> list[dict[int, int]]:

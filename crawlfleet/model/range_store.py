@@ -106,16 +106,16 @@ def replace_range(
     Raises AppsVanished, and DataError or IntegrityError for what the database refuses.
     """
     targets = targets or Targets(transaction, [scope])
-    found = targets.feed_of(scope)
-    feed.forget_denials(transaction, found)
+    locked_feed = targets.feed_of(scope)
+    feed.forget_denials(transaction, locked_feed)
     if isinstance(scope, AppList):
-        had_none_since = fetch_count is not None and found.fetch_count == fetch_count
+        had_none_since = fetch_count is not None and locked_feed.fetch_count == fetch_count
         kept = _replace_apps(transaction, scope, list(rows), fetched_at, had_none_since)
     else:
         number = None if fetch_count is None else fetch_count + 1
-        target = _Target(found.id, targets.former(scope, found.id), fetched_at, number)
-        kept = _replace_figures(transaction, target, scope, rows, number or found.fetch_count + 1)
-    feed.count_fetch(transaction, found)
+        target = _Target(locked_feed.id, targets.former(scope, locked_feed.id), fetched_at, number)
+        kept = _replace_figures(transaction, target, scope, rows, number or locked_feed.fetch_count + 1)
+    feed.count_fetch(transaction, locked_feed)
     return kept
 
 
@@ -124,14 +124,14 @@ def _replace_apps(
 ) -> Kept:
     """`had_none_since`: no list was stored since this one's run was claimed, so it is the latest."""
     owner = {"source": scope.source, "username": scope.username, "at": stamp(fetched_at)}
-    known = transaction.execute(
+    stored = transaction.execute(
         sql("SELECT app_id, app_status, fetched_at FROM cl_user_app WHERE source = :source AND username = :username"),
         owner,
     ).all()
-    if not had_none_since and any(utc(at) > fetched_at for _, _, at in known):  # type: ignore[operator]
+    if not had_none_since and any(utc(at) > fetched_at for _, _, at in stored):  # type: ignore[operator]
         return Kept(newer=1)
     if not scope.by_hand:
-        _check_vanished(scope, {app_id for app_id, status, _ in known if status != "gone"}, {a.app_id for a in apps})
+        _check_vanished(scope, {app_id for app_id, status, _ in stored if status != "gone"}, {a.app_id for a in apps})
     transaction.execute(
         sql(
             "UPDATE cl_user_app SET app_status = 'gone', fetched_at = :at"
@@ -169,12 +169,12 @@ def check_apps(transaction: Transaction, scope: AppList, listed: Collection[str]
         _check_vanished(scope, set(active.scalars()), listed)
 
 
-def _check_vanished(scope: AppList, known: Collection[str], listed: Collection[str]) -> None:
+def _check_vanished(scope: AppList, stored: Collection[str], listed: Collection[str]) -> None:
     """Raise AppsVanished when most of the known apps are not listed."""
-    vanished = sum(app_id not in listed for app_id in known)
-    if vanished >= LEAST_VANISHED and 2 * vanished > len(known):
+    vanished = sum(app_id not in listed for app_id in stored)
+    if vanished >= LEAST_VANISHED and 2 * vanished > len(stored):
         raise AppsVanished(
-            f"{vanished} of the {len(known)} known apps are missing from the vendor's list of {len(listed)}: is the"
+            f"{vanished} of the {len(stored)} known apps are missing from the vendor's list of {len(listed)}: is the"
             " token that of another account? Nothing was changed. Set the token right and resume the account; if the"
             f" list is right, `accounts resume {scope.username} --accept-apps`"
         )
@@ -193,7 +193,7 @@ def _replace_figures(
     transaction: Transaction, target: _Target, scope: ReportRange, rows: Iterable[Figures], number: int
 ) -> Kept:
     feed_id, former = target.feed_id, target.former
-    newer = {each for each, known in former.items() if known.is_newer_than(target.fetched_at, target.number)}
+    newer = {each for each, covered in former.items() if covered.is_newer_than(target.fetched_at, target.number)}
     days = [each for each in _days(scope) if each not in newer]
     staged = rows if isinstance(rows, StagedFigures) else None
     batches = batches_of(row for row in (rows if staged is None else ()) if row.day not in newer)
@@ -203,7 +203,7 @@ def _replace_figures(
     least = LEAST_ROWS if has_rows else 1
     doubted = {each for each in days if not scope.believe_empty and each in former and former[each].row_count >= least}
     _delete(transaction, feed_id, [each for each in days if each not in doubted])
-    found = {each: coverage.DayTotals() for each in days}
+    day_totals = {each: coverage.DayTotals() for each in days}
     seen: Counter[bytes] = Counter()
     names = ", ".join(COLUMNS)
     columns = names.replace("row_hash", transaction.dialect.binary("row_hash"))
@@ -217,19 +217,19 @@ def _replace_figures(
         doubted -= confirmed
         values = [figures_row(row, seen) for row in batch]
         for row, stored in zip(batch, values, strict=True):
-            found[row.day].add(row, stored)
+            day_totals[row.day].add(row, stored)
         for texts in json_batches(values, transaction.dialect.batch_bytes):
             transaction.execute(insert, {"feed": feed_id, "rows": texts})
     if staged is not None:
         _delete(transaction, feed_id, doubted & staged.totals.keys())
         doubted -= staged.totals.keys()
-        found |= {each: totals for each, totals in staged.totals.items() if each not in newer}
+        day_totals |= {each: totals for each, totals in staged.totals.items() if each not in newer}
         staged.insert(transaction, feed_id, newer)
     if doubted:
         coverage.suspect(transaction, feed_id, doubted)
         if not has_rows:  # what it says of days without rows is not believed either
-            found.clear()
-    written = {each: totals for each, totals in found.items() if each not in doubted}
+            day_totals.clear()
+    written = {each: totals for each, totals in day_totals.items() if each not in doubted}
     coverage.write(transaction, feed_id, written, former, target.fetched_at, number, scope.settle_days)
     return Kept(len(newer), len(doubted))
 

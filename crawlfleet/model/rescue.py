@@ -100,8 +100,8 @@ def ask_cut_off(transaction: Transaction, held: Collection[int], soon: datetime)
         " JOIN cl_budget_call c ON c.assignment_id = v.id JOIN cl_budget b ON b.id = c.budget_id"
         " WHERE c.called_at IS NULL AND b.closed_until > :soon"
     )
-    found = transaction.execute(statement, {"rows": json_rows([each] for each in held), "soon": stamp(soon)})
-    return found.map(lambda result: set(result.scalars()))
+    reply = transaction.execute(statement, {"rows": json_rows([each] for each in held), "soon": stamp(soon)})
+    return reply.map(lambda result: set(result.scalars()))
 
 
 def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None, now: datetime | None = None) -> list[int]:
@@ -112,10 +112,10 @@ def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None, now:
     move = MOVES["cancel"]
 
     def work(transaction: Transaction, batch: Sequence[int]) -> list[int]:
-        found = dict(_lock(transaction, batch, "t.assignment_id", task_guard("cancel", "COALESCE(t.status, '')")))
-        if not found:
+        locked = dict(_lock(transaction, batch, "t.assignment_id", task_guard("cancel", "COALESCE(t.status, '')")))
+        if not locked:
             return []
-        rows = json_rows(found.items())
+        rows = json_rows(locked.items())
         tasks = db.dialect.update_from(
             "cl_crawl_task",
             {
@@ -142,10 +142,10 @@ def cancel(db: Database, task_ids: Sequence[int], actor: str | None = None, now:
         )
         for statement in (tasks, runs):
             transaction.execute(sql(statement), {"rows": rows, "now": stamp(transaction.now)})
-        record_events(transaction, list(found), TaskEvent.CANCELLED, actor)
-        audit.record(transaction, actor, "tasks.cancel", task_ids=sorted(found))
+        record_events(transaction, list(locked), TaskEvent.CANCELLED, actor)
+        audit.record(transaction, actor, "tasks.cancel", task_ids=sorted(locked))
         signals.tasks_changed(transaction)
-        return sorted(found)
+        return sorted(locked)
 
     return _in_batches(db, task_ids, work, now)
 
@@ -166,8 +166,8 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
             transaction, batch, "t.priority, t.unique_key", task_guard("revive", "COALESCE(t.status, '')") + free
         )
         by_key = {key or task_id: (task_id, priority) for task_id, priority, key in reversed(rows)}
-        found = dict(sorted(by_key.values()))
-        if not found:
+        priorities = dict(sorted(by_key.values()))
+        if not priorities:
             return []
         transaction.execute(
             sql(
@@ -189,15 +189,18 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
                     "t.id = v.id",
                 )
             ),
-            {"rows": json_rows((key, order_key(now, priority)) for key, priority in found.items()), "now": stamp(now)},
+            {
+                "rows": json_rows((key, order_key(now, priority)) for key, priority in priorities.items()),
+                "now": stamp(now),
+            },
         )
         ledger = Ledger(transaction)
-        ledger.touch(_lanes_of_sources(transaction, list(found)))
+        ledger.touch(_lanes_of_sources(transaction, list(priorities)))
         ledger.close()
-        record_events(transaction, list(found), TaskEvent.REVIVED, actor)
-        audit.record(transaction, actor, "tasks.retry", task_ids=sorted(found))
+        record_events(transaction, list(priorities), TaskEvent.REVIVED, actor)
+        audit.record(transaction, actor, "tasks.retry", task_ids=sorted(priorities))
         signals.tasks_changed(transaction)
-        return sorted(found)
+        return sorted(priorities)
 
     return _in_batches(db, task_ids, work)
 
@@ -207,8 +210,8 @@ def make_due(db: Database, task_ids: Sequence[int], actor: str | None = None) ->
 
     def work(transaction: Transaction, batch: Sequence[int]) -> list[int]:
         pending = task_guard("claim", "COALESCE(t.status, '')")
-        found = dict(_lock(transaction, batch, "t.priority", f"{pending} AND t.wake_at IS NOT NULL"))
-        if not found:
+        priorities = dict(_lock(transaction, batch, "t.priority", f"{pending} AND t.wake_at IS NOT NULL"))
+        if not priorities:
             return []
         now = transaction.now
         columns = {
@@ -220,15 +223,15 @@ def make_due(db: Database, task_ids: Sequence[int], actor: str | None = None) ->
         statement = db.dialect.update_from(
             "cl_crawl_task", columns, db.dialect.rows(id="int", order_key="int"), "t.id = v.id"
         )
-        rows = json_rows((key, order_key(now, priority)) for key, priority in found.items())
+        rows = json_rows((key, order_key(now, priority)) for key, priority in priorities.items())
         transaction.execute(sql(statement), {"rows": rows, "now": stamp(now)})
         ledger = Ledger(transaction)
-        ledger.touch(_lanes_of_sources(transaction, list(found)))
+        ledger.touch(_lanes_of_sources(transaction, list(priorities)))
         ledger.close()
-        record_events(transaction, list(found), TaskEvent.MADE_DUE, actor)
-        audit.record(transaction, actor, "tasks.run_now", task_ids=sorted(found))
+        record_events(transaction, list(priorities), TaskEvent.MADE_DUE, actor)
+        audit.record(transaction, actor, "tasks.run_now", task_ids=sorted(priorities))
         signals.tasks_changed(transaction)
-        return sorted(found)
+        return sorted(priorities)
 
     return _in_batches(db, task_ids, work)
 

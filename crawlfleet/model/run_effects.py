@@ -135,9 +135,9 @@ def _store(
             raise
         if len(endings) > 1:
             alone: list[Ending] = []
-            for each in endings:
-                own = range_store.Targets(ledger.transaction, replaced_by([each]))
-                alone += _store(ledger, [each], tasks, own, defaults)
+            for ending in endings:
+                own = range_store.Targets(ledger.transaction, replaced_by([ending]))
+                alone += _store(ledger, [ending], tasks, own, defaults)
             return alone
         [ending] = endings
         log.warning("result refused by the database: task=%d assignment=%d", ending.task_id, ending.assignment_id)

@@ -32,11 +32,11 @@ def _read(reader: Reader) -> list[tuple[str, str]]:
 
 def measure_round_trips(db: Database, times: int) -> list[float]:
     """Seconds that the smallest question took, so many times."""
-    found = []
+    seconds = []
     with db.read() as reader:
         reader.exec_driver_sql("SELECT 1").scalar_one()  # connects
         for _ in range(times):
             began = time.monotonic()
             reader.exec_driver_sql("SELECT 1").scalar_one()
-            found.append(time.monotonic() - began)
-    return found
+            seconds.append(time.monotonic() - began)
+    return seconds

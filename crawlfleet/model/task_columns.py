@@ -37,8 +37,8 @@ def ask_large_data(transaction: Transaction, rows: Collection[AnyRow]) -> Answer
     statement = (
         f"SELECT t.id, t.task_data FROM {transaction.dialect.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
     )
-    found = transaction.execute(sql(statement), {"rows": json_rows([each] for each in ids)})
-    return found.map(lambda result: {task_id: json_value(data) for task_id, data in result})
+    reply = transaction.execute(sql(statement), {"rows": json_rows([each] for each in ids)})
+    return reply.map(lambda result: {task_id: json_value(data) for task_id, data in result})
 
 
 def task_of(row: AnyRow) -> Task:

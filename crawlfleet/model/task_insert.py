@@ -176,7 +176,7 @@ def _ask_open_keys(transaction: Transaction, keys: list[str]) -> Answer[dict[str
         transaction.execute(statement, {"rows": texts})
         for texts in json_batches([(key,) for key in keys], transaction.dialect.batch_bytes)
     ]
-    return Answer(lambda: {key: Holder(task_id, name) for found in asked for key, task_id, name in found})
+    return Answer(lambda: {key: Holder(task_id, name) for reply in asked for key, task_id, name in reply})
 
 
 def holders_of(reader: Statements, task_ids: Collection[int]) -> list[tuple[int, Holder]]:
@@ -185,8 +185,8 @@ def holders_of(reader: Statements, task_ids: Collection[int]) -> list[tuple[int,
         f"SELECT t.id, o.id, o.username FROM {reader.dialect.rows(id='int')} JOIN cl_crawl_task t ON t.id = v.id"
         " JOIN cl_crawl_task o ON o.open_key = t.unique_key AND o.id <> t.id"
     )
-    found = reader.execute(statement, {"rows": json_rows([each] for each in sorted(task_ids))})
-    return [(task_id, Holder(other, username)) for task_id, other, username in sorted(found.all())]
+    rows = reader.execute(statement, {"rows": json_rows([each] for each in sorted(task_ids))})
+    return [(task_id, Holder(other, username)) for task_id, other, username in sorted(rows.all())]
 
 
 def add_alike(transaction: Transaction, specs: Sequence[TaskSpec], defaults: TaskDefaults) -> Answer[list[int]]:

@@ -51,7 +51,7 @@ class TaskLogDAO:
             f"{unless if perhaps_there else ''}"
         )
         rows = [
-            (each.task_id, each.assignment_id, each.number, each.logged_at, each.level, each.message) for each in lines
+            (line.task_id, line.assignment_id, line.number, line.logged_at, line.level, line.message) for line in lines
         ]
         for texts in json_batches(rows, transaction.dialect.batch_bytes):
             transaction.execute(statement, {"rows": texts})

@@ -42,8 +42,8 @@ def current(db: Database) -> str | None:
 
 
 def _current(connection: Connection | Reader) -> str | None:
-    found: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
-    return found
+    migration: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    return migration
 
 
 def upgrade(db: Database) -> bool:
@@ -60,8 +60,8 @@ def upgrade(db: Database) -> bool:
     try:
         with _lock(db) as connection:
             exists = sa.inspect(connection).has_table("alembic_version")
-            found = _check(db, _current(connection)) if exists else None  # another node may have been faster
-            if found == HEAD:
+            migration = _check(db, _current(connection)) if exists else None  # another node may have been faster
+            if migration == HEAD:
                 return False
             from alembic import command
 
@@ -75,7 +75,7 @@ def upgrade(db: Database) -> bool:
                 f"the tables of {db.name} cannot be made: {cause_of(error)}: nothing but crawlfleet should change them"
             ) from error
         raise db.unreachable(error, trouble=trouble) from None
-    log.info("Database upgraded from %s to %s", found or "nothing", HEAD)
+    log.info("Database upgraded from %s to %s", migration or "nothing", HEAD)
     return True
 
 
@@ -85,8 +85,8 @@ def lacking_privileges(db: Database) -> list[str]:
         return []
     with db.read() as reader:
         if db.family == "postgresql":
-            found = reader.exec_driver_sql("SELECT current_schema(), has_schema_privilege(current_schema(), 'CREATE')")
-            schema, may_create = found.one()
+            rows = reader.exec_driver_sql("SELECT current_schema(), has_schema_privilege(current_schema(), 'CREATE')")
+            schema, may_create = rows.one()
             return [] if may_create else [f"CREATE on schema {schema}" if schema else "schema in the search_path"]
         has = {str(name).upper() for name in reader.execute(sa.text(_MYSQL_PRIVILEGES)).scalars()}
     return [] if has <= {"USAGE"} else sorted(NEEDED - has)  # nothing by itself: by a role, or this server hides it
@@ -109,25 +109,25 @@ def _grant(db: Database) -> str:
 
 def check(db: Database) -> str:
     """The database's migration; raises DatabaseRefused unless it is this program's."""
-    found = _check(db, current(db))
-    if found is None:
+    migration = _check(db, current(db))
+    if migration is None:
         raise DatabaseRefused(
             f"the database {db.name} holds no tables of crawlfleet: start a node or run `crawlfleet db upgrade` first"
         )
-    if found != HEAD:
+    if migration != HEAD:
         raise DatabaseRefused(
-            f"the database {db.name} is at migration {found}, this program at {HEAD}: run `crawlfleet db upgrade`"
+            f"the database {db.name} is at migration {migration}, this program at {HEAD}: run `crawlfleet db upgrade`"
         )
-    return found
+    return migration
 
 
-def _check(db: Database, found: str | None) -> str | None:
-    if found is not None and found != HEAD and found not in _known():
+def _check(db: Database, migration: str | None) -> str | None:
+    if migration is not None and migration != HEAD and migration not in _known():
         raise DatabaseRefused(
-            f"the database {db.name} was upgraded by a newer crawlfleet (migration {found}, this program knows {HEAD}):"
-            " update this program"
+            f"the database {db.name} was upgraded by a newer crawlfleet (migration {migration}, this program knows"
+            f" {HEAD}): update this program"
         )
-    return found
+    return migration
 
 
 def _known() -> set[str]:
