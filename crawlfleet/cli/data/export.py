@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from crawlfleet.cli.data.export_formats import WRITERS, Row
+from crawlfleet.cli.data.export_formats import WRITERS, Row, write_safe_csv
 from crawlfleet.cli.data.filters import (
     add_account_filters,
     add_app_filters,
@@ -34,13 +34,16 @@ def run_export(args: argparse.Namespace) -> int:
     from crawlfleet.insights.stored_rows import data_rows
 
     start, end = check_days(args)
+    if args.spreadsheet_safe and args.format != "csv":
+        raise UsageError(f"--spreadsheet-safe is for --format csv (got {args.format}): leave it out")
+    write = write_safe_csv if args.spreadsheet_safe else WRITERS[args.format]
     with filtered_database(args) as (db, wanted), _sink(args) as file:
         rows = data_rows(db, wanted, start, end)
         if args.output == STDOUT:
-            WRITERS[args.format](rows, file)
+            write(rows, file)
             return 0
         with progress(stored_rows(db, wanted, start, end), "exported rows") as advance:
-            count = WRITERS[args.format](_counted(rows, advance), file)
+            count = write(_counted(rows, advance), file)
     say(f"exported {count} rows to {args.output}")
     return 0
 
@@ -102,6 +105,11 @@ def add_parser(subparsers: Any) -> None:
         "--output", metavar="FILE", default=STDOUT, help="file to write; - is standard output (default)"
     )
     parser.add_argument("--force", action="store_true", help="replace a file that exists")
+    parser.add_argument(
+        "--spreadsheet-safe",
+        action="store_true",
+        help="with csv: let no text be taken for a formula",
+    )
     add_account_filters(parser)
     add_app_filters(parser)
     add_day_filters(parser)

@@ -10,6 +10,7 @@ import codecs
 import csv
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from decimal import Decimal
@@ -25,6 +26,9 @@ TEXTS = ("source", "username", "app_id", "report", "date", *DIMENSIONS)
 COLUMNS = (*TEXTS, *COUNTS, *AMOUNTS, CURRENCY, "extra")  # of v_app_data
 AMOUNT_DIGITS = (24, 6)  # as the tables have them
 PARQUET_ROWS = 20_000  # of a row group: each takes about 1 KB of memory until it is written
+# Where a cell begins, also for a spreadsheet that separates cells by semicolons or tabs, and a sign that makes it a
+# formula, half or full width, follows, maybe after blanks.
+FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=[\s'\"]*[=+\-@\uff1d\uff0b\uff0d\uff20])")
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -38,6 +42,19 @@ def write_csv(rows: Iterable[Row], file: BinaryIO) -> int:
         writer.writerow(_csv_cells(row))
         count += 1
     return count
+
+
+def write_safe_csv(rows: Iterable[Row], file: BinaryIO) -> int:
+    """Write CSV in which no text is a formula to a spreadsheet: an apostrophe stands before what would begin one."""
+    return write_csv(({name: _no_formula(value) for name, value in row.items()} for row in rows), file)
+
+
+def _no_formula(value: Any) -> Any:
+    if isinstance(value, str):
+        return FORMULA.sub("'", value)
+    if isinstance(value, Mapping):  # its JSON begins with a brace, but may hold what separates cells
+        return {_no_formula(key): _no_formula(item) for key, item in value.items()}
+    return value
 
 
 def _csv_cells(row: Row) -> list[Any]:

@@ -85,6 +85,40 @@ def test_csv_is_exact(any_console: Console, tmp_path: Path) -> None:
     assert other["username"] == "李"
 
 
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("=cmd|' /C calc'!A0", "'=cmd|' /C calc'!A0"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("@SUM(1)", "'@SUM(1)"),
+        ("\uff1d1", "'\uff1d1"),
+        (" \t=1", "' \t'=1"),
+        ("a;=1", "a;'=1"),
+        ("a\n=1", "a\n'=1"),
+        ("a=1 - b", "a=1 - b"),
+        ("渠道", "渠道"),
+    ],
+)
+def test_no_text_becomes_a_formula_in_a_spreadsheet(text: str, safe: str) -> None:
+    """A campaign named by a stranger ran as a formula on the machine of who opened the export."""
+    row = dict.fromkeys(COLUMNS) | {"date": DAY, "campaign": text, "installs": -1, "revenue": Decimal(-2)}
+    row["extra"] = {"adset": "x;=1"}
+    file = io.BytesIO()
+    assert export_formats.write_safe_csv([row], file) == 1
+    [cells] = csv.DictReader(io.StringIO(file.getvalue().decode(), newline=""))
+    assert cells["campaign"] == safe
+    assert (cells["installs"], cells["revenue"], json.loads(cells["extra"])) == ("-1", "-2", {"adset": "x;'=1"})
+
+
+def test_a_safe_export_is_asked_for_and_only_of_csv(ready: Console, tmp_path: Path) -> None:
+    ready.on_database(fill)
+    export(ready, tmp_path / "f.csv", "--spreadsheet-safe")
+    assert "two\nlines" in (tmp_path / "f.csv").read_text(encoding="utf-8")
+    said = ready("data", "export", "--format", "jsonl", "--spreadsheet-safe")
+    assert (said.code, "--spreadsheet-safe is for --format csv" in said.err) == (2, True)
+
+
 def test_json_lines_are_the_rows_of_data_rows(any_console: Console, tmp_path: Path) -> None:
     any_console.on_database(fill)
     export(any_console, tmp_path / "f.jsonl")
