@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy.exc import SQLAlchemyError
 
 from crawlfleet import __version__
-from crawlfleet.api import routes_data, routes_fleet, routes_tasks
+from crawlfleet.api import routes_data, routes_fleet, routes_tasks, routes_who
 from crawlfleet.api.guard import Guard, Keys, still_may_read
 from crawlfleet.api.metrics import NodeMetrics
 from crawlfleet.api.parameters import PREFIX, PROBLEMS
@@ -65,6 +65,7 @@ def make_app(node: Node, db: Database) -> FastAPI:
         routes_fleet.device_routes,
         routes_fleet.statistics,
         routes_fleet.management,
+        routes_who.router,
         routes_data.accounts,
         routes_data.data,
         _events(EventStream(db, lambda: node.ending)),

@@ -11,13 +11,14 @@ import hmac
 import logging
 import math
 import time
-from dataclasses import dataclass
+from datetime import timedelta
 from urllib.parse import urlsplit
 
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from crawlfleet.api.callers import Caller, TokenExpired
 from crawlfleet.api.query_runner import QueryRunner
 from crawlfleet.api.refusals import MAX_BODY_BYTES, TOO_LARGE, Refusal, refusal, safe_headers, unexpected
 from crawlfleet.api.strangers import WRONG_TOKEN, Strangers
@@ -32,6 +33,7 @@ OPEN_PATHS = frozenset({"/healthz"})  # what needs no token
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 FORWARDED = frozenset({"forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"})
 TOKENS_KEPT = 2.0  # seconds: so long a revoked token may still work
+NOTE_SECONDS = 60.0  # between two notes of a token's use
 TOKENS_PATIENCE = 3.0  # seconds that a look at the tokens may take
 MAX_TOKEN_CHARS = 1024
 MAX_AT_WORK = 80  # requests, of the connections that there may be; the others are left to probes
@@ -48,14 +50,6 @@ PAGE_POLICY = (
 )
 
 
-@dataclass(frozen=True)
-class Caller:
-    """Who asks; `actor` is the name in the audit."""
-
-    actor: str
-    role: Role
-
-
 class Keys:
     """The tokens that are known now: the setting's, which is an admin's, and those in the table."""
 
@@ -67,24 +61,46 @@ class Keys:
         self._read_at = 0.0
         self._look: asyncio.Task[None] | None = None
         self._look_began = 0.0
+        self._noted: dict[str, float] = {}  # when each token's use was last written, by its hash
+        self._notes: set[asyncio.Task[None]] = set()
 
     async def caller(self, token: str | None) -> Caller | None:
         """Whose token this is; None for nobody's. While there never was a token everybody is admin, on loopback.
 
-        Raises DatabaseError when the tokens were never read and cannot be.
+        Raises TokenExpired, and DatabaseError when the tokens were never read and cannot be.
         """
         if token is not None:
             digest = token_hash(token)
             if self._admin_hash is not None and hmac.compare_digest(digest, self._admin_hash):
                 return Caller("token api_token", Role.ADMIN)
-            caller = None
-            for stored in (await self._read_lately()).tokens:  # all of them: how long it takes tells nothing
+            found = None
+            known = await self._read_lately()
+            for stored in known.tokens:  # all of them: how long it takes tells nothing
                 if hmac.compare_digest(digest, stored.token_hash):
-                    caller = Caller(f"token {stored.name}", stored.role)
-            return caller
+                    found = stored
+            if found is None:
+                return None
+            now = known.now + timedelta(seconds=time.monotonic() - self._read_at)
+            if found.expires_at is not None and found.expires_at <= now:
+                raise TokenExpired(
+                    f"the token {found.name} expired at {found.expires_at:%Y-%m-%d %H:%M} UTC: make another with"
+                    " `tokens add`"
+                )
+            return Caller(f"token {found.name}", found.role, found.accounts, found.expires_at)
         if self._demanded or self._admin_hash is not None or (await self._read_lately()).demanded:
             return None
         return Caller("local", Role.ADMIN)
+
+    def note_use(self, digest: str) -> None:
+        """Remember that a request with this token was let through, at most once a minute; nobody waits for it."""
+        is_known = self._known is not None and any(each.token_hash == digest for each in self._known.tokens)
+        if not is_known or time.monotonic() < self._noted.get(digest, -math.inf) + NOTE_SECONDS:
+            return
+        self._noted[digest] = time.monotonic()
+        note = asyncio.create_task(self._queries.ask(lambda db: ApiTokenDAO(db).note_use(digest)))
+        self._notes.add(note)
+        note.add_done_callback(self._notes.discard)
+        note.add_done_callback(lambda done: done.cancelled() or done.exception())  # the next minute's will do
 
     async def _read_lately(self) -> Known:
         if self._known is None or time.monotonic() > self._read_at + TOKENS_KEPT:
@@ -161,6 +177,9 @@ class Guard:
             return refusal(429, SLOWED, {"Retry-After": str(math.ceil(pause))})
         try:
             caller = None if token == "" else await self._keys.caller(token)
+        except TokenExpired as error:
+            self._strangers.refuse(address, "expired")
+            return refusal(401, str(error), {"WWW-Authenticate": "Bearer"})
         except DatabaseError as error:
             return refusal(503, str(error))
         if caller is None:
@@ -175,6 +194,11 @@ class Guard:
         if not caller.role.covers(needed):
             self._strangers.refuse(address, "too_weak")
             return refusal(403, too_weak(caller, needed))
+        if problem := caller.out_of_scope(scope):
+            self._strangers.refuse(address, "out_of_scope")
+            return refusal(403, problem)
+        if token is not None:
+            self._keys.note_use(digest)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 18 or int(length) > MAX_BODY_BYTES:  # FastAPI counts chunked ones
             return refusal(413, TOO_LARGE)
@@ -231,8 +255,11 @@ def caller_of(request: Request) -> Caller:
 
 
 async def still_may_read(request: Request) -> bool:
-    """Whether who made this request might still make it: the token of an answer without an end may be revoked."""
-    caller: Caller | None = await request.state.caller_now()
+    """Whether who made this request might still make it: an answer without an end may outlive its token."""
+    try:
+        caller: Caller | None = await request.state.caller_now()
+    except TokenExpired:
+        return False
     return caller is not None and caller.role.covers(Role.READ)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 log = logging.getLogger(__name__)
 
-REASONS = ("no_token", "wrong_token", "slowed", "too_weak", "foreign")
+REASONS = ("no_token", "wrong_token", "expired", "slowed", "too_weak", "out_of_scope", "foreign")
 WRONG_TOKEN = "wrong_token"
 FREE_GUESSES = 10  # of an address; a person who mistypes, or a program with an old token, gets so far
 FIRST_PAUSE_SECONDS = 1.0  # doubled with each further wrong token

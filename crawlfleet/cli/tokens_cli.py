@@ -8,10 +8,11 @@ from typing import Any
 from crawlfleet.cli.arguments import add_json_option
 from crawlfleet.cli.database import actor, existing_database, ready_fleet
 from crawlfleet.cli.output import print_json, print_table, say
-from crawlfleet.core.errors import NotFound
+from crawlfleet.core.errors import NotFound, UsageError
 from crawlfleet.model.api_token import ApiTokenDAO, Role
 
-COLUMNS = ("name", "role", "created_by", "created_at")
+COLUMNS = ("name", "role", "accounts", "created_by", "created_at", "expires_at", "last_used_at")
+MAX_DAYS = 3650
 MEANINGS = {
     Role.READ: "look at everything but the audit",
     Role.OPERATE: "also add, retry and cancel tasks, pause the queue, park accounts, drain devices",
@@ -22,13 +23,26 @@ MEANINGS = {
 def run_add(args: argparse.Namespace) -> int:
     """Make a token and print it."""
     with ready_fleet(args) as fleet:
-        token = ApiTokenDAO(fleet.db).add(args.name, Role(args.role), actor())
+        for account in args.account or ():
+            source, _, username = account.partition("/")
+            if fleet.accounts.get(source, username) is None:
+                raise UsageError(
+                    f"--account takes SOURCE/USERNAME of an account (got {account!r:.80}): see `accounts list`"
+                )
+        accounts = None if args.account is None else sorted(set(args.account))
+        token = ApiTokenDAO(fleet.db).add(args.name, Role(args.role), actor(), accounts, args.days)
     if args.json:
-        print_json({"name": args.name, "role": args.role, "token": token})
+        print_json({"name": args.name, "role": args.role, "accounts": accounts, "days": args.days, "token": token})
     else:
         print(token)
     say("keep it now: it is stored nowhere and cannot be shown again")
     return 0
+
+
+def _days(text: str) -> int:
+    if not text.isdecimal() or len(text) > 4 or not 1 <= int(text) <= MAX_DAYS:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MAX_DAYS} (got {text!r:.80})")
+    return int(text)
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -38,7 +52,9 @@ def run_list(args: argparse.Namespace) -> int:
     if args.json:
         print_json(tokens)
     else:
-        print_table(COLUMNS, [list(token.values()) for token in tokens])
+        for token in tokens:
+            token["accounts"] = None if token["accounts"] is None else ", ".join(token["accounts"])
+        print_table(COLUMNS, [list(token.values()) for token in tokens], prose=("accounts",))
     return 0
 
 
@@ -63,9 +79,16 @@ def add_parser(subparsers: Any) -> None:
     add.add_argument("name", metavar="NAME", help="who will use it; the audit log shows this name")
     meanings = "; ".join(f"{role}: {meaning}" for role, meaning in MEANINGS.items())
     add.add_argument("--role", choices=[role.value for role in Role], default=Role.READ.value, help=meanings)
+    add.add_argument("--days", type=_days, metavar="N", help="let it end after so many days; without, never")
+    add.add_argument(
+        "--account",
+        metavar="SOURCE/USERNAME",
+        action="append",
+        help="let it ask about this account only; may be repeated",
+    )
     add_json_option(add)
     add.set_defaults(run=run_add)
-    listing = inner.add_parser("list", help="list names and roles of all tokens")
+    listing = inner.add_parser("list", help="show all tokens: for what, until when, and when last used")
     add_json_option(listing)
     listing.set_defaults(run=run_list)
     revoke = inner.add_parser("revoke", help="revoke a token")

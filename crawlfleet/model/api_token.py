@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import secrets
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -45,6 +48,9 @@ class ApiToken:
     token_hash: str
     created_by: str | None
     created_at: datetime
+    accounts: tuple[str, ...] | None = None  # source/username; None: all
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class Known:
 
     tokens: list[ApiToken]
     demanded: bool
+    now: datetime  # of the database, when it told them
 
 
 def token_hash(token: str) -> str:
@@ -66,9 +73,17 @@ class ApiTokenDAO:
     def __init__(self, db: Database) -> None:
         self.db = db
 
-    def add(self, name: str, role: Role, actor: str | None = None) -> str:
+    def add(
+        self,
+        name: str,
+        role: Role,
+        actor: str | None = None,
+        accounts: Sequence[str] | None = None,
+        days: float | None = None,
+    ) -> str:
         """Make a token of this name and return its text, which nobody can learn again.
 
+        It may ask about these `accounts` (source/username) only, and ends after so many days.
         Raises UsageError for a name that cannot be, CrawlfleetError for one that is taken.
         """
         if not NAME.fullmatch(name):
@@ -84,16 +99,20 @@ class ApiTokenDAO:
                 "token_hash": token_hash(token),
                 "created_by": actor,
                 "created_at": stamp(transaction.now),
+                "accounts": None if accounts is None else json.dumps(list(accounts), ensure_ascii=False),
+                "expires_at": None if days is None else stamp(transaction.now + timedelta(days=days)),
             }
             transaction.execute(
                 sql(
-                    "INSERT INTO cl_api_token (name, role, token_hash, created_by, created_at)"
-                    " VALUES (:name, :role, :token_hash, :created_by, :created_at)"
+                    "INSERT INTO cl_api_token (name, role, token_hash, created_by, created_at, accounts, expires_at)"
+                    " VALUES (:name, :role, :token_hash, :created_by, :created_at, :accounts, :expires_at)"
                 ),
                 values,
             )
             _demand(transaction)
-            audit.record(transaction, actor, "tokens.add", name, role=role.value)
+            limits: dict[str, Any] = {} if accounts is None else {"accounts": list(accounts)}
+            limits |= {} if days is None else {"days": days}
+            audit.record(transaction, actor, "tokens.add", name, role=role.value, **limits)
 
         try:
             self.db.write(work)
@@ -110,8 +129,18 @@ class ApiTokenDAO:
         """All tokens, and whether one is demanded though there is none."""
         with self.db.read() as reader:
             tokens = _find(reader)
+            now = reader.now
             mark = reader.execute(sql("SELECT value FROM cl_fleet_state WHERE name = :name"), {"name": MARK}).scalar()
-        return Known(tokens, bool(tokens) or mark is not None)
+        return Known(tokens, bool(tokens) or mark is not None, now)
+
+    def note_use(self, token_hash: str) -> None:
+        """Remember that the token of this hash was used now."""
+        statement = sql("UPDATE cl_api_token SET last_used_at = :now WHERE token_hash = :token_hash")
+        self.db.write(
+            lambda transaction: transaction.execute(
+                statement, {"now": stamp(transaction.now), "token_hash": token_hash}
+            )
+        )
 
     def demand(self) -> None:
         """Let the API demand a token from now on, whatever becomes of those that there are."""
@@ -132,8 +161,12 @@ class ApiTokenDAO:
 
 def _find(reader: Reader) -> list[ApiToken]:
     table = schema.api_token
-    query = sa.select(table.c.name, table.c.role, table.c.token_hash, table.c.created_by, table.c.created_at)
-    return [ApiToken(name, Role(role), *others) for name, role, *others in reader.execute(query.order_by(table.c.name))]
+    query = sa.select(*(table.c[each.name] for each in fields(ApiToken))).order_by(table.c.name)
+    found = [dict(row) for row in reader.execute(query).mappings()]
+    for row in found:
+        row["role"] = Role(row["role"])
+        row["accounts"] = None if row["accounts"] is None else tuple(json.loads(row["accounts"]))
+    return [ApiToken(**row) for row in found]
 
 
 def _demand(transaction: Transaction) -> None:

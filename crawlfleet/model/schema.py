@@ -348,6 +348,9 @@ api_token = _table(
     sa.Column("token_hash", sa.String(64), nullable=False),  # SHA-256, hex
     sa.Column("created_by", LABEL),
     _moment("created_at"),
+    sa.Column("accounts", sa.Text),  # JSON list of source/username that it is for; null: for all
+    _moment("expires_at", nullable=True),
+    _moment("last_used_at", nullable=True),
 )
 
 audit = _table(

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.testclient import TestClient
 
-from crawlfleet.api import guard
+from crawlfleet.api import callers, guard
 from crawlfleet.api.guard import OPEN_PATHS, READING
 from crawlfleet.core.errors import DatabaseUnreachable
+from crawlfleet.model import schema
 from crawlfleet.model.api_token import ApiTokenDAO, Role
 from tests.api.sample import Sample, sample_fleet
 from tests.conftest import Backend
 from tests.waiting import wait_until
 
+WHOAMI = "/api/distribution/whoami"
 ADMIN = "the-token-of-the-setting-of-the-node"
 ROLES = list(Role)
 SQLITE = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -244,6 +248,102 @@ def test_a_request_without_a_token_that_came_through_a_proxy_is_refused(
         answer = client.get("/openapi.json", headers={"Via": "1.1 proxy", "Authorization": f"Bearer {token}"})
         assert answer.status_code == 200
     assert "HTTP/1.0" in str(guard._foreign(Headers({"host": "127.0.0.1"}), "1.0"))
+
+
+def test_a_token_ends_by_itself_and_its_last_use_is_known(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "TOKENS_KEPT", 0.0)
+    tokens = ApiTokenDAO(sample.db)
+    short, never_used = tokens.add("short", Role.READ, days=1), tokens.add("other", Role.ADMIN)
+    with client_of(sample, short) as client:
+        answer = client.get(WHOAMI)
+        assert answer.status_code == 200
+        assert (answer.json()["actor"], answer.json()["role"], answer.json()["accounts"]) == (
+            "token short",
+            "read",
+            None,
+        )
+
+        def last_uses() -> list[bool]:
+            return [each.last_used_at is not None for each in tokens.find()]
+
+        wait_until(lambda: last_uses() == [False, True], what="the use is noted")
+        with sample.db.plain.begin() as connection:
+            connection.execute(
+                sa.update(schema.api_token)
+                .where(schema.api_token.c.name == "short")
+                .values(expires_at=datetime.now(UTC) - timedelta(seconds=5))
+            )
+        answer = client.get(WHOAMI)
+        assert (answer.status_code, answer.json()["error"]) == (401, "token_needed")
+        assert "the token short expired at" in answer.json()["detail"]
+    with client_of(sample, never_used) as client:
+        assert client.get(WHOAMI).json()["expires_at"] is None
+
+
+@SQLITE
+def test_a_token_that_expires_while_the_database_is_away_is_refused(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "TOKENS_KEPT", 0.0)
+    token = ApiTokenDAO(sample.db).add("short", Role.READ, days=0.3 / 86_400)
+
+    def away(_self: ApiTokenDAO) -> Any:
+        raise DatabaseUnreachable("cannot use the database x")
+
+    with client_of(sample, token) as client:
+        assert client.get(WHOAMI).status_code == 200
+        monkeypatch.setattr(ApiTokenDAO, "known", away)
+        wait_until(lambda: client.get(WHOAMI).status_code == 401, what="the token is refused")
+
+
+@SQLITE
+def test_a_token_for_some_accounts_asks_about_those_only(sample: Sample) -> None:
+    """Every route that tells of more, or of others, is closed, also one that somebody adds later."""
+    token = ApiTokenDAO(sample.db).add("agency", Role.ADMIN, accounts=["appsflyer/sealed"])
+    own = "?source=appsflyer&username=sealed"
+    closed = before = 0
+    with client_of(sample, token) as client:
+        assert client.get(WHOAMI).json()["accounts"] == ["appsflyer/sealed"]
+        for path in sorted(callers.NARROWED):
+            assert client.get(path + own).status_code == 200, path
+            for query in (
+                "",
+                "?source=appsflyer",
+                "?username=sealed",
+                "?source=appsflyer&username=app",
+                f"{own}&username=app",
+                f"?username=app&{own[1:]}",
+                "?source=apple&username=sealed",
+            ):
+                assert client.get(path + query).status_code == 403, path + query
+        account = "/api/distribution/accounts/appsflyer/"
+        assert client.get(f"{account}sealed").json()["username"] == "sealed"
+        assert client.post(f"{account}sealed/park", json={"reason": "x"}).status_code == 200
+        assert client.get(f"{account}app").status_code == 403
+        assert client.post(f"{account}app/park", json={"reason": "x"}).status_code == 403
+        before = sample.contents()
+        for method, path in operations(sample.app):
+            if path not in callers.NARROWED | OPEN_PATHS | {WHOAMI} and "{username}" not in path:
+                assert ask(client, method, path + own, sample) == 403, (method, path)
+                closed += 1
+    assert closed > 30
+    assert sample.contents() == before
+
+
+@SQLITE
+def test_two_tokens_of_an_admin_overlap_while_one_takes_the_place_of_the_other(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "TOKENS_KEPT", 0.0)
+    tokens = ApiTokenDAO(sample.db)
+    both = [tokens.add("admin-1", Role.ADMIN), tokens.add("admin-2", Role.ADMIN)]
+    for token in both:
+        assert client_of(sample, token).get("/api/distribution/audit").status_code == 200
+    tokens.revoke("admin-1")
+    wait_until(
+        lambda: [client_of(sample, token).get(WHOAMI).status_code for token in both] == [401, 200],
+        what="the first is refused and the second is not",
+    )
 
 
 @SQLITE

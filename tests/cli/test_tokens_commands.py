@@ -38,6 +38,19 @@ def test_a_name_is_taken_until_its_token_is_revoked(any_console: Console) -> Non
     assert any_console("tokens", "add", "x").code == 0
 
 
+def test_a_token_may_end_and_may_be_for_some_accounts(any_console: Console) -> None:
+    any_console("accounts", "add", "--source", "appsflyer", "--username", "u", "--token-env", "TOKEN_OF_U")
+    made = any_console("tokens", "add", "bi", "--days", "90", "--account", "appsflyer/u", "--json").json
+    assert (made["accounts"], made["days"]) == (["appsflyer/u"], 90)
+    [found] = any_console("tokens", "list", "--json").json
+    assert (found["accounts"], found["last_used_at"]) == (["appsflyer/u"], None)
+    assert found["expires_at"] > found["created_at"]
+    assert "appsflyer/u" in any_console("tokens", "list").out
+    wrong = any_console.refuses(2, "tokens", "add", "x", "--account", "appsflyer/nobody")
+    assert "--account takes SOURCE/USERNAME of an account (got 'appsflyer/nobody')" in wrong
+    assert "must be a whole number from 1 to 3650" in any_console.refuses(2, "tokens", "add", "x", "--days", "0")
+
+
 @pytest.mark.parametrize("name", ["", "two words", "x" * 65, "ü"])
 def test_a_name_that_cannot_be_is_wrong_usage(ready: Console, name: str) -> None:
     assert "must be 1 to 64 of letters" in ready.refuses(2, "tokens", "add", name)

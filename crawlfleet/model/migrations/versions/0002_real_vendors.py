@@ -35,6 +35,9 @@ def upgrade() -> None:
     op.execute("UPDATE cl_feed SET denials = 0, denied_until = NULL, denied_reason = NULL WHERE denials > 0")
     _add_column("cl_coverage", "fetch_number", sa.BigInteger(), "0")
     _add_column("cl_coverage", "suspect_fetches", sa.Integer(), "0")
+    _add_column("cl_api_token", "accounts", sa.Text())
+    _add_column("cl_api_token", "expires_at", MOMENT)
+    _add_column("cl_api_token", "last_used_at", MOMENT)
     op.execute("DROP VIEW IF EXISTS v_app_data")
     op.execute(
         "CREATE VIEW v_app_data AS SELECT f.source, f.username, f.app_id, f.report, d.date, d.agency,"
