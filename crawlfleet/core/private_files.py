@@ -42,6 +42,14 @@ def read_secret(what: str, path: str | Path, max_bytes: int = SECRET_BYTES) -> b
         raise UsageError(f"{what} {path} cannot be read: {reason}") from None
 
 
+def is_open_to_others(path: str | Path) -> bool:
+    """Whether everybody on this machine may read the file; False where there is none."""
+    try:
+        return os.name == "posix" and bool(os.stat(path).st_mode & stat.S_IROTH)
+    except OSError:
+        return False
+
+
 def write_private(path: str | Path, text: str, replace: bool = False) -> None:
     """Write a file for its owner alone (0600), whole or not at all, also over one with another mode.
 

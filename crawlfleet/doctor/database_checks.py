@@ -12,6 +12,7 @@ import psutil
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import CrawlfleetError, DatabaseRefused
+from crawlfleet.core.private_files import is_open_to_others
 from crawlfleet.core.system_metrics import SLOW_SECONDS
 from crawlfleet.doctor.exposures import exposures
 from crawlfleet.doctor.findings import Finding, fail, ok, warn
@@ -46,6 +47,10 @@ def open_database(settings: Settings, opened: list[Database]) -> Iterator[Findin
         yield fail("database", message or advice, advice if message else "correct database_url")
         return
     opened.append(db)
+    for path in filter(None, (file, settings.log_file)):
+        if is_open_to_others(path):
+            text = f"{path} can be read by others, as it was made by an older version or another program"
+            yield warn("database", text, f"chmod 600 {path}")
     for text, advice in exposures(settings):
         yield warn("database", text, advice)
     yield ok("database", f"{db.product} {db.version} at {db.name}{', through a pooler' if db.dialect.pooled else ''}")

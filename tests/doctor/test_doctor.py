@@ -389,6 +389,22 @@ def test_a_server_that_ignores_skip_locked_is_a_warning(any_console: Console, mo
     assert statuses(found(any_console))["claims"] == {"WARN"}
 
 
+def test_files_of_an_older_version_that_everybody_can_read_are_told(
+    ready: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New files are private, but those that are there keep their mode."""
+    log = tmp_path / "node.log"
+    log.touch()
+    monkeypatch.setenv("CRAWLFLEET_LOG_FILE", str(log))
+    told = found(ready)["database"]
+    assert [each["status"] for each in told] == ["OK"]
+    for file in (log, tmp_path / "crawlfleet.db"):
+        file.chmod(0o644)
+    told = found(ready)["database"]
+    assert [each["status"] for each in told] == ["WARN", "WARN", "OK"]
+    assert {each["advice"] for each in told[:2]} == {f"chmod 600 {log}", f"chmod 600 {tmp_path / 'crawlfleet.db'}"}
+
+
 def test_sqlite_on_a_network_drive_fails(ready: Console, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     disks = [SimpleNamespace(mountpoint="/", fstype="ext4"), SimpleNamespace(mountpoint=str(tmp_path), fstype="nfs4")]
     monkeypatch.setattr(database_checks.psutil, "disk_partitions", lambda all: disks)
