@@ -47,8 +47,8 @@ def open_database(settings: Settings, opened: list[Database]) -> Iterator[Findin
         yield fail("database", message or advice, advice if message else "correct database_url")
         return
     opened.append(db)
-    for path in filter(None, (file, settings.log_file)):
-        if is_open_to_others(path):
+    for path in (file, settings.log_file):
+        if path and is_open_to_others(path):
             text = f"{path} can be read by others, as it was made by an older version or another program"
             yield warn("database", text, f"chmod 600 {path}")
     for text, advice in exposures(settings):
