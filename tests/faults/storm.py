@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -38,7 +38,6 @@ from tests.nodes import CLOCK_LIBRARY, NodeProcess
 from tests.servers import Server
 from tests.stored_figures import invented_cells, stored_cells
 from tests.tcp_proxy import TcpProxy
-from tests.waiting import wait_until
 
 NODES = 3
 ACCOUNTS, APPS = ("alice", "bob"), 3
@@ -51,7 +50,7 @@ VENDOR_MOODS = [  # not `empty`: whom a kill kept from storing what came cannot 
     name if name in STANDING else f"{name}=0.03" for name in MOODS if name != "empty"
 ]
 MAX_RETRY = 100
-CALM_SECONDS = 180.0  # within which the rest must be worked off
+STANDSTILL_SECONDS = 60.0  # without a task that ended, after which what is left has been lost
 SETTINGS = f"""
 heartbeat_interval = 0.5
 offline_timeout = {OFFLINE_SECONDS:g}
@@ -296,21 +295,27 @@ class Storm:
             self._nodes[name].signal(signal.SIGCONT)
         self._frozen_until.clear()
 
-        def is_done() -> bool:
-            self._recover(time.monotonic())
-            stats = fleet.tasks.stats()
-            ended = stats["completed"] + stats["failed"] + stats["cancelled"]
-            return stats["total"] >= queued + self._bodies and ended == stats["total"]
-
-        try:
-            wait_until(is_done, CALM_SECONDS, "the end of all tasks")
-        except AssertionError as error:
-            self.books.wrong.append(f"{error}: {fleet.tasks.stats()}")
+        ended, since = 0, time.monotonic()
+        while not self._all_ended(stats := fleet.tasks.stats(), queued):
+            self._recover(now := time.monotonic())
+            if self._ended(stats) > ended:
+                ended, since = self._ended(stats), now
+            elif now - since > STANDSTILL_SECONDS:
+                self.books.wrong.append(f"nothing has ended for {STANDSTILL_SECONDS:g} s: {stats}")
+                break
+            time.sleep(0.1)
         up = {name: node for name, node in self._nodes.items() if name not in self._down_until}
         for node in up.values():  # what they hold goes back before the books are read
             node.signal(signal.SIGTERM)
         for name, node in up.items():
             self.books.expect(f"exit code of {name}", node.wait(60), 0)
+
+    @staticmethod
+    def _ended(stats: Mapping[str, int]) -> int:
+        return stats["completed"] + stats["failed"] + stats["cancelled"]
+
+    def _all_ended(self, stats: Mapping[str, int], queued: int) -> bool:
+        return stats["total"] >= queued + self._bodies and self._ended(stats) == stats["total"]
 
     def _check(self, fleet: Fleet, sandbox: Sandbox) -> None:
         books, stats = self.books, fleet.tasks.stats()
