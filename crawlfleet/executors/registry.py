@@ -1,4 +1,4 @@
-"""Which executors exist: built-in ones, those of entry points, and those of the modules that a user names."""
+"""Which executors exist: built-in ones, those of entry points, and those of modules that the user names."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def task_executor(
     cost: Callable[[TaskSpec, Source], Shape] | None = None,
     transient: Iterable[type[BaseException]] = (),
 ) -> Callable[[F], F]:
-    """Decorator that makes a function, plain or `async def`, the executor of a task type; the function is unchanged.
+    """Decorator that makes a function, plain or `async def`, the executor of a task type.
 
-    The options are those of `Executor`. Raises UsageError for a name that is taken or cannot be a task type.
+    Returns the function unchanged. The options are those of `Executor`. Raises UsageError for a name that is taken, or
+    that cannot be a task type: 1 to 64 of A-Z a-z 0-9 _ . : -
     """
     if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
         raise UsageError(f"@task_executor needs a task type of 1 to 64 of A-Z a-z 0-9 _ . : - (got {name!r:.80})")
@@ -51,7 +52,7 @@ def task_executor(
 
 
 def executors(modules: Iterable[str] = ()) -> dict[str, Executor]:
-    """Every executor by its task type, after loading entry points and `modules`.
+    """Every executor by its task type, older names included. Loads entry points and `modules` first.
 
     Raises UsageError for a module or entry point that cannot be loaded, and for two executors of one name.
     """
@@ -69,7 +70,10 @@ def executors(modules: Iterable[str] = ()) -> dict[str, Executor]:
 
 
 def near_miss(name: str, known: Collection[str]) -> str | None:
-    """The known task type that this one is a misspelling of; names that differ in their numbers are no slip."""
+    """The known task type that `name` misspells; None when it is known itself or resembles none.
+
+    Names that differ in their numbers are no misspellings.
+    """
 
     def letters(text: str) -> str:
         return re.sub(r"[\d_.:-]+", "", text).lower()
@@ -84,8 +88,11 @@ def near_miss(name: str, known: Collection[str]) -> str | None:
 def load_executor_modules(modules: Iterable[str]) -> None:
     """Import modules, also from the working directory, so that their @task_executor functions are known.
 
-    A file there stands in for no package that is installed. Nothing is imported from a folder that others can write.
-    Raises UsageError with the module, the cause and its place for one that is missing, broken or without executors.
+    A file there never replaces an installed package. When others can write to the working directory, nothing is
+    imported from it.
+
+    Raises UsageError for a module that is missing, broken or without executors; its message names module, cause and
+    place.
     """
     modules = tuple(modules)
     if modules and os.getcwd() not in sys.path and not _others_write_here():
@@ -159,7 +166,10 @@ def _broken(what: str, error: BaseException) -> UsageError:
 
 
 def _where(error: BaseException) -> str:
-    """Where the fault is: the line of a syntax error, the last line of the working directory, or the first not ours."""
+    """The place of the fault as ` (file:line)`, or nothing.
+
+    That is the line of a syntax error, else the last line in the working directory, else the first that is not ours.
+    """
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}:{error.lineno})"
     frames = [
@@ -175,7 +185,10 @@ def _where(error: BaseException) -> str:
 
 
 def _load_entry_point(point: EntryPoint) -> None:
-    """A module registers its executors itself; a function that does not is registered under the entry point's name."""
+    """Load an entry point: a module that registers its executors, or a function.
+
+    A function that does not register itself gets the entry point's name. Raises UsageError for what cannot be imported.
+    """
     try:
         loaded = point.load()
     except (Exception, SystemExit) as error:

@@ -1,6 +1,6 @@
-"""Reading what Apple's lookup says of an app: an `App` of an account, or the details of one day.
+"""Reads what Apple's lookup says of an app: an `App` of an account, or the details of one day.
 
-Many fields are optional, and none but the number is needed; the answer comes as text/javascript and is JSON.
+The answer is JSON, although it comes as text/javascript. Many fields are optional; of an app only the number is needed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,12 @@ OF_DAY = {
 
 
 def look_up(session: Session, country: str, asked: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The records that a storefront has for these ids: apps, and for a developer's id the developer first."""
+    """The records, as JSON objects, that a storefront has for these ids; empty when it has none.
+
+    `country` is the storefront's two letters; `asked` are parameters of the query. Records are apps; for a developer's
+    id the developer comes first. An app without a usable number is left out, with a remark. Raises PermanentError for
+    an answer of another shape.
+    """
     answer = session.get_json(LOOKUP_PATH, {**asked, "country": country})
     records = list_of(answer, "results", where=f"GET {LOOKUP_PATH} in {country}", session=session)
     return usable(records, _with_number, session)
@@ -60,9 +65,10 @@ def _with_number(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def list_of(answer: Any, *path: str, where: str, session: Session) -> list[dict[str, Any]]:
-    """The objects in the list at the end of these keys; raises PermanentError for an answer of another shape.
+    """The objects in the list at the end of these keys; may be empty.
 
-    What is no object among others is left out and told of.
+    Leaves out what is no object among others, with a remark. Raises PermanentError when there is no list, or when the
+    list holds no object at all. `where` names the request in messages.
     """
     value = answer
     for key in path:
@@ -79,7 +85,7 @@ def list_of(answer: Any, *path: str, where: str, session: Session) -> list[dict[
 
 
 def number_of(record: Mapping[str, Any]) -> str:
-    """The app's number, in digits; every app of `look_up` has one."""
+    """The app's number in digits, without `id`; every app of `look_up` has one. Raises UnusableRecord."""
     number = record.get("trackId")
     if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < 10**18:
         raise UnusableRecord(f"GET {LOOKUP_PATH}: an app without a usable trackId (got {number!r:.80})")
@@ -87,7 +93,7 @@ def number_of(record: Mapping[str, Any]) -> str:
 
 
 def as_app(record: Mapping[str, Any]) -> App:
-    """The app as an account sees it; raises UnusableRecord."""
+    """The app as an account sees it. Raises UnusableRecord."""
     name, currency = (_value(record, key) for key in ("trackName", "currency"))
     return App(
         f"id{number_of(record)}",
@@ -99,7 +105,10 @@ def as_app(record: Mapping[str, Any]) -> App:
 
 
 def as_details(record: Mapping[str, Any], country: str, day: date) -> Figures:
-    """What the storefront says of the app on this day; what it leaves out is left out. Raises UnusableRecord."""
+    """One row: what the storefront says of the app on this day. Raises UnusableRecord.
+
+    The row lacks what the record lacks.
+    """
     details = _values(record, OF_DAY)
     size = details.get("size_bytes")
     if isinstance(size, str) and size.isascii() and size.isdigit() and len(size) <= 18:

@@ -1,9 +1,11 @@
-"""Reading an app's customer reviews: a feed that Apple does not document, as several public clients agree on it.
+"""Reads an app's customer reviews. Apple does not document their feed; several public clients agree on its shape.
 
 A storefront shows the newest 500 reviews on ten pages of 50, newest first. A page's `feed.entry` is a list, a single
-object, or absent; old feeds put the app itself first, without a rating. An edited review keeps its id and moves to the
-day of the edit. Now and then a storefront answers an empty feed for an app that has reviews: an empty page is believed
-only where something else speaks for it. A review among others that cannot be read is left out and told of.
+object, or absent. Old feeds put the app itself first, without a rating. An edited review keeps its id and moves to the
+day of the edit.
+
+Now and then a storefront answers an empty feed for an app that has reviews. So we believe an empty page only where
+something else speaks for it. We leave out a review that cannot be read among others, with a remark.
 """
 
 from __future__ import annotations
@@ -38,11 +40,13 @@ def reviews(
     end: date,
     ratings: Callable[[Session, str, str], int | None],
 ) -> Iterator[Figures]:
-    """One row for each review of these days (UTC), newest first.
+    """One row for each review of these days (UTC, both included), newest first, each review once.
 
-    `ratings` tells how many people rated the app there, or raises; it is asked when there seem to be no reviews.
-    Raises PermanentError that names the first day which can be had when the 500 newest begin after `start`,
-    TransientError for an empty answer that is not to be believed.
+    `number` is the app's, in digits. `ratings` tells how many people rated the app there (None: the storefront does not
+    say), or raises. We ask it when there seem to be no reviews.
+
+    Raises PermanentError when the 500 newest reviews begin after `start`; its message names the first day that can be
+    had. Raises TransientError for an empty answer that we do not believe, with a wait of 30 minutes.
     """
     seen: set[str] = set()  # a review that comes in while pages are read pushes others to the next page
     oldest = None
@@ -81,7 +85,7 @@ def _may_have_reviews(country: str, number: str, ratings: int | None) -> bool:
 
 
 def _page(session: Session, country: str, number: str, page: int) -> tuple[int, list[Figures]]:
-    """How many reviews the page has, and those that can be read."""
+    """How many reviews the page has (0 to 50), and a row for each that can be read. Pages count from 1."""
     path = f"/{country}/rss/customerreviews/page={page}/id={number}/sortby=mostrecent/json"
     answer = session.get_json(path)
     feed = answer.get("feed") if isinstance(answer, dict) else None
@@ -93,7 +97,7 @@ def _page(session: Session, country: str, number: str, page: int) -> tuple[int, 
 
 
 class _Entry:
-    """One entry of the feed; every value of it is the `label` of an object."""
+    """One entry of the feed. Each of its values is the `label` of an object."""
 
     def __init__(self, entry: Mapping[str, Any], where: str) -> None:
         self._entry, self._where = entry, where
@@ -125,7 +129,10 @@ class _Entry:
         raise self._wrong("updated", "a moment with its zone, as in 2026-01-31T08:00:00-07:00")
 
     def _whole(self, key: str) -> int | None:
-        """A number that the feed writes as text; None when it is missing, which a rating never is."""
+        """A number that the feed writes as text; None when it is missing. Raises UnusableRecord for any other text.
+
+        A rating must not be missing.
+        """
         text = self._label(key)
         if text is None and key != RATING:
             return None

@@ -1,7 +1,8 @@
-"""Apple: the App Store's public lookup, customer reviews and charts. No account and no token is needed.
+"""Apple: the App Store's public lookup, customer reviews and charts. They need no account and no token.
 
-Shapes follow Apple's documentation of the Search API and, for the review feed, which Apple does not document, what
-several public clients agree on. Apple names about 20 calls a minute, subject to change, and counts them by address.
+Shapes follow Apple's documentation of the Search API. Apple does not document the review feed, so its shape follows
+what several public clients agree on. Apple names about 20 calls a minute, subject to change, and counts them by
+address.
 """
 
 from __future__ import annotations
@@ -43,11 +44,12 @@ class NotSold(PermanentError):
 
 
 class Apple:
-    """The source `apple`. Days are UTC; an app id is `id` and the number, as other vendors spell iOS apps.
+    """The source `apple`. Days are UTC. An app id is `id` and the number, as other vendors spell iOS apps.
 
-    The setting `countries` lists the storefronts, `us` unless given; rows carry theirs in `country`.
-    The limit `store_calls` is one for the whole fleet: Apple counts by address, which no database knows. A fleet with
-    several addresses raises it with `[sources.apple.limits]`.
+    The setting `countries` lists the storefronts, default `us`. Each row carries its storefront in `country`.
+
+    The whole fleet shares one limit, `store_calls`, since Apple counts by address, which no database knows. A fleet
+    with several addresses raises the limit with `[sources.apple.limits]`.
     """
 
     name = "apple"
@@ -71,7 +73,7 @@ class Apple:
         }
 
     def _shape(self, calls: int, max_days: int = 1, min_days: int = 1) -> Shape:
-        """So many calls in each storefront."""
+        """A shape of `calls` calls in each storefront, for ranges of `min_days` to `max_days` days."""
         return Shape(("store_calls",), calls * len(self.countries), min_days, max_days)
 
     def _snapshot(self, name: str) -> Report:
@@ -86,9 +88,12 @@ class Apple:
     def list_apps(self, account: Account, context: Cancellable) -> list[App]:
         """The apps that the account names, else those of the developer whose id is the username; each once.
 
-        An app of several storefronts is described as the first of them has it.
-        Raises AppListUnavailable for a developer with more apps than Apple lists, PermanentError for an id that is
-        unknown or an app's; ids named by hand that no storefront has are logged and left out.
+        When several storefronts have an app, the first one of the setting describes it. Leaves out ids named by hand
+        that no storefront has, and logs them.
+
+        Raises AppListUnavailable for a developer with 200 apps or more, since Apple lists no further. Raises
+        PermanentError for a username that is no number, an app's number or an unknown one, and when no storefront has
+        any of the named apps.
         """
         session = self._store.session(None, context, _refused, account.proxy)
         if account.app_ids:
@@ -145,11 +150,13 @@ class Apple:
     def fetch_app_data(
         self, account: Account, app_id: str, report: str, start: date, end: date, context: Cancellable
     ) -> Iterator[Figures]:
-        """All rows of the report for these days, one storefront after the other.
+        """All rows of the report for these days, both included, one storefront after the other.
 
         `app_details`: one row for each storefront that has the app. `reviews`: one row for each review, newest first.
         `top_free_rank`, `top_paid_rank`: a row where the app is in the chart's first hundred.
-        Parameters are checked at the call; requests are made at the first row.
+
+        Checks parameters at the call and raises PermanentError for wrong ones; all but `reviews` show today (UTC) only.
+        Sends the first request at the first row. Raises PermanentError then when no storefront has the app.
         """
         if report not in self.reports:
             raise PermanentError(f"report must be one of {', '.join(self.reports)} (got {report!r:.80})")
@@ -176,7 +183,7 @@ class Apple:
         return self._wherever_sold(app_id, details)
 
     def _wherever_sold(self, app_id: str, rows: Callable[[str], Iterable[Figures]]) -> Iterator[Figures]:
-        """The rows of all storefronts; one may lack the app, but not every one."""
+        """The rows of all storefronts. Some may lack the app; when all do, raises PermanentError."""
         without = 0
         for country in self.countries:
             try:
@@ -193,7 +200,7 @@ class Apple:
         raise NotSold(f"storefront {country} does not have the app id{number}")
 
     def _ratings(self, session: Session, country: str, number: str) -> int | None:
-        """How many people rated the app there, None when it does not say; raises NotSold."""
+        """How many people rated the app there; None when the storefront does not say. Raises NotSold."""
         count = self._record(session, country, number).get("userRatingCount")
         return count if isinstance(count, int) else None
 

@@ -1,4 +1,4 @@
-"""AppsFlyer's App List API, page by page (devhub: app_list_ad_nets_api.yaml)."""
+"""Reads AppsFlyer's App List API, page by page (devhub: app_list_ad_nets_api.yaml)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ MAX_PAGES = 100  # the vendor allows 100 calls a day
 
 
 def read_app_list(session: Session) -> list[App]:
-    """All apps, each once, in the vendor's order. A record without a usable id among good ones is left out and told of.
+    """All apps, each once, in the vendor's order; empty when the vendor lists none.
 
-    Raises PermanentError for an answer of another shape or pages without end, TransientError for fewer apps than the
-    answer announces.
+    Leaves out a record without a usable id among good ones, with a remark. Reads at most 100 pages of 1,000 apps.
+
+    Raises PermanentError for an answer of another shape or pages without end. Raises TransientError when fewer apps
+    come than the answer announces.
     """
     apps: dict[str, App] = {}
     seen_records = 0
@@ -77,10 +79,10 @@ def _app(record: Any) -> App:
 
 
 def _next_page(page: Any, session: Session) -> str | None:
-    """The query of the link to the next page, None on the last.
+    """The query of the link to the next page; None on the last. Raises PermanentError for any other link.
 
-    The rest of the link is not used: a vendor behind a gateway writes its own address, which may not be reached or must
-    not have the token.
+    We do not use the rest of the link. A vendor behind a gateway writes its own address there. We may not reach that
+    address, or it must not get the token.
     """
     links = page.get("links")
     link = links.get("next") if isinstance(links, dict) else None

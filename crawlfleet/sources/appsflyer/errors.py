@@ -1,9 +1,13 @@
-"""What AppsFlyer's refusals mean. The body speaks before the status: exhausted quotas come as 400 and 403.
+"""What AppsFlyer's refusals mean. The body counts before the status: used up quotas come as 400 and 403.
 
-Texts of the Pull API: devhub aggregate_pull_api_v2.yaml, and for quotas what several public clients agree on;
-of the Master API: devhub master_api.yaml. A page of a CDN or a company's proxy comes with any status and says nothing
-of the account; single calls of healthy apps were answered with 404 and 416 and worked later. So only the vendor's own
-words deny something, and what lacks them is tried again.
+Texts of the Pull API follow devhub aggregate_pull_api_v2.yaml, and for quotas what several public clients agree on.
+Texts of the Master API follow devhub master_api.yaml.
+
+A page of a CDN or of a company's proxy comes with any status and says nothing of the account. The vendor also answered
+single calls of healthy apps with 404 and 416, and they worked later. So only the vendor's own words deny something. We
+try a call again when the refusal lacks them.
+
+Each function for an API returns the error of a refusal. None leaves it to `general_error`, which goes by the status.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ class Quota(Enum):
 
 
 class QuotaText(NamedTuple):
-    """A text that says that a quota is used up, in small letters, and who met it."""
+    """A text that says that a quota is used up: a pattern for small letters, and who met the text."""
 
     pattern: str
     quota: Quota
@@ -76,7 +80,7 @@ PERIODS = (
 
 
 def quota_of(text: str) -> Quota | None:
-    """The quota that these words of the vendor say is used up; None when they say nothing of the kind."""
+    """Which quota is used up by these words of the vendor; None when they speak of no used up quota."""
     text = text.lower()
     for known in QUOTA_TEXTS:
         if re.search(known.pattern, text):
@@ -86,7 +90,7 @@ def quota_of(text: str) -> Quota | None:
 
 
 def app_list_error(refusal: Refusal) -> TaskError | None:
-    """App List API."""
+    """The error of a refusal of the App List API, or None."""
     if refusal.is_page:
         return None
     if _is_suspended(refusal):
@@ -100,7 +104,10 @@ def app_list_error(refusal: Refusal) -> TaskError | None:
 
 
 def pull_error(refusal: Refusal, is_short: bool) -> TaskError | None:
-    """Aggregate Pull API; ranges up to two days (`is_short`) count against the minute, longer ones against the day."""
+    """The error of a refusal of the aggregate Pull API, or None.
+
+    Ranges of one or two days (`is_short`) count against the minute's quota, longer ones against the day's.
+    """
     if error := _common_error(refusal, is_short):
         return error
     if refusal.status == 404 and refusal.body:  # documented as a page
@@ -117,7 +124,7 @@ def pull_error(refusal: Refusal, is_short: bool) -> TaskError | None:
 
 
 def master_error(refusal: Refusal) -> TaskError | None:
-    """Master API and its date of the last update."""
+    """The error of a refusal of the Master API or of its date of the last update, or None."""
     if error := _common_error(refusal):
         return error
     text = refusal.body.lower()
@@ -137,7 +144,11 @@ def master_error(refusal: Refusal) -> TaskError | None:
 
 
 def without_refusal(lines: Iterator[str], where: str, session: Session, classify: Classify) -> Iterator[str]:
-    """The lines, unless the first is the text of a refusal that came with status 200 (seen in the field), or a page."""
+    """The lines of a report; no lines when there are none.
+
+    AppsFlyer sometimes sends a refusal with status 200 (seen in the field). So when the first line is no header, raises
+    the error that `classify` gives for it, or the general one for a page. Else the lines pass as they are.
+    """
     first = next(lines, None)
     if first is None:
         return
@@ -153,7 +164,10 @@ def without_refusal(lines: Iterator[str], where: str, session: Session, classify
 
 
 def _common_error(refusal: Refusal, is_short: bool = False) -> TaskError | None:
-    """A used up quota or a suspended account, said in words. `is_short`: the calls of a minute are counted."""
+    """The error for a used up quota or a suspended account that the vendor states in words, or None.
+
+    `is_short`: the call counts against the quota of the minute.
+    """
     if refusal.is_page or refusal.status >= 500:
         return None
     quota = quota_of(refusal.body) or (Quota.MINUTE if refusal.status == 429 else None)
@@ -169,7 +183,7 @@ def _common_error(refusal: Refusal, is_short: bool = False) -> TaskError | None:
 
 
 def _perhaps(refusal: Refusal) -> TaskError | None:
-    """Refusals that pass: of a page, or without a word, whatever their status is."""
+    """TransientError for a status that pages and empty bodies come with and that may pass; else None."""
     if refusal.status in WORDLESS:
         return TransientError(f"{refusal} (not in the vendor's words: it may pass)", refusal.retry_after)
     return None

@@ -1,7 +1,7 @@
 """AppsFlyer's Master API v4: clicks and installs down to the ad (devhub: master_api.yaml, master_lastupdate_api.yaml).
 
-A plan must include it. It is the only official API with clicks for each adset and ad, and one call may cover all
-apps of an account. One KPI that the account lacks would fail the whole report, so only two are asked for.
+The account's plan must include it. It is the only official API with clicks for each adset and ad. One call may cover
+all apps of an account. A single KPI that the account lacks makes the whole report fail, so we ask for two only.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ LOOK_AGAIN_SECONDS = 8 * 3600.0  # the data moves on by one day a day, at no kno
 def master_rows(
     session: Session, app_id: str, start: date, end: date, replace_bad_text: bool = False
 ) -> Iterator[Figures]:
-    """One Figures for each day, app, media source, campaign, adset and ad; two calls.
+    """One row for each day, app, media source, campaign, adset and ad. Costs two calls.
 
-    `dimensions` holds app_id, adset_id, adset, ad_id and ad. `app_id` "all" asks for all apps of the account.
-    Raises TransientError when the vendor's data do not reach `end` yet.
+    `dimensions` holds app_id, adset_id, adset, ad_id and ad. `app_id` "all" asks for all apps of the account. Days are
+    UTC, both included.
+
+    Raises TransientError when the vendor's data do not reach `end` yet; its `retry_after` is in seconds. Raises else
+    what `ReportText.rows` and `master_error` name.
     """
     last = _last_update(session)
     if end > last:
@@ -45,7 +48,10 @@ def master_rows(
 
 
 def _last_update(session: Session) -> date:
-    """The last day that the data reach; the answer is a line like `2026-01-31`."""
+    """The last day that the data reach. The answer is one line like `2026-01-31`.
+
+    Raises TransientError for a page or an empty answer, PermanentError for any other text.
+    """
     line = next(session.stream_lines(LAST_UPDATE_PATH, accept="text/plain"), "").strip(' "\r\n')
     if is_page(line):
         raise TransientError(f"GET {LAST_UPDATE_PATH}: the answer is a page, not the vendor's: {session.quote(line)}")

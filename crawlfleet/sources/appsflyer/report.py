@@ -1,13 +1,14 @@
-"""Reading AppsFlyer's CSV reports by column name.
+"""Reads AppsFlyer's CSV reports by column name.
 
-Columns and their order differ from app to app (events add three each), so only the header says what a cell is. Its
-captions are those of the Pull API, `Media Source (pid)`, or the raw names that the Master API knows too, `pid`.
-Cells, as several public clients agree: a missing dimension is the text `None`, a missing figure `N/A`, which is not 0;
-`Organic` and `restricted` (hidden for privacy) are media sources like any other.
-A response that is no report, or is cut short, raises: it never counts as a day without figures.
+Columns and their order differ from app to app (each event adds three). So only the header says what a cell is. It has
+the captions of the Pull API, `Media Source (pid)`, or the raw names that the Master API knows too, `pid`.
 
-A report with damaged text, a byte that is no UTF-8 or a carriage return inside a cell, is refused, or its text is
-mended and told of: `ReportText.replace_bad_text`. One with a figure that cannot be read is always refused: without its
+Several public clients agree on the cells. A missing dimension is the text `None`. A missing figure is `N/A`, which is
+not 0. `Organic` and `restricted` (hidden for privacy) are media sources like any other.
+
+A response that is no report, or that breaks off, raises. It never counts as a day without figures. Damaged text is a
+byte that is no UTF-8, or a carriage return inside a cell. Reading refuses a report with damaged text, or mends the text
+with a remark: `ReportText.replace_bad_text`. It always refuses a report with a figure that it cannot read: without that
 row the sums would be wrong.
 """
 
@@ -72,8 +73,9 @@ PLAIN_INTEGER = re.compile(r"-?(0|[1-9]\d{0,15})")  # no leading zero: `007` may
 class ReportText:
     """The lines of one response and how to speak about them: `quote` makes vendor text fit for a message.
 
-    `required` are the captions without which it is not the report that was asked for, in either spelling. `remark` is
-    told of each line whose text was mended, unless that is not to be.
+    `where` names the report in messages. `required` are the captions, in either spelling, without which it is not the
+    report that we asked for. With `replace_bad_text` damaged text is mended, and `remark` gets the name of a counter
+    and a sentence for each line that was.
     """
 
     lines: Iterable[str]
@@ -84,9 +86,9 @@ class ReportText:
     replace_bad_text: bool = False
 
     def rows(self, start: date, end: date) -> Iterator[Figures]:
-        """One Figures for each row, in the order of the report.
+        """One `Figures` for each row, in the order of the report; days are from `start` to `end`, both included.
 
-        Raises PermanentError that names line, column and value for what is no report of these days,
+        Raises PermanentError for what is no report of these days; its message names line, column and value. Raises
         TransientError when the response is empty or breaks off.
         """
         reader = csv.reader(self._mended(), strict=True)
@@ -99,7 +101,10 @@ class ReportText:
             yield self._figures(reader.line_num, columns, cells, start, end)
 
     def _mended(self) -> Iterator[str]:
-        """The lines; each damaged byte is U+FFFD and each carriage return inside a line a space."""
+        """The lines. Each damaged byte becomes U+FFFD, and each carriage return inside a line becomes a space.
+
+        Raises PermanentError for damage that must not be mended, and for more than 100 damaged lines.
+        """
         first = None
         bad_lines = 0
         for number, line in enumerate(self.lines, 1):
@@ -117,7 +122,7 @@ class ReportText:
             yield mended + "\n"
 
     def _damage(self, header: str, number: int, line: str) -> str:
-        """What is wrong with a line, and where."""
+        """What is wrong with a line, and where; lines count from 1."""
         match = BAD_BYTE.search(line)
         at = match.start() if match else line.index("\r")
         column = line[:at].count(",")
@@ -132,7 +137,11 @@ class ReportText:
         return ': set bad_text = "replace" in [sources.appsflyer] to store it with a mark there, and retry the task'
 
     def _columns(self, reader: Any) -> list[tuple[str, str, str]]:
-        """Of each column its caption, what its cells are, and the name of their value."""
+        """For each column: its caption, what its cells are, and the name of their value.
+
+        Raises TransientError for an empty response or one that breaks off in its header. Raises PermanentError when a
+        required column is missing or one occurs twice.
+        """
         first = self._next(reader)
         while first == []:
             first = self._next(reader)
@@ -221,7 +230,7 @@ class ReportText:
 
 
 def column_of(caption: str) -> tuple[str, str] | None:
-    """What the cells below a caption are; None for one that we have no field for."""
+    """What the cells below a caption are, and the name of their value; None for a caption without a field."""
     match = RAW_NAME_IN_CAPTION.fullmatch(caption)
     return COLUMNS.get((match[1] if match else caption).lower().replace(" ", "_"))
 
@@ -232,7 +241,7 @@ def looks_like_header(line: str) -> bool:
 
 
 def _unique(header: list[str], index: int) -> str:
-    """The caption, numbered where an earlier column has the same."""
+    """The caption, with a number where an earlier column has the same: `Name`, `Name #2`."""
     earlier = header[:index].count(header[index])
     return f"{header[index]} #{earlier + 1}" if earlier else header[index]
 
@@ -242,7 +251,10 @@ def _text(cell: str) -> str | None:
 
 
 def _extra(cell: str) -> int | str | None:
-    """A cell of a column without a field, fit for JSON: decimals stay text, since a float would round them."""
+    """A cell of a column without a field, fit for JSON; None for a missing value.
+
+    Decimals stay text, since a float would round them.
+    """
     if cell in ("N/A", "None", ""):
         return None
     return int(cell) if PLAIN_INTEGER.fullmatch(cell) else storable(cell)

@@ -1,7 +1,7 @@
-"""AppsFlyer: the App List API, the aggregate Pull API and the Master API, version 2 tokens.
+"""AppsFlyer: the App List API, the aggregate Pull API and the Master API, with version 2 tokens.
 
 Shapes and limits follow the vendor's own documentation (devhub: app_list_ad_nets_api.yaml, aggregate_pull_api_v2.yaml,
-master_api.yaml; help centre 207034366 for quotas). docs/sources.md tells it from a user's side.
+master_api.yaml; help centre 207034366 for quotas). docs/sources.md describes the source for its users.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ REPORTS = {
 
 
 class AppsFlyer:
-    """The source `appsflyer`. Days are UTC, since no `timezone` is sent; amounts are in the app's own currency."""
+    """The source `appsflyer`. Days are UTC, since we send no `timezone`. Amounts are in the app's own currency."""
 
     name = "appsflyer"
     needs_token = True
@@ -85,18 +85,21 @@ class AppsFlyer:
     def list_apps(self, account: Account, context: Cancellable) -> list[App]:
         """All apps that the account sees, each once, in the vendor's order.
 
-        Raises AppListUnavailable when the vendor lists none for this account (403, 404), else as `read_app_list`.
+        Raises AppListUnavailable when the vendor has no list for this account (403, 404), else what `read_app_list`
+        raises.
         """
         return read_app_list(self._transport.session_of(account, context, app_list_error))
 
     def fetch_app_data(
         self, account: Account, app_id: str, report: str, start: date, end: date, context: Cancellable
     ) -> Iterator[Figures]:
-        """All rows of the report for these days, both ends included, read while the response arrives.
+        """All rows of the report for these days, both included; reads them while the response arrives.
 
-        Parameters are checked at the call; the first request is made at the first row. `master_by_ad` takes the
-        app id "all" too. Raises NotPermitted when the account may not have this app or report, RangeTooLarge when
-        the vendor refuses the range for its many rows.
+        Checks parameters at the call and raises PermanentError for wrong ones. Sends the first request at the first
+        row. Only `master_by_ad` takes the app id "all", too.
+
+        Raises NotPermitted when the account may not have this app or report, RangeTooLarge when the vendor refuses the
+        range for its many rows.
         """
         if report not in self.reports:
             raise PermanentError(f"report must be one of {', '.join(sorted(self.reports))} (got {report!r:.80})")
