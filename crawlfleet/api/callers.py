@@ -43,9 +43,9 @@ class Caller:
         own = {f"{PREFIX}/accounts/{account}{end}" for account in self.accounts for end in OWN_ACCOUNT}
         if scope["path"] in own:
             return None
-        known = ", ".join(self.accounts)
+        accounts = ", ".join(self.accounts)
         return (
-            f"{self.actor} is for the accounts {known:.300} only: ask for tasks, data, budgets, apps or the account"
+            f"{self.actor} is for the accounts {accounts:.300} only: ask for tasks, data, budgets, apps or the account"
             " itself, with source and username of one of them"
         )
 

@@ -73,20 +73,20 @@ class Keys:
             digest = token_hash(token)
             if self._admin_hash is not None and hmac.compare_digest(digest, self._admin_hash):
                 return Caller("token api_token", Role.ADMIN)
-            found = None
-            known = await self._read_lately()
-            for stored in known.tokens:  # all of them: how long it takes tells nothing
+            match = None
+            reading = await self._read_lately()
+            for stored in reading.tokens:  # all of them: how long it takes tells nothing
                 if hmac.compare_digest(digest, stored.token_hash):
-                    found = stored
-            if found is None:
+                    match = stored
+            if match is None:
                 return None
-            now = known.now + timedelta(seconds=time.monotonic() - self._read_at)
-            if found.expires_at is not None and found.expires_at <= now:
+            now = reading.now + timedelta(seconds=time.monotonic() - self._read_at)
+            if match.expires_at is not None and match.expires_at <= now:
                 raise TokenExpired(
-                    f"the token {found.name} expired at {found.expires_at:%Y-%m-%d %H:%M} UTC: make another with"
+                    f"the token {match.name} expired at {match.expires_at:%Y-%m-%d %H:%M} UTC: make another with"
                     " `tokens add`"
                 )
-            return Caller(f"token {found.name}", found.role, found.accounts, found.expires_at)
+            return Caller(f"token {match.name}", match.role, match.accounts, match.expires_at)
         if self._demanded or self._admin_hash is not None or (await self._read_lately()).demanded:
             return None
         return Caller("local", Role.ADMIN)

@@ -162,11 +162,11 @@ class ApiTokenDAO:
 def _find(reader: Reader) -> list[ApiToken]:
     table = schema.api_token
     query = sa.select(*(table.c[each.name] for each in fields(ApiToken))).order_by(table.c.name)
-    found = [dict(row) for row in reader.execute(query).mappings()]
-    for row in found:
+    rows = [dict(row) for row in reader.execute(query).mappings()]
+    for row in rows:
         row["role"] = Role(row["role"])
         row["accounts"] = None if row["accounts"] is None else tuple(json.loads(row["accounts"]))
-    return [ApiToken(**row) for row in found]
+    return [ApiToken(**row) for row in rows]
 
 
 def _demand(transaction: Transaction) -> None:
