@@ -23,6 +23,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "no token, or a wrong one"},
     403: {"model": Problem, "description": "the token's role is too weak"},
     422: {"model": Problem, "description": "a value is wrong"},
+    429: {"model": Problem, "description": "too many wrong tokens came from this address"},
     503: {"model": Problem, "description": "the database cannot be used"},
 }
 NOT_THERE: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "there is nothing of this id"}}
