@@ -18,11 +18,11 @@ from crawlfleet.api.guard import Guard, Keys, still_may_read
 from crawlfleet.api.metrics import NodeMetrics
 from crawlfleet.api.parameters import PREFIX, PROBLEMS
 from crawlfleet.api.query_runner import QueryRunner, RouteContext
-from crawlfleet.api.refusals import MAX_BODY_BYTES, add_handlers
+from crawlfleet.api.refusals import MAX_BODY_BYTES, add_handlers, told
 from crawlfleet.api.strangers import Strangers
 from crawlfleet.api.stream import EventStream
 from crawlfleet.core.db import Database
-from crawlfleet.core.errors import CrawlfleetError
+from crawlfleet.core.errors import CrawlfleetError, DatabaseError
 from crawlfleet.core.hosts import is_loopback
 from crawlfleet.insights import devices
 from crawlfleet.services.node import Node
@@ -96,6 +96,8 @@ class Readiness:
         lease = self._node.lease
         try:
             devices.check_lease(db, lease.device_id, lease.epoch)
+        except DatabaseError as error:
+            return told(error)
         except CrawlfleetError as error:
             return str(error)
         except SQLAlchemyError as error:  # it answers, but not as ours would: a table is missing, say

@@ -15,13 +15,13 @@ import time
 from asyncio.sslproto import SSLProtocol
 from collections import Counter
 from collections.abc import Callable
-from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from crawlfleet.api.refusals import refusal, safe_headers
+from crawlfleet.api.strangers import place_of
 from crawlfleet.core.seldom import Seldom
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,9 @@ class BoundedConnection(H11Protocol):
         super().data_received(data)
         self.received_bytes += len(data)
         if self.cycle is not self._begun:
-            self._begun, self.asked_at = self.cycle, time.monotonic()
+            if self._begun is not None:  # for the first one it waits from the beginning
+                self.asked_at = time.monotonic()
+            self._begun = self.cycle
 
     def send_400_response(self, msg: str) -> None:
         """What cannot be read as a request is answered as every other error."""
@@ -75,7 +77,7 @@ class Place:
 
     def __init__(self, transport: asyncio.Transport, connection: BoundedConnection) -> None:
         self.transport = transport
-        self.address = _network((transport.get_extra_info("peername") or ("",))[0])
+        self.address = place_of((transport.get_extra_info("peername") or ("",))[0])
         self._connection = connection
         self._socket = transport.get_extra_info("socket")
         self._seen: object = None  # at the last look: the request, and what was not sent or had come
@@ -181,11 +183,3 @@ def guard_entrance(loop: asyncio.AbstractEventLoop) -> None:
 
     anything.create_server = create
     loop.set_exception_handler(tell)
-
-
-def _network(address: str) -> str:
-    """What counts as one address: of IPv6 the /64, which a single customer has to itself."""
-    if ":" not in address:
-        return address
-    ip = IPv6Address(address.partition("%")[0])
-    return str(ip.ipv4_mapped or IPv6Network((ip, 64), strict=False))

@@ -10,9 +10,9 @@ import asyncio
 import hmac
 import logging
 import math
+import re
 import time
 from datetime import timedelta
-from urllib.parse import urlsplit
 
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crawlfleet.api.callers import Caller, TokenExpired
 from crawlfleet.api.query_runner import QueryRunner
-from crawlfleet.api.refusals import MAX_BODY_BYTES, TOO_LARGE, Refusal, refusal, safe_headers, unexpected
+from crawlfleet.api.refusals import MAX_BODY_BYTES, TOO_LARGE, Refusal, refusal, safe_headers, told, unexpected
 from crawlfleet.api.strangers import WRONG_TOKEN, Strangers
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseError
@@ -36,6 +36,7 @@ TOKENS_KEPT = 2.0  # seconds: so long a revoked token may still work
 NOTE_SECONDS = 60.0  # between two notes of a token's use
 TOKENS_PATIENCE = 3.0  # seconds that a look at the tokens may take
 MAX_TOKEN_CHARS = 1024
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::[0-9]{1,5})?")  # all that the header may hold
 MAX_AT_WORK = 80  # requests, of the connections that there may be; the others are left to probes
 TOO_BUSY = f"this node is at work on {MAX_AT_WORK} requests already: ask again later, or another node"
 NEED_TOKEN = (
@@ -181,7 +182,7 @@ class Guard:
             self._strangers.refuse(address, "expired")
             return refusal(401, str(error), {"WWW-Authenticate": "Bearer"})
         except DatabaseError as error:
-            return refusal(503, str(error))
+            return refusal(503, told(error))
         if caller is None:
             self._strangers.refuse(address, "no_token" if token is None else WRONG_TOKEN)
             return refusal(401, NEED_TOKEN, {"WWW-Authenticate": "Bearer"})
@@ -233,11 +234,13 @@ def _foreign(headers: Headers, http_version: str) -> str | None:
     if trace is not None or http_version == "1.0":
         how = f"with the header {trace}" if trace else "as HTTP/1.0"
         return f"the request came through a proxy ({how}), and then a token is needed: make one with `tokens add`"
-    host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    hosts = headers.getlist("host")
+    found = HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    host = found[1].strip("[]").lower() if found else ""
     if not is_loopback(host):
         return f"without a token only local names may be used (got the host {host!r:.80}): use 127.0.0.1 or localhost"
-    origin = headers.get("origin")
-    is_foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
+    origins = headers.getlist("origin")
+    is_foreign = any(origin.partition("://")[2] != hosts[0] for origin in origins)
     if is_foreign or headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
         return "a page of another site may not ask this API: use a token"
     return None

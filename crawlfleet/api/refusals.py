@@ -14,13 +14,21 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from crawlfleet.api.bodies import MANY, ONE
-from crawlfleet.core.errors import CrawlfleetError, DatabaseError, NotFound, UsageError
+from crawlfleet.core.errors import (
+    CrawlfleetError,
+    DatabaseError,
+    DatabaseRefused,
+    DatabaseUnreachable,
+    NotFound,
+    UsageError,
+)
 from crawlfleet.core.seldom import Seldom
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES} bytes: send less at a time"
+AWAY = "the database cannot be used: try again; the node's log tells why"
 MAX_VALUE_CHARS = 80  # of a wrong value that is repeated
 CODES = {  # HTTP status -> code
     400: "bad_request",
@@ -46,6 +54,11 @@ def refusal(status: int, detail: str, headers: Mapping[str, str] | None = None) 
     return JSONResponse({"error": CODES.get(status, "bad_request"), "detail": detail}, status, dict(headers or {}))
 
 
+def told(error: DatabaseError) -> str:
+    """What clients may know of it: where the database is and who uses it is for the log."""
+    return AWAY if isinstance(error, DatabaseUnreachable | DatabaseRefused) else str(error)
+
+
 def safe_headers(is_tls: bool) -> dict[str, str]:
     """The headers of every response, which tell browsers to be careful."""
     headers = {
@@ -67,7 +80,7 @@ def add_handlers(app: FastAPI) -> None:
 
 async def _own(_request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, DatabaseError):
-        return refusal(503, str(error))
+        return refusal(503, told(error))
     if isinstance(error, NotFound):
         return refusal(404, str(error))
     return refusal(422 if isinstance(error, UsageError) else 409, str(error))

@@ -42,18 +42,18 @@ class Strangers:
 
     def pause(self, address: str, token_hash: str) -> float:
         """Seconds until the address may offer this token; 0 for now."""
-        guesses = self._guesses.get(_place(address))
-        if guesses is None or (_place(address), token_hash) in self._known:
+        guesses = self._guesses.get(place_of(address))
+        if guesses is None or (place_of(address), token_hash) in self._known:
             return 0.0
         now = time.monotonic()
         if now > guesses.at + FORGOTTEN_SECONDS:
-            del self._guesses[_place(address)]
+            del self._guesses[place_of(address)]
             return 0.0
         return max(0.0, guesses.until - now)
 
     def welcome(self, address: str, token_hash: str) -> None:
         """The token was right: whatever else comes from this address, it may go on."""
-        key = (_place(address), token_hash)
+        key = (place_of(address), token_hash)
         self._known[key] = None
         self._known.move_to_end(key)
         if len(self._known) > MAX_KNOWN:
@@ -62,7 +62,7 @@ class Strangers:
     def refuse(self, address: str, reason: str) -> None:
         """Count a refusal, and tell of it unless something was told within the minute."""
         self.counts[reason] += 1
-        now, place = time.monotonic(), _place(address)
+        now, place = time.monotonic(), place_of(address)
         if reason == WRONG_TOKEN:
             guesses = self._guesses.setdefault(place, Guesses())
             self._guesses.move_to_end(place)
@@ -82,7 +82,7 @@ class Strangers:
             self._told_at = now
 
 
-def _place(address: str) -> str:
+def place_of(address: str) -> str:
     """What belongs to one who asks: an IPv4 address, or the /64 of an IPv6 one."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])

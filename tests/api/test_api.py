@@ -12,9 +12,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from crawlfleet import TaskSpec
-from crawlfleet.api import app
+from crawlfleet.api import app, refusals
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import DatabaseUnreachable, LeaseLost
+from crawlfleet.core.seldom import Seldom
 from crawlfleet.insights import devices, overview, tasks
 from crawlfleet.model.api_token import ApiTokenDAO
 from crawlfleet.model.device import DeviceDAO
@@ -162,7 +163,7 @@ def test_readyz_follows_the_database_down_and_up_again(serve: Serve, private_ser
     private_server.stop()
     down = served.client.get("/readyz")
     assert down.status_code == 503
-    assert "cannot use the database" in down.json()["detail"]
+    assert "the database cannot be used" in down.json()["detail"]
     assert served.client.get("/api/distribution/tasks/stats").status_code == 503
     assert served.client.get("/metrics").status_code == 200
     private_server.start()
@@ -197,7 +198,7 @@ def test_a_failed_question_is_an_answer_not_a_broken_connection(
     served = serve()
 
     def away(_db: Database) -> None:
-        raise DatabaseUnreachable("cannot use the database x")
+        raise DatabaseUnreachable("cannot use the database someone@db.internal/x")
 
     def broken(_db: Database) -> None:
         raise ZeroDivisionError
@@ -205,12 +206,16 @@ def test_a_failed_question_is_an_answer_not_a_broken_connection(
     monkeypatch.setattr(tasks, "task_stats", away)
     monkeypatch.setattr(overview, "overview", broken)
     answer = served.client.get("/api/distribution/tasks/stats")
-    assert (answer.status_code, answer.json()) == (503, {"error": "unavailable", "detail": "cannot use the database x"})
+    assert (answer.status_code, answer.json()["error"]) == (503, "unavailable")
+    assert answer.json()["detail"] == refusals.AWAY  # where it is and who uses it is nobody's business
+    monkeypatch.setattr(refusals, "_unexpected", Seldom())
     with caplog.at_level(logging.WARNING):
-        answer = served.client.get("/api/distribution/system/overview")
+        for _ in range(3):
+            answer = served.client.get("/api/distribution/system/overview")
+    assert answer.headers["x-content-type-options"] == "nosniff"
     assert (answer.status_code, list(answer.json())) == (500, ["error", "detail"])
     (record,) = caplog.records
-    assert record.getMessage() == "request failed: method=GET path='/api/distribution/system/overview'"
+    assert record.getMessage() == "request failed: method=GET path='/api/distribution/system/overview' count=1"
 
 
 def test_a_token_is_demanded_for_everything_but_the_liveness_probe(serve: Serve) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from crawlfleet.api import connections, guard
 from crawlfleet.api.connections import guard_entrance
+from crawlfleet.api.strangers import place_of
 from crawlfleet.insights import tasks
 from tests.api.conftest import Serve, Served
 from tests.api.test_slow_clients import beats_of, is_closed, slow_client, stack
@@ -125,9 +126,9 @@ def test_the_address_with_most_connections_loses_one(
 
 
 def test_of_ipv6_the_network_of_a_customer_counts_as_one_address() -> None:
-    assert connections._network("2001:db8:1:2:3::4") == connections._network("2001:db8:1:2::9%eth0")
-    assert connections._network("2001:db8:1:2::1") != connections._network("2001:db8:1:3::1")
-    assert connections._network("::ffff:192.0.2.1") == "192.0.2.1" == connections._network("192.0.2.1")
+    assert place_of("2001:db8:1:2:3::4") == place_of("2001:db8:1:2::9%eth0")
+    assert place_of("2001:db8:1:2::1") != place_of("2001:db8:1:3::1")
+    assert place_of("::ffff:192.0.2.1") == "192.0.2.1" == place_of("192.0.2.1")
 
 
 def test_requests_that_take_long_leave_room_for_probes(

@@ -16,6 +16,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from crawlfleet.model.api_token import ApiTokenDAO, Role
 from tests.api.sample import sample_fleet
 from tests.conftest import Backend
 
@@ -45,6 +46,27 @@ def test_no_request_is_answered_otherwise_than_described_or_by_a_failure(
     done = [label for label, statuses in answered.items() if min(statuses) < 300]
     refused = [label for label, statuses in answered.items() if max(statuses) >= 400]
     assert len(done if mode is GenerationMode.POSITIVE else refused) > len(operations) / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("role", [Role.READ, Role.OPERATE], ids=lambda role: role.value)
+def test_no_request_of_a_weaker_role_is_answered_by_a_failure(backend: Backend, role: Role) -> None:
+    with sample_fleet(backend.url, api_token=TOKEN) as sample:
+        token = ApiTokenDAO(sample.db).add("weaker", role)
+        headers = {"Authorization": f"Bearer {token}"}
+        schema = schemathesis.openapi.from_asgi("/openapi.json", sample.app, headers=headers)
+        for found in schema.exclude(path_regex="^/(metrics|readyz)$|/events$").get_all_operations():
+
+            @given(case=found.ok().as_strategy(generation_mode=GenerationMode.NEGATIVE))
+            @settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+            def run(case: schemathesis.Case) -> None:
+                answer = case.call(headers=headers)
+                case.validate_response(answer, checks=[not_a_server_error])
+                assert answer.headers["x-content-type-options"] == ["nosniff"]
+                assert sample.db.name not in answer.text
+
+            run()
 
 
 def try_out(operation: schemathesis.APIOperation, mode: GenerationMode, caplog: pytest.LogCaptureFixture) -> set[int]:

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.testclient import TestClient
 
-from crawlfleet.api import callers, guard
+from crawlfleet.api import callers, guard, refusals
 from crawlfleet.api.guard import OPEN_PATHS, READING
 from crawlfleet.core.errors import DatabaseUnreachable
 from crawlfleet.model import schema
@@ -169,7 +169,7 @@ def test_known_tokens_outlive_the_database(sample: Sample, monkeypatch: pytest.M
     with client_of(sample, token) as client:
         monkeypatch.setattr(ApiTokenDAO, "known", away)
         answer = client.get("/openapi.json")
-        assert (answer.status_code, answer.json()["detail"]) == (503, "cannot use the database x")
+        assert (answer.status_code, answer.json()["detail"]) == (503, refusals.AWAY)
         assert client.get("/openapi.json", headers={"Authorization": f"Bearer {ADMIN}"}).status_code == 200
         monkeypatch.setattr(ApiTokenDAO, "known", known)
         assert client.get("/openapi.json").status_code == 200
