@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 import time
 from asyncio.sslproto import SSLProtocol
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import h11
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 100  # more than the requests that may be at work, so that a probe always finds room
 REQUEST_SECONDS = 10.0  # in which a client has to come up with a (next) request, or to take something of its response
+ACCEPTED_AT_ONCE = 32  # so many descriptors there may be beyond the limit for a moment
 BODY_SECONDS = 60.0  # for a whole request
 LEAST_RATE = 1024  # bytes a second, of a body or a response
 
@@ -146,9 +149,9 @@ class Places:
 class Entrance(asyncio.Protocol):
     """What a connection meets first: it takes a place, and only then begins TLS or HTTP."""
 
-    def __init__(self, places: Places, connection: BoundedConnection, context: ssl.SSLContext | None) -> None:
+    def __init__(self, places: Places, make: Callable[[], BoundedConnection], context: ssl.SSLContext | None) -> None:
         self._places = places
-        self._connection = connection
+        self._connection = make()
         self._context = context
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -170,8 +173,13 @@ def guard_entrance(loop: asyncio.AbstractEventLoop) -> None:
     anything: Any = loop
     create_server, places, troubles = anything.create_server, Places(), Seldom()
 
-    def create(connection: Callable[[], BoundedConnection], ssl: ssl.SSLContext | None = None, **more: Any) -> Any:
-        return create_server(lambda: Entrance(places, connection(), ssl), **more)
+    async def create(
+        connection: Callable[[], BoundedConnection], sock: socket.socket, backlog: int, ssl: ssl.SSLContext | None
+    ) -> Any:
+        entrance = partial(Entrance, places, connection, ssl)
+        server = await create_server(entrance, sock=sock, backlog=ACCEPTED_AT_ONCE)
+        sock.listen(backlog)  # asyncio takes one number for how many may queue and for how many it accepts at once
+        return server
 
     def tell(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if count := troubles.count():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PARTS = ("fastapi", "prometheus_client", "uvicorn")  # import names of the extra `api`
-BACKLOG = 128
+BACKLOG = 1024  # who finds no place in this queue comes again after a second, which is too late for a probe
 MAX_PEM_BYTES = 1024 * 1024
 
 
