@@ -25,8 +25,9 @@ from crawlfleet.model.task_spec import TaskSpec, parse_date
 from crawlfleet.planning.backfill import Backfill
 from crawlfleet.planning.planner import BackfillPlanner
 from crawlfleet.planning.tariff import Tariff
+from crawlfleet.settings.values import close_matches
 from crawlfleet.sources.contract import SourceSettings
-from crawlfleet.sources.registry import default_report
+from crawlfleet.sources.registry import built_in_reports, default_report
 
 ACCOUNT_TYPES = frozenset({"user_apps", "app_data"})  # built-in types that run on behalf of an account
 CLEANUP_ROWS = 50_000  # of each table, that one call deletes at most
@@ -96,7 +97,8 @@ class Fleet:
         out is the source's first, `partners_by_date_report` at AppsFlyer. A spec whose `unique_key` is open already
         gives that task's id; a task of a type that no device has known yet waits for one. Both are noted.
         Raises UsageError for a username with no account or several, for half a range of days, and, unless `force` is
-        set, for a type whose name is nearly one that is known; then nothing is queued.
+        set, for a type whose name is nearly one that is known and for a report that a built-in source does not have;
+        then nothing is queued.
         """
         batch, notes = self.check(specs, force=force)
         added = self.tasks.queue(batch, self._defaults, actor=actor)
@@ -105,6 +107,8 @@ class Fleet:
     def check(self, specs: Iterable[TaskSpec], *, force: bool = False) -> tuple[list[TaskSpec], list[str]]:
         """What `queue` would queue, and its notes on task types; raises UsageError as `queue` does."""
         batch = self.with_defaults(specs)
+        if not force:
+            _check_reports(batch)
         return batch, self._check_types(batch, force)
 
     def _check_types(self, specs: Sequence[TaskSpec], force: bool) -> list[str]:
@@ -140,14 +144,15 @@ class Fleet:
         sources = self.accounts.sources_of(unsourced) if unsourced else {}
         return [self._bind(spec, sources) if spec.task_type in ACCOUNT_TYPES else spec for spec in batch]
 
-    @staticmethod
-    def _bind(spec: TaskSpec, sources: Mapping[str, list[str]]) -> TaskSpec:
+    def _bind(self, spec: TaskSpec, sources: Mapping[str, list[str]]) -> TaskSpec:
         source = spec.source
         if source is None:
             found = sources.get(spec.username or "", [])
             if not found:
+                close = close_matches(spec.username or "", sorted({each["username"] for each in self.accounts.find()}))
+                meant = f"did you mean {close[0]!r}? Else " if close else ""
                 raise UsageError(
-                    f"username {spec.username!r} has no account: add it first with"
+                    f"username {spec.username!r} has no account: {meant}add it first with"
                     f" `accounts add --source appsflyer --username {spec.username} --token-env NAME`"
                 )
             if len(found) > 1:
@@ -275,6 +280,16 @@ class Fleet:
     def close(self) -> None:
         """Give up the connections."""
         self.db.close()
+
+
+def _check_reports(specs: Iterable[TaskSpec]) -> None:
+    """Refuse reports that no node can know."""
+    for source, report in sorted({(s.source or "", s.report) for s in specs if s.task_type == "app_data" and s.report}):
+        known = built_in_reports(source)
+        if known and report not in known:
+            raise UsageError(
+                f"report must be one of {', '.join(known)} at {source} (got {report!r:.80}; --force queues it)"
+            )
 
 
 @cache

@@ -54,5 +54,10 @@ def source_names() -> frozenset[str]:
 @cache
 def default_report(name: str) -> str | None:
     """The first report of a built-in source; None for any other, which is asked when the task runs."""
+    return next(iter(built_in_reports(name)), None)
+
+
+def built_in_reports(name: str) -> list[str]:
+    """The reports of a built-in source, its first one first; none of any other."""
     factory = BUILT_IN.get(name)
-    return None if factory is None else next(iter(factory(SourceSettings()).reports))
+    return [] if factory is None else list(factory(SourceSettings()).reports)

@@ -38,8 +38,8 @@ def test_connecting_makes_the_tables_once(backend: Backend) -> None:
 def test_the_only_source_and_the_usual_report_are_filled_in(fleet: Fleet) -> None:
     found = task(fleet.db, fleet.add_task("app_data", username="alice", app_id="com.a"))
     assert (found["source"], found["report"]) == ("appsflyer", DEFAULT_REPORT)
-    found = task(fleet.db, fleet.add_task("app_data", username="both", source="appsflyer", report="r"))
-    assert (found["source"], found["report"]) == ("appsflyer", "r")
+    found = task(fleet.db, fleet.add_task("app_data", username="both", source="appsflyer", report="daily_report"))
+    assert (found["source"], found["report"]) == ("appsflyer", "daily_report")
     found = task(fleet.db, fleet.add_task("quick", username="nobody"))
     assert (found["source"], found["report"]) == (None, None)
 
@@ -115,6 +115,7 @@ def test_names_of_older_documents_mean_the_same_types(fleet: Fleet) -> None:
     ("values", "said"),
     [
         ({"username": "carol"}, "username 'carol' has no account: add it first with"),
+        ({"username": "alcie"}, r"username 'alcie' has no account: did you mean 'alice'\? Else add it first with"),
         ({"username": "both"}, "username 'both' has accounts at apple, appsflyer: name one with source"),
     ],
 )
@@ -124,6 +125,15 @@ def test_a_task_whose_account_is_unclear_is_refused_and_nothing_is_queued(
     with pytest.raises(UsageError, match=said):
         fleet.add_tasks([TaskSpec("quick"), TaskSpec("user_apps", **values)])
     assert fleet.tasks.stats()["total"] == 0
+
+
+def test_a_report_that_no_node_can_know_is_refused_unless_it_is_meant(fleet: Fleet) -> None:
+    """It was queued, and failed hours later on a node."""
+    wrong = TaskSpec("app_data", username="alice", report="daily")
+    with pytest.raises(UsageError, match=r"daily_report, .* at appsflyer \(got 'daily'; --force queues it\)"):
+        fleet.add_tasks([TaskSpec("quick"), wrong])
+    assert fleet.tasks.stats()["total"] == 0
+    assert len(fleet.add_tasks([wrong], force=True)) == 1
 
 
 def test_a_database_that_cannot_be_used_is_named(tmp_path: Path) -> None:

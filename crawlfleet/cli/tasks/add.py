@@ -117,7 +117,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add("--label", metavar="LABEL", help="run only on devices that have this label")
     add("--unique-key", metavar="K", help="add nothing while a task with this key is open")
-    add("--force", action="store_true", help="accept a type that looks like a misspelling of a known one")
+    add("--force", action="store_true", help="accept a type that looks misspelled, and a report that is unknown here")
     add("--execution-timeout", metavar="S", type=whole_number(1, 604_800), help="time limit of a run, in seconds")
     add("--max-retry-count", metavar="N", type=whole_number(0, 100), help="retries after the first attempt")
     add_json_option(parser)

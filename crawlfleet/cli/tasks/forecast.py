@@ -35,7 +35,8 @@ def run_forecast(args: argparse.Namespace) -> int:
 
 def _print(forecast: Forecast) -> None:
     columns = ("account", "source", "open", "not due", "done", "limit", "why")
-    print_table(columns, map(_account_line, forecast.accounts), prose=("why",))
+    if forecast.accounts:
+        print_table(columns, map(_account_line, forecast.accounts), prose=("why",))
     if forecast.budgets:
         print("\nbudgets that tasks wait for:")
         print_table(BUDGET_COLUMNS, map(_budget_line, forecast.budgets[:MOST_BUDGETS]))
@@ -48,7 +49,8 @@ def _print(forecast: Forecast) -> None:
         ]
         print()
         print_text(f"devices: {forecast.slots} slots for {', '.join(speeds)}")
-    print()
+    if forecast.accounts:
+        print()
     print_text(_verdict(forecast))
 
 

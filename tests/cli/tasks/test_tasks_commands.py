@@ -54,7 +54,18 @@ def test_adding_makes_the_tables_and_prints_the_id(console: Console) -> None:
 def test_every_option_reaches_the_task(any_console: Console) -> None:
     account(any_console, "公司")
     task_id = any_console.add(
-        *("--type", "app_data", "--username", "公司", "--source", "appsflyer", "--app-id", "com.例", "--report", "geo"),
+        *(
+            "--type",
+            "app_data",
+            "--username",
+            "公司",
+            "--source",
+            "appsflyer",
+            "--app-id",
+            "com.例",
+            "--report",
+            "daily_report",
+        ),
         *("--start-date", "2026-01-01", "--end-date", "2026-01-31", "--priority", "-3", "--unique-key", "k"),
         *("--run-at", "2030-01-01T08:00:00+08:00", "--data", '{"a": ["ü", 1]}', "--execution-timeout", "7"),
         *("--max-retry-count", "0", "--label", "eu-west.1"),
@@ -65,7 +76,7 @@ def test_every_option_reaches_the_task(any_console: Console) -> None:
         "username": "公司",
         "source": "appsflyer",
         "app_id": "com.例",
-        "report": "geo",
+        "report": "daily_report",
         "start_date": "2026-01-01",
         "end_date": "2026-01-31",
         "priority": -3,
