@@ -132,7 +132,7 @@ class Places:
         asyncio.get_running_loop().call_later(REQUEST_SECONDS, place.look)
         if len(self._places) <= MAX_CONNECTIONS:
             return
-        counts = Counter(each.address for each in self._places)
+        counts = Counter(held.address for held in self._places)
         waiting = [(-counts[each.address], since, each) for each in self._places if (since := each.waits_since)]
         _, _, loser = min(waiting, key=lambda candidate: candidate[:2], default=(0, 0, place))
         self._places.remove(loser)  # at once: the next one must not choose it again

@@ -94,7 +94,7 @@ class Keys:
 
     def note_use(self, digest: str) -> None:
         """Remember that a request with this token was let through, at most once a minute; nobody waits for it."""
-        is_known = self._known is not None and any(each.token_hash == digest for each in self._known.tokens)
+        is_known = self._known is not None and any(stored.token_hash == digest for stored in self._known.tokens)
         if not is_known or time.monotonic() < self._noted.get(digest, -math.inf) + NOTE_SECONDS:
             return
         self._noted[digest] = time.monotonic()

@@ -106,9 +106,9 @@ def budget_page(
 def _facts(reader: Reader, ids: Sequence[int], blocked_only: bool, now: datetime) -> list[dict[str, Any]]:
     lane_budgets = LaneBudgetReader(reader).budgets(ids)
     if blocked_only:
-        lane_budgets = [each for each in lane_budgets if each.next_opening(now) > now]
-    waiting = queue_depth.waiting_for(reader, [each.id for each in lane_budgets])
-    return [{**budget_facts(each, now), "waiting": waiting.get(each.id, 0)} for each in lane_budgets]
+        lane_budgets = [budget for budget in lane_budgets if budget.next_opening(now) > now]
+    waiting = queue_depth.waiting_for(reader, [budget.id for budget in lane_budgets])
+    return [{**budget_facts(budget, now), "waiting": waiting.get(budget.id, 0)} for budget in lane_budgets]
 
 
 def accounts(db: Database, username: str | None = None, source: str | None = None) -> list[dict[str, Any]]:
@@ -152,12 +152,12 @@ def health(account: Mapping[str, Any], blocked: Sequence[Mapping[str, Any]], now
     of its budgets that allow no call now."""
     if account["status"] != AccountStatus.HEALTHY:
         return _health(Health(account["status"]), account["status_since"], None, account["status_reason"])
-    days = [each for each in blocked if _until_day_ends(each, now)]
+    days = [budget for budget in blocked if _until_day_ends(budget, now)]
     if not blocked:
         return _health(Health.HEALTHY, account["status_since"], None, None)
     worst = days or list(blocked)
-    openings = [each["opens_at"] for each in worst]
-    calls = [each["last_call_at"] for each in worst if each["last_call_at"] is not None]
+    openings = [budget["opens_at"] for budget in worst]
+    calls = [budget["last_call_at"] for budget in worst if budget["last_call_at"] is not None]
     return _health(
         Health.QUOTA_OUT if days else Health.THROTTLED,
         max(calls, default=None),

@@ -127,7 +127,7 @@ def coverage(
     Days are read for a page of feeds at a time: between two pages nothing is held at the server.
     """
     moment = now or _clock(db)
-    meant = (each for each in find_feeds(db, wanted, reports_of, moment) if after is None or each.name > after)
+    meant = (feed for feed in find_feeds(db, wanted, reports_of, moment) if after is None or feed.name > after)
     feeds = itertools.islice(meant, limit)
     while page := list(itertools.islice(feeds, feeds_within(PAGE_DAYS, start, end))):
         fetched = _fetched_days(db, [feed.id for feed in page if feed.id is not None], start, end)

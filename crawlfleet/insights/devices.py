@@ -71,7 +71,7 @@ def status_text(device: Mapping[str, Any]) -> str:
 
 def online_of(devices: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Those of these devices that are online."""
-    return [each for each in devices if each["status"] == DeviceStatus.ONLINE]
+    return [device for device in devices if device["status"] == DeviceStatus.ONLINE]
 
 
 def version_of(device: Mapping[str, Any]) -> list[int]:

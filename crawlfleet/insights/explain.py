@@ -125,16 +125,19 @@ class _Teller:
             return self._because(Reason.COMPLETED, f"completed at {at}, after {_count(runs, 'run')}")
         if task["status"] == TaskStatus.FAILED:
             return self._because(Reason.FAILED, f"failed at {at} ({task['error_kind']}): {_short(task)}")
-        by = next((each["actor"] for each in reversed(task["events"]) if each["event"] == TaskEvent.CANCELLED), None)
+        by = next((event["actor"] for event in reversed(task["events"]) if event["event"] == TaskEvent.CANCELLED), None)
         return self._because(Reason.CANCELLED, f"cancelled at {at}" + (f" by {by}" if by else ""))
 
     def _live(self) -> Explanation:
         device, since = self.task["assigned_device_id"], self.when(self.task["assigned_at"])
-        holders = [each for each in DeviceDAO(self.db).find() if each["device_id"] == device]
-        devices = [_device_facts(each) for each in holders]
+        holders = [device_row for device_row in DeviceDAO(self.db).find() if device_row["device_id"] == device]
+        devices = [_device_facts(device_row) for device_row in holders]
         silence = silent_seconds(holders[0], self.now) if holders else None
         silent = "" if silence is None else f"; {device} is silent for {silence:.0f} s"
-        run = next((each for each in self.task["assignments"] if each["id"] == self.task["assignment_id"]), None)
+        run = next(
+            (assignment for assignment in self.task["assignments"] if assignment["id"] == self.task["assignment_id"]),
+            None,
+        )
         if run is None or run["started_at"] is None:
             return self._because(
                 Reason.ASSIGNED,
@@ -179,24 +182,26 @@ class _Teller:
     def _knowing(self) -> list[dict[str, Any]]:
         """The devices that know the task's type, whenever they were last seen."""
         devices = DeviceDAO(self.db).find()
-        return [each for each in devices if self.task["task_type"] in each["capabilities"].get("supported_tasks", ())]
+        return [
+            device for device in devices if self.task["task_type"] in device["capabilities"].get("supported_tasks", ())
+        ]
 
     def _fitting(self, devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [each for each in devices if takes(each, self.task["task_type"], self.task["label"])]
+        return [device for device in devices if takes(device, self.task["task_type"], self.task["label"])]
 
     def _device(self) -> Explanation | None:
         knowing, task_type, label = self._knowing(), self.task["task_type"], self.task["label"]
         fitting = self._fitting(knowing)
-        claiming = [each for each in fitting if _claims(each)]
+        claiming = [device for device in fitting if _claims(device)]
         account = (self.task["source"], self.task["username"])
         if claiming and (why := lack_of_token(claiming, task_type, label, account)):
             sentence = f"no device that could take it has the token of account {account[1]}: {why}"
             return self._because(Reason.NO_TOKEN, sentence, devices=[*map(_device_facts, claiming)])
         if claiming:
             return None
-        facts = [_device_facts(each) for each in knowing]
+        facts = [_device_facts(device) for device in knowing]
         if task_type not in DeviceDAO(self.db).known_types(self.offline_timeout, self.now):
-            last = max((each["last_heartbeat"] for each in knowing), default=None)
+            last = max((device["last_heartbeat"] for device in knowing), default=None)
             who = f"no device has known the task type {task_type} yet"
             if not DeviceDAO(self.db).find():
                 sentence = "no device has registered yet: start a node"
@@ -208,13 +213,13 @@ class _Teller:
                 )
             sentence = f"missing executor: {who}; it waits for a node that does (--executors for types of your own)"
             return self._because(Reason.NO_DEVICE, sentence, devices=facts)
-        if label is not None and not any(each["status"] == DeviceStatus.ONLINE for each in fitting):
-            offline = ", ".join(each["device_id"] for each in fitting)
+        if label is not None and not any(device["status"] == DeviceStatus.ONLINE for device in fitting):
+            offline = ", ".join(device["device_id"] for device in fitting)
             sentence = f"no online device has the label {label} and knows the task type {task_type}" + (
                 f"; {offline} is offline" if offline else f": start one with --label {label}"
             )
             return self._because(Reason.NO_LABEL, sentence, devices=[*map(_device_facts, fitting)])
-        states = ", ".join(f"{each['device_id']} is {_obstacle(each)}" for each in fitting)
+        states = ", ".join(f"{device['device_id']} is {_obstacle(device)}" for device in fitting)
         what = f"task type {task_type}" + ("" if label is None else f" with the label {label}")
         return self._because(
             Reason.DEVICES_AWAY,
@@ -244,7 +249,7 @@ class _Teller:
         if lane is None or not lane.budgets:
             return None
         opening, budget = max(
-            ((lane.opening_of(each, self.now), each) for each in lane.budgets), key=lambda pair: pair[0]
+            ((lane.opening_of(budget, self.now), budget) for budget in lane.budgets), key=lambda pair: pair[0]
         )
         if opening <= self.now:
             return None
@@ -289,13 +294,13 @@ class _Teller:
                     f" ({calls_used(facts)}): its turn is about {self.when(turn)}"
                 )
                 return self._because(Reason.BEHIND, sentence, turn, budget=facts, ahead=ahead)
-        devices = [each for each in self._fitting(self._knowing()) if _claims(each)]
-        free = sum(max(0, each["max_concurrent_tasks"] - each["current_tasks"]) for each in devices)
-        types = {name for each in devices for name in each["capabilities"]["supported_tasks"]}
-        labels = {name for each in devices for name in each["capabilities"].get("labels", ())}
+        devices = [device for device in self._fitting(self._knowing()) if _claims(device)]
+        free = sum(max(0, device["max_concurrent_tasks"] - device["current_tasks"]) for device in devices)
+        types = {name for device in devices for name in device["capabilities"]["supported_tasks"]}
+        labels = {name for device in devices for name in device["capabilities"].get("labels", ())}
         ahead = queue_depth.ahead_of_slots(self.reader, types, labels, self._key(), self.task["id"])
         if ahead and ahead >= free:
-            names = ", ".join(each["device_id"] for each in devices)
+            names = ", ".join(device["device_id"] for device in devices)
             sentence = f"behind {_count(ahead, 'more urgent task')}; {_count(free, 'slot')} free on {names}"
             return self._because(Reason.BEHIND, sentence, ahead=ahead, devices=[*map(_device_facts, devices)])
         return self._because(Reason.READY, "ready: the next free slot takes it", ahead=ahead)

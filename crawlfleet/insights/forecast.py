@@ -111,11 +111,11 @@ class Picture:
         self.lanes = queue_depth.open_lanes(reader)
         self.status = {(row["source"], row["username"]): row for row in accounts}
         self.runs = queue_depth.newest_runs(reader)
-        online = [each for each in devices if each["status"] == DeviceStatus.ONLINE and not each["draining"]]
+        online = [device for device in devices if device["status"] == DeviceStatus.ONLINE and not device["draining"]]
         asked = {(lane.task_type, lane.label) for lane in self.lanes}
-        self.useful = useful = [each for each in online if any(takes(each, *kind) for kind in asked)]
-        self.untaken = {kind for kind in asked if not any(takes(each, *kind) for each in useful)}
-        self.slots = sum(each["max_concurrent_tasks"] for each in useful)
+        self.useful = useful = [device for device in online if any(takes(device, *kind) for kind in asked)]
+        self.untaken = {kind for kind in asked if not any(takes(device, *kind) for device in useful)}
+        self.slots = sum(device["max_concurrent_tasks"] for device in useful)
         self.added = queue_depth.added_on_days(reader, self.now, HABIT_DAYS)
         sourced = [lane.id for lane in self.lanes if lane.source is not None]
         self.loads = self._loads(LaneBudgetReader(reader).load(sourced))
@@ -153,10 +153,10 @@ class Picture:
                 by_owner[lane.source, lane.username].append(lane)
         accounts = [self._account(owner, lanes) for owner, lanes in sorted(by_owner.items(), key=str)]
         loads = [load for load in self.loads if load.owners & set(by_owner)]
-        moments = [each.done_at for each in accounts]
+        moments = [account.done_at for account in accounts]
         return Forecast(
             self.now,
-            sum(each.open_tasks for each in accounts),
+            sum(account.open_tasks for account in accounts),
             None if None in moments else max((each for each in moments if each), default=self.now),
             accounts,
             sorted(map(self._facts, loads), key=lambda each: each["done_at"], reverse=True),
@@ -167,7 +167,7 @@ class Picture:
     def _account(self, owner: AccountKey, lanes: Sequence[OpenLane]) -> AccountForecast:
         limit, done_at, why, budget = self._limit(owner, lanes)
         return AccountForecast(
-            *owner, sum(each.tasks for each in lanes), sum(each.later for each in lanes), limit, done_at, why, budget
+            *owner, sum(lane.tasks for lane in lanes), sum(lane.later for lane in lanes), limit, done_at, why, budget
         )
 
     def _limit(

@@ -97,14 +97,14 @@ def scheduler_status(db: Database) -> dict[str, Any]:
     with db.read() as reader:
         pause = fleet_state.pause_of(reader)
     device_rows = DeviceDAO(db).find()
-    claiming = [each for each in device_rows if each["status"] == DeviceStatus.ONLINE and not each["draining"]]
+    claiming = [device for device in device_rows if device["status"] == DeviceStatus.ONLINE and not device["draining"]]
     return {
         "paused": pause.paused,
         "reason": pause.note,
         "since": pause.since if pause.paused else None,
         "devices_claiming": len(claiming),
-        "slots": sum(each["max_concurrent_tasks"] for each in claiming),
-        "slots_busy": sum(each["current_tasks"] for each in claiming),
+        "slots": sum(device["max_concurrent_tasks"] for device in claiming),
+        "slots_busy": sum(device["current_tasks"] for device in claiming),
     }
 
 

@@ -59,7 +59,9 @@ def _all(apps: int) -> str:
 
 def _running(fleet: Standing) -> list[Mapping[str, Any]]:
     """The devices that take tasks."""
-    return [each for each in online_of(fleet.devices) if each["device_type"] != "master" and not each["draining"]]
+    return [
+        device for device in online_of(fleet.devices) if device["device_type"] != "master" and not device["draining"]
+    ]
 
 
 def _devices(fleet: Standing) -> Iterable[str]:
@@ -88,15 +90,15 @@ def _people(fleet: Standing) -> Iterable[str]:
     if fleet.backlog.blocked:
         yield f"waits for a person: {_names(fleet.backlog.blocked, '; ')}"
     online = online_of(fleet.devices)
-    versions = sorted({each["version"] for each in online}, key=lambda text: version_of({"version": text}))
+    versions = sorted({device["version"] for device in online}, key=lambda text: version_of({"version": text}))
     if len(versions) > 1:
         yield f"versions differ: devices run {', '.join(versions)}; bring all to {versions[-1]}"
 
 
 def _killers(fleet: Standing) -> Iterable[str]:
-    lanes = [each for each in fleet.backlog.lanes if each.killers]
+    lanes = [lane for lane in fleet.backlog.lanes if lane.killers]
     if lanes:
-        more = sum(each.killers for each in lanes) - 1
+        more = sum(lane.killers for lane in lanes) - 1
         others = f", and so do {more} more" if more > 1 else ", and so does 1 more" if more else ""
         yield f"task {lanes[0].killer} of type {lanes[0].task_type} kills its runner each time{others}"
 
@@ -128,16 +130,16 @@ def _figures(fleet: Standing) -> Iterable[str]:
 
 def _accounts_at_work(fleet: Standing) -> set[AccountKey]:
     """The accounts that have open tasks, those included that wait for a person."""
-    return {(each.source or "", each.username or "") for each in fleet.backlog.lanes}
+    return {(lane.source or "", lane.username or "") for lane in fleet.backlog.lanes}
 
 
 def _work(fleet: Standing, when: When) -> list[str]:
     """What is open and can go on by itself: what runs, and until when the rest waits for what."""
-    lanes = [each for each in fleet.backlog.lanes if not each.is_blocked]
-    closed = [each for each in lanes if each.due and each.is_closed and not _has_opened(each, fleet.now)]
-    waiting = sum(each.due for each in closed)
-    live = sum(each.live for each in fleet.backlog.lanes)
-    active = live + sum(each.due for each in lanes) - waiting
+    lanes = [lane for lane in fleet.backlog.lanes if not lane.is_blocked]
+    closed = [lane for lane in lanes if lane.due and lane.is_closed and not _has_opened(lane, fleet.now)]
+    waiting = sum(lane.due for lane in closed)
+    live = sum(lane.live for lane in fleet.backlog.lanes)
+    active = live + sum(lane.due for lane in lanes) - waiting
     said = []
     if active:
         online = len(online_of(fleet.devices))
@@ -147,21 +149,21 @@ def _work(fleet: Standing, when: When) -> list[str]:
             f" {counted(online, 'device')} {'is' if online == 1 else 'are'} online"
         )
     if closed:
-        openings = sorted(each.opens_at for each in closed if each.opens_at is not None)
+        openings = sorted(lane.opens_at for lane in closed if lane.opens_at is not None)
         until = "running tasks end"
         if openings:
             until = when(openings[0]) + (f" to {when(openings[-1])}" if openings[-1] > openings[0] else "")
-        names = _names(each.username or each.source or "" for each in closed)
+        names = _names(lane.username or lane.source or "" for lane in closed)
         said.append(f"waiting for quota until {until}: {counted(waiting, 'task')} of {names}")
-    retrying = [each for each in lanes if each.retrying]
+    retrying = [lane for lane in lanes if lane.retrying]
     if retrying:
-        first = min(retrying, key=lambda each: each.next_retry_at or fleet.now)
+        first = min(retrying, key=lambda lane: lane.next_retry_at or fleet.now)
         at = when(first.next_retry_at or fleet.now)
         reason = first.retry_reason or "no reason is known"
         short = reason if len(reason) <= SHOWN_REASON else f"{reason[: SHOWN_REASON - 1]}…"
-        said.append(f"retrying: {counted(sum(each.retrying for each in lanes), 'task')}, the next at {at} ({short})")
-    later = sum(each.later - each.retrying for each in lanes)
-    due = [each.next_due_at for each in lanes if each.next_due_at is not None]
+        said.append(f"retrying: {counted(sum(lane.retrying for lane in lanes), 'task')}, the next at {at} ({short})")
+    later = sum(lane.later - lane.retrying for lane in lanes)
+    due = [lane.next_due_at for lane in lanes if lane.next_due_at is not None]
     if later > 0 and due:
         said.append(f"{counted(later, 'task')} {'is' if later == 1 else 'are'} not due before {when(min(due))}")
     return said

@@ -39,7 +39,7 @@ def yesterday(db: Database, reports_of: ReportsOf, now: datetime) -> Yesterday:
     """
     which = now.date() - timedelta(1)
     feeds = find_feeds(db, FeedFilter(), reports_of, now)
-    last = _last_days(db, [each for each in feeds if each.refusal is None], which, reports_of)
+    last = _last_days(db, [feed for feed in feeds if feed.refusal is None], which, reports_of)
     kept: dict[AccountKey, set[str]] = defaultdict(set)
     for name, newest in last.items():
         if newest is not None and newest >= which - timedelta(KEPT_DAYS):
@@ -55,8 +55,8 @@ def yesterday(db: Database, reports_of: ReportsOf, now: datetime) -> Yesterday:
         if newest is None or newest < which:
             days = [each for each in (newest, missing.get(app)) if each is not None]
             missing[app] = max(days, default=None)
-    known_accounts = {(each.name.source, each.name.username) for each in feeds}
-    accounts = {(each["source"], each["username"]) for each in AccountDAO(db).find()}
+    known_accounts = {(feed.name.source, feed.name.username) for feed in feeds}
+    accounts = {(account_row["source"], account_row["username"]) for account_row in AccountDAO(db).find()}
     return Yesterday(which, len(apps), missing, tuple(sorted(accounts - known_accounts)))
 
 

@@ -74,7 +74,7 @@ def day_states(
 
 def _is_thin(fetched: Mapping[date, Fetched], which: date) -> bool:
     around = (which + timedelta(n) for n in range(-NEIGHBOUR_DAYS, NEIGHBOUR_DAYS + 1) if n != 0)
-    rows = [fetched[each].row_count for each in around if each in fetched]
+    rows = [fetched[neighbour].row_count for neighbour in around if neighbour in fetched]
     if len(rows) < LEAST_NEIGHBOURS:
         return False
     usual = median(rows)

@@ -35,8 +35,8 @@ def lack_of_token(
 ) -> str | None:
     """Why none of these devices that take such tasks has the token of their account; None when one has, or none takes
     them."""
-    workers = [each for each in devices if each["device_type"] != "master" and takes(each, task_type, label)]
-    reasons = {each["device_id"]: lacking_of(each).get((account[0] or "", account[1] or "")) for each in workers}
+    workers = [device for device in devices if device["device_type"] != "master" and takes(device, task_type, label)]
+    reasons = {worker["device_id"]: lacking_of(worker).get((account[0] or "", account[1] or "")) for worker in workers}
     if not reasons or None in reasons.values():
         return None
     return "; ".join(f"{device_id}: {reason}" for device_id, reason in list(reasons.items())[:SHOWN_DEVICES])

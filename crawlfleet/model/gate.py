@@ -185,7 +185,7 @@ def _move_to_wider_lane(ledger: Ledger, ending: Ending, lane: LaneBudgets | None
 
 def ask_ends(transaction: Transaction, endings: Sequence[Ending]) -> AskedEnds:
     """Lock the tasks, and the feeds whose figures the endings bring, and ask for what is known of those."""
-    locked = _lock_tasks(transaction, {each.task_id for each in endings})
+    locked = _lock_tasks(transaction, {ending.task_id for ending in endings})
     return locked, range_store.Targets(transaction, replaced_by(endings))
 
 

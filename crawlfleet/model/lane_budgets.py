@@ -22,7 +22,7 @@ class LaneBudgets:
 
     def need(self, now: datetime) -> int:
         """Calls that each of its tasks holds: no more than one window allows, or it could never be claimed."""
-        return min([self.calls, *(n for n in (each.allowed(now) for each in self.budgets) if n is not None)])
+        return min([self.calls, *(n for n in (budget.allowed(now) for budget in self.budgets) if n is not None)])
 
     def room(self, now: datetime, horizon: datetime, most: int, taken: Mapping[int, int]) -> int:
         """How many of its tasks could be claimed, up to `most`, whose calls open until `horizon`.

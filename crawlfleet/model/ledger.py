@@ -53,7 +53,7 @@ class Ledger(LaneBudgetReader):
 
     def hold(self, lane: LaneBudgets, assignment_id: int) -> tuple[Window, ...] | None:
         """Hold the calls of one task; when each may be sent. None where any number may be sent at any time."""
-        counted = [each for each in lane.budgets if each.allowed(self.now) is not None]
+        counted = [budget for budget in lane.budgets if budget.allowed(self.now) is not None]
         if not counted and lane.calls:
             return None
         windows = []
@@ -68,7 +68,7 @@ class Ledger(LaneBudgetReader):
     def book(self, lane: LaneBudgets, assignment_id: int, calls: Sequence[datetime], is_over: bool) -> None:
         """The vendor saw these calls of a run by these moments; when it is over, the others never will be sent."""
         for budget in lane.budgets:
-            held = [each for each in budget.busy if each.assignment_id == assignment_id]
+            held = [call for call in budget.busy if call.assignment_id == assignment_id]
             for call in [*held, *self._late(budget, assignment_id, calls, held)]:
                 if call.number < len(calls):
                     self._mark_sent(budget, call, calls[call.number])
@@ -114,7 +114,7 @@ class Ledger(LaneBudgetReader):
 
         None when the lane has no budget to close.
         """
-        named = [each for each in lane.budgets if each.limit_name == limit_name] or lane.budgets
+        named = [budget for budget in lane.budgets if budget.limit_name == limit_name] or lane.budgets
         if not named:
             return None
         named[0].refuse(self.now, reason, retry_after, daily)

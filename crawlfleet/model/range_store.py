@@ -70,7 +70,7 @@ class Targets:
         return days.read().get(feed_id, {})
 
     def _ask_days(self, ranges: Sequence[ReportRange]) -> Answer[dict[int, dict[date, Covered]]]:
-        return coverage.ask_days(self._transaction, [(lock_key(each), each.start, each.end) for each in ranges])
+        return coverage.ask_days(self._transaction, [(lock_key(scope), scope.start, scope.end) for scope in ranges])
 
 
 class AppsVanished(Exception):
@@ -193,17 +193,19 @@ def _replace_figures(
     transaction: Transaction, target: _Target, scope: ReportRange, rows: Iterable[Figures], number: int
 ) -> Kept:
     feed_id, former = target.feed_id, target.former
-    newer = {each for each, covered in former.items() if covered.is_newer_than(target.fetched_at, target.number)}
-    days = [each for each in _days(scope) if each not in newer]
+    newer = {which for which, covered in former.items() if covered.is_newer_than(target.fetched_at, target.number)}
+    days = [which for which in _days(scope) if which not in newer]
     staged = rows if isinstance(rows, StagedFigures) else None
     batches = batches_of(row for row in (rows if staged is None else ()) if row.day not in newer)
     first = next(batches, [])
     has_rows = bool(first or (staged is not None and staged.totals.keys() - newer))
     # of a report with rows, a day of which all are gone is believed unless there were many
     least = LEAST_ROWS if has_rows else 1
-    doubted = {each for each in days if not scope.believe_empty and each in former and former[each].row_count >= least}
-    _delete(transaction, feed_id, [each for each in days if each not in doubted])
-    day_totals = {each: coverage.DayTotals() for each in days}
+    doubted = {
+        which for which in days if not scope.believe_empty and which in former and former[which].row_count >= least
+    }
+    _delete(transaction, feed_id, [which for which in days if which not in doubted])
+    day_totals = {which: coverage.DayTotals() for which in days}
     seen: Counter[bytes] = Counter()
     names = ", ".join(COLUMNS)
     columns = names.replace("row_hash", transaction.dialect.binary("row_hash"))
@@ -223,13 +225,13 @@ def _replace_figures(
     if staged is not None:
         _delete(transaction, feed_id, doubted & staged.totals.keys())
         doubted -= staged.totals.keys()
-        day_totals |= {each: totals for each, totals in staged.totals.items() if each not in newer}
+        day_totals |= {which: totals for which, totals in staged.totals.items() if which not in newer}
         staged.insert(transaction, feed_id, newer)
     if doubted:
         coverage.suspect(transaction, feed_id, doubted)
         if not has_rows:  # what it says of days without rows is not believed either
             day_totals.clear()
-    written = {each: totals for each, totals in day_totals.items() if each not in doubted}
+    written = {which: totals for which, totals in day_totals.items() if which not in doubted}
     coverage.write(transaction, feed_id, written, former, target.fetched_at, number, scope.settle_days)
     return Kept(len(newer), len(doubted))
 

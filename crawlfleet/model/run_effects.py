@@ -38,8 +38,8 @@ def store_all(
 ) -> list[Ending]:
     """Write what these live runs leave behind; the endings, as failures where the database refused their data."""
     # transactions that touch several feeds write them in one order
-    ordered = sorted(endings, key=lambda each: _feed_of(each, tasks[each.task_id]))
-    ordered = [_denied(ledger.transaction, each, tasks[each.task_id]) for each in ordered]
+    ordered = sorted(endings, key=lambda ending: _feed_of(ending, tasks[ending.task_id]))
+    ordered = [_denied(ledger.transaction, ending, tasks[ending.task_id]) for ending in ordered]
     return [
         *_store(ledger, [e for e in ordered if e.writes_data], tasks, targets, defaults),
         *(e for e in ordered if not e.writes_data),
