@@ -235,8 +235,8 @@ def _foreign(headers: Headers, http_version: str) -> str | None:
         how = f"with the header {trace}" if trace else "as HTTP/1.0"
         return f"the request came through a proxy ({how}), and then a token is needed: make one with `tokens add`"
     hosts = headers.getlist("host")
-    found = HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-    host = found[1].strip("[]").lower() if found else ""
+    match = HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    host = match[1].strip("[]").lower() if match else ""
     if not is_loopback(host):
         return f"without a token only local names may be used (got the host {host!r:.80}): use 127.0.0.1 or localhost"
     origins = headers.getlist("origin")
