@@ -26,7 +26,7 @@ from crawlfleet.model.feed import FeedKey, LockedFeed
 from crawlfleet.model.figure_rows import COLUMNS, batches_of, extra_text, figures_row
 from crawlfleet.model.staged_figures import StagedFigures
 
-LEAST_VANISHED = 3  # apps that vanish at once, and are most of those known, before the list is doubted
+LEAST_VANISHED = 3  # apps that vanish at once, and are most of those known but not all, before the list is doubted
 
 _APPS = {
     "app_id": "text",
@@ -170,9 +170,9 @@ def check_apps(transaction: Transaction, scope: AppList, listed: Collection[str]
 
 
 def _check_vanished(scope: AppList, stored: Collection[str], listed: Collection[str]) -> None:
-    """Raise AppsVanished when most of the known apps are not listed."""
+    """Raise AppsVanished when none of the known apps is listed, or when many and most of them are not."""
     vanished = sum(app_id not in listed for app_id in stored)
-    if vanished >= LEAST_VANISHED and 2 * vanished > len(stored):
+    if vanished and (vanished == len(stored) or (vanished >= LEAST_VANISHED and 2 * vanished > len(stored))):
         raise AppsVanished(
             f"{vanished} of the {len(stored)} known apps are missing from the vendor's list of {len(listed)}: is the"
             " token that of another account? Nothing was changed. Set the token right and resume the account; if the"

@@ -166,6 +166,17 @@ def test_a_list_that_lacks_most_known_apps_parks_the_account_and_changes_nothing
     assert active(db) == ["x", "y"]
 
 
+@pytest.mark.parametrize("known", [["a"], ["a", "b"]])
+@pytest.mark.parametrize("listed", [[], ["x", "y", "z"]])
+def test_an_account_of_few_apps_is_not_replaced_by_another_one(
+    device: Device, db: Database, known: list[str], listed: list[str]
+) -> None:
+    """Lists were doubted only where three apps or more vanished; most advertisers have one or two."""
+    list_apps(device, known)
+    assert list_apps(device, listed).parked
+    assert active(db) == known
+
+
 def test_an_empty_list_is_doubted_as_well_but_not_the_apps_that_a_person_names(device: Device, db: Database) -> None:
     list_apps(device, ["a", "b", "c"])
     assert not list_apps(device, ["x"], by_hand=True).parked

@@ -13,6 +13,7 @@ from crawlfleet.core.errors import AuthError, PermanentError, TaskError, Transie
 MAX_RETRY_AFTER_SECONDS = 86_400.0
 QUOTED_CHARS = 200
 WORDLESS = (403, 404, 408, 416, 425)  # healthy apps met each of them, and had what they asked for later
+SPEAKING = (401, 407)  # these say whose fault it is also without a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,10 @@ def is_page(text: str) -> bool:
 
 def general_error(refusal: Refusal) -> TaskError:
     """What a status means when the source knows no better. A page says nothing of the account, and neither does a
-    status that those between us and the vendor use as well: they may pass."""
+    bare status, which those between us and the vendor use as well: they may pass."""
     if refusal.is_page:
         return TransientError(f"{refusal} (a page, not the vendor's words)", retry_after=refusal.retry_after)
-    if refusal.status in WORDLESS and not refusal.body:
+    if 400 <= refusal.status < 500 and refusal.status not in SPEAKING and not refusal.body:
         return TransientError(f"{refusal} without a word: it may pass", retry_after=refusal.retry_after)
     if refusal.status == 401:
         return AuthError(str(refusal))

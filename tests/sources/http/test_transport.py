@@ -373,9 +373,14 @@ def test_a_proxy_that_no_url_names_is_wrong_usage():
         "403 No",
         "404 No",
         "416 No",
+        "400 Bad",
+        "405 No",
+        "410 Gone",
+        "451 No",
     ],
 )
-def test_server_errors_and_too_many_requests_are_transient(raw_server, make_reply, context, token, status):
+def test_server_errors_and_refusals_without_a_word_are_transient(raw_server, make_reply, context, token, status):
+    """A task failed for good for a bare 400 or 410 of a gateway, though the vendor had not said a word."""
     with pytest.raises(TransientError, match=f"GET /x answered {status[:3]}") as caught:
         read_json(raw_server(make_reply(b"", status)).address, context, token)
     assert caught.value.retry_after is None
