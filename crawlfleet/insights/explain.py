@@ -202,16 +202,18 @@ class _Teller:
         facts = [_device_facts(device) for device in knowing]
         if task_type not in DeviceDAO(self.db).known_types(self.offline_timeout, self.now):
             last = max((device["last_heartbeat"] for device in knowing), default=None)
-            who = f"no device has known the task type {task_type} yet"
-            if not DeviceDAO(self.db).find():
-                sentence = "no device has registered yet: start a node"
-                return self._because(Reason.NO_DEVICE, sentence, devices=facts)
             if last is not None:
-                who = (
-                    f"no device seen lately knows the task type {task_type}; one that did was last seen at"
-                    f" {self.when(last)}"
+                sentence = (
+                    f"missing executor: no device seen lately knows the task type {task_type}; one that did was last"
+                    f" seen at {self.when(last)}: start it again"
                 )
-            sentence = f"missing executor: {who}; it waits for a node that does (--executors for types of your own)"
+            elif DeviceDAO(self.db).find():
+                sentence = (
+                    f"missing executor: no device has known the task type {task_type} yet; it waits for a node that"
+                    " does (--executors for types of your own)"
+                )
+            else:
+                sentence = "no device has registered yet: start a node"
             return self._because(Reason.NO_DEVICE, sentence, devices=facts)
         if label is not None and not any(device["status"] == DeviceStatus.ONLINE for device in fitting):
             offline = ", ".join(device["device_id"] for device in fitting)

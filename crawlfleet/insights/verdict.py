@@ -121,7 +121,8 @@ def _figures(fleet: Standing) -> Iterable[str]:
             sentence += f"; the last day there is {newest}"
         idle = sorted(accounts.keys() - _accounts_at_work(fleet))
         if idle:
-            of = "them" if len(idle) == len(accounts) else _names(name for _, name in idle)
+            every = "them" if len(yesterday.missing) > 1 else "it"
+            of = every if len(idle) == len(accounts) else _names(name for _, name in idle)
             sentence += f"; nothing is queued for {of}"
         yield sentence
     if fleet.failed:
