@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from crawlfleet import __version__
 from crawlfleet.api import routes_data, routes_fleet, routes_tasks, routes_who
+from crawlfleet.api.docs_page import add_docs
 from crawlfleet.api.guard import Guard, Keys, still_may_read
 from crawlfleet.api.metrics import NodeMetrics
 from crawlfleet.api.parameters import PREFIX, PROBLEMS
@@ -46,6 +47,7 @@ def make_app(node: Node, db: Database) -> FastAPI:
         title="crawlfleet",
         version=__version__,
         description=ABOUT,
+        docs_url=None,
         redoc_url=None,
         dependencies=[Security(HTTPBearer(auto_error=False))],  # so that /openapi.json tells it; the guard looks
     )
@@ -59,6 +61,7 @@ def make_app(node: Node, db: Database) -> FastAPI:
         is_tls=settings.tls_certificate is not None,
     )
     add_handlers(app)
+    add_docs(app)
     _add_probes(app, Readiness(node, db), NodeMetrics(node, strangers.counts))
     for router in (
         routes_tasks.router,

@@ -18,6 +18,7 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from crawlfleet.api import docs_page
 from crawlfleet.api.callers import Caller, TokenExpired
 from crawlfleet.api.query_runner import QueryRunner
 from crawlfleet.api.refusals import MAX_BODY_BYTES, TOO_LARGE, Refusal, refusal, safe_headers, told, unexpected
@@ -43,12 +44,6 @@ NEED_TOKEN = (
     "a token is needed: send the header Authorization: Bearer TOKEN, with one of `tokens add` or the node's api_token"
 )
 SLOWED = "too many wrong tokens came from this address: wait, and send the right one"
-PAGE_PATHS = ("/docs",)  # pages with scripts
-SCRIPTS = "https://cdn.jsdelivr.net"
-PAGE_POLICY = (
-    f"default-src 'self'; script-src 'self' 'unsafe-inline' {SCRIPTS}; style-src 'self' 'unsafe-inline' {SCRIPTS};"
-    " img-src 'self' data: https://fastapi.tiangolo.com; frame-ancestors 'none'"
-)
 
 
 class Keys:
@@ -208,8 +203,8 @@ class Guard:
 
     def _add_headers(self, headers: MutableHeaders, path: str) -> None:
         headers.update(self._safe_headers)
-        if path.startswith(PAGE_PATHS):
-            headers["Content-Security-Policy"] = PAGE_POLICY
+        if path == "/docs":
+            headers["Content-Security-Policy"] = docs_page.POLICY
 
 
 def _bearer(headers: Headers) -> str | None:

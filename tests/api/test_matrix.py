@@ -7,6 +7,7 @@ import asyncio
 import getpass
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -274,3 +275,23 @@ def test_without_tokens_no_strange_host_or_origin_gets_in(backend: Backend) -> N
         before = sample.contents()
         asyncio.run(walk(sample.app))
         assert sample.contents() == before
+
+
+def test_the_page_of_the_api_needs_no_other_host(sample: Sample) -> None:
+    """Its scripts came from a network of others, which could have run anything with the token in the page."""
+
+    async def walk() -> dict[str, Answer]:
+        headers = [("Authorization", f"Bearer {ADMIN}")]
+        paths = ("/docs", "/docs/start.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/nothing")
+        return {path: await ask(sample.app, "GET", path, headers) for path in paths}
+
+    answers = asyncio.run(walk())
+    assert [answer[0] for answer in answers.values()] == [200, 200, 200, 200, 404]
+    page = answers["/docs"]
+    assert b"//" not in page[2]
+    assert {path.encode() for path in list(answers)[1:4]} == set(re.findall(rb"/docs/[a-z.-]+", page[2]))
+    policy = page[1]["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert not {"http", "unsafe", "*"} & set(re.findall(r"https?|unsafe|\*", policy))
+    assert [path for path, answer in answers.items() if "data:" in answer[1]["content-security-policy"]] == ["/docs"]
+    assert b"validatorUrl: null" in answers["/docs/start.js"][2]
