@@ -21,8 +21,8 @@ def read_app_list(session: Session) -> list[App]:
 
     Leaves out a record without a usable id among good ones, with a remark. Reads at most 100 pages of 1,000 apps.
 
-    Raises PermanentError for an answer of another shape or pages without end. Raises TransientError when fewer apps
-    come than the answer announces.
+    Raises PermanentError for pages without end and for a list without a usable app. Raises TransientError when fewer
+    apps come than the answer announces, and for an answer that is no list: that says nothing of what was asked.
     """
     apps: dict[str, App] = {}
     seen_records = 0
@@ -53,7 +53,7 @@ def read_app_list(session: Session) -> list[App]:
 def _records(page: Any, session: Session) -> list[Any]:
     records = page.get("data") if isinstance(page, dict) else None
     if not isinstance(records, list):
-        raise PermanentError(f"GET {APPS_PATH}: the answer is no app list: {session.quote(str(page))}")
+        raise TransientError(f"GET {APPS_PATH}: the answer is no app list: {session.quote(str(page))}")
     return records
 
 

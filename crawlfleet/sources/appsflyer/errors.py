@@ -144,21 +144,21 @@ def master_error(refusal: Refusal) -> TaskError | None:
 
 
 def without_refusal(lines: Iterator[str], where: str, session: Session, classify: Classify) -> Iterator[str]:
-    """The lines of a report; no lines when there are none.
+    """The lines of a report, without blank ones at its begin; no lines when there are none.
 
     AppsFlyer sometimes sends a refusal with status 200 (seen in the field). So when the first line is no header, raises
-    the error that `classify` gives for it, or the general one for a page. Else the lines pass as they are.
+    the error that `classify` gives for it. Any other text, or JSON, says nothing of what was asked: TransientError.
     """
-    first = next(lines, None)
+    first = next((line for line in lines if line.strip("\ufeff \t\r\n")), None)
     if first is None:
         return
     if not looks_like_header(first):
         refusal = Refusal(where, 200, session.quote(first))
-        error = classify(refusal)
-        if error is not None:
+        if error := classify(refusal):
             raise error
         if refusal.is_page:
             raise general_error(refusal)
+        raise TransientError(f"{refusal} (this is no report: it may pass)")
     yield first
     yield from lines
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import date
 from urllib.parse import quote
 
-from crawlfleet.core.errors import PermanentError, TransientError
+from crawlfleet.core.errors import TransientError
 from crawlfleet.core.vendor_data import Figures
 from crawlfleet.sources.appsflyer.errors import master_error, without_refusal
 from crawlfleet.sources.appsflyer.report import MASTER_CAPTIONS, ReportText
@@ -50,7 +50,7 @@ def master_rows(
 def _last_update(session: Session) -> date:
     """The last day that the data reach. The answer is one line like `2026-01-31`.
 
-    Raises TransientError for a page or an empty answer, PermanentError for any other text.
+    Raises TransientError for anything else: that says nothing of what was asked.
     """
     line = next(session.stream_lines(LAST_UPDATE_PATH, accept="text/plain"), "").strip(' "\r\n')
     if is_page(line):
@@ -60,4 +60,4 @@ def _last_update(session: Session) -> date:
     try:
         return date.fromisoformat(line)
     except ValueError:
-        raise PermanentError(f"GET {LAST_UPDATE_PATH}: the answer is no date: {session.quote(line)}") from None
+        raise TransientError(f"GET {LAST_UPDATE_PATH}: the answer is no date: {session.quote(line)}") from None

@@ -6,7 +6,7 @@ the captions of the Pull API, `Media Source (pid)`, or the raw names that the Ma
 Several public clients agree on the cells. A missing dimension is the text `None`. A missing figure is `N/A`, which is
 not 0. `Organic` and `restricted` (hidden for privacy) are media sources like any other.
 
-A response that is no report, or that breaks off, raises. It never counts as a day without figures. Damaged text is a
+A response that lacks a column, or that breaks off, raises. It never counts as a day without figures. Damaged text is a
 byte that is no UTF-8, or a carriage return inside a cell. Reading refuses a report with damaged text, or mends the text
 with a remark: `ReportText.replace_bad_text`. It always refuses a report with a figure that it cannot read: without that
 row the sums would be wrong.
@@ -88,8 +88,8 @@ class ReportText:
     def rows(self, start: date, end: date) -> Iterator[Figures]:
         """One `Figures` for each row, in the order of the report; days are from `start` to `end`, both included.
 
-        Raises PermanentError for what is no report of these days; its message names line, column and value. Raises
-        TransientError when the response is empty or breaks off.
+        Raises PermanentError for a report that is not that of these days; its message names line, column and value.
+        Raises TransientError when the response is empty or breaks off.
         """
         reader = csv.reader(self._mended(), strict=True)
         columns = self._columns(reader)

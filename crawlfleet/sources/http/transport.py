@@ -142,8 +142,8 @@ class Session:
     def get_json(self, path_or_url: str, params: Mapping[str, str] | None = None) -> Any:
         """The JSON value of the answer.
 
-        Raises TransientError for an empty body, a page or JSON that breaks off, PermanentError for anything else that
-        is no JSON: such an answer is the same tomorrow.
+        Raises TransientError for a body that is no JSON: a page, a text, JSON that breaks off, nothing. It says nothing
+        of what was asked. Raises PermanentError for one that is too long or too deep.
         """
         with self._answer(path_or_url, params, "application/json") as (response, where):
             parts = []
@@ -163,9 +163,9 @@ class Session:
         except json.JSONDecodeError as error:
             if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
                 raise TransientError(f"{where}: the JSON breaks off after {len(text)} characters") from None
+            raise TransientError(f"{where}: the body is no JSON: {self.quote(text)}") from None
         except (ValueError, RecursionError):
-            pass
-        raise PermanentError(f"{where}: the body is no JSON: {self.quote(text)}")
+            raise PermanentError(f"{where}: the body is JSON beyond reading: {self.quote(text)}") from None
 
     def stream_lines(
         self,

@@ -20,6 +20,7 @@ from crawlfleet.core.errors import (
     ProxyError,
     QuotaError,
     RangeTooLarge,
+    TaskError,
     TokenUnavailable,
     TransientError,
     UsageError,
@@ -136,12 +137,6 @@ def test_an_account_without_apps_has_an_empty_list(httpserver, source, account, 
 @pytest.mark.parametrize(
     "answer",
     [
-        [],
-        {},
-        "Unauthorized",
-        None,
-        {"data": {}},
-        {"data": None},
         {"data": ["a"]},
         {"data": [{"name": "x"}]},
         {"data": [{"id": 7}]},
@@ -150,9 +145,19 @@ def test_an_account_without_apps_has_an_empty_list(httpserver, source, account, 
         {"data": [{"id": "a"}], "links": {"next": 7}},
     ],
 )
-def test_an_answer_of_another_shape_is_no_app_list(httpserver, source, account, context, answer):
+def test_a_list_of_another_shape_is_no_app_list(httpserver, source, account, context, answer):
     httpserver.expect_request("/api/mng/apps").respond_with_json(answer)
     with pytest.raises(PermanentError):
+        source.list_apps(account, context)
+
+
+@pytest.mark.parametrize(
+    "body", ["Service temporarily unavailable", '{"error":"internal"}', "[]", "{}", '"Unauthorized"', "null"]
+)
+def test_an_answer_that_is_no_app_list_at_all_may_pass(httpserver, source, account, context, body):
+    """A vendor's trouble that came with status 200 failed the task for good."""
+    httpserver.expect_request("/api/mng/apps").respond_with_data(body)
+    with pytest.raises(TransientError):
         source.list_apps(account, context)
 
 
@@ -362,9 +367,20 @@ def test_an_empty_or_cut_report_is_a_transient_error(fetch_text, report, text):
 
 
 @every_report
-@pytest.mark.parametrize("text", ["Something went wrong", '{"a": [1,2]}'])
-def test_a_200_that_is_no_report_at_all_never_counts_as_one(fetch_text, report, text):
-    with pytest.raises(PermanentError, match="this is no report"):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Service temporarily unavailable",
+        "\r\nSomething went wrong, please try again\n",
+        '"Something" went wrong',
+        '{"error":"internal"}',
+        '{"a": [1,2]}',
+        "Indisponible, d\u00e9sol\u00e9.".encode("latin-1"),
+    ],
+)
+def test_a_200_that_is_no_report_at_all_may_pass(fetch_text, report, text):
+    """It says nothing of what was asked, and failed the task for good."""
+    with pytest.raises(TransientError, match="this is no report: it may pass"):
         fetch_text(text, report)
 
 
@@ -378,7 +394,7 @@ def test_a_page_in_the_place_of_a_report_may_pass(fetch_text, report):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Something went wrong, please try again", "this is no report.*Something went wrong"),
+        ("Date,New Name\n2026-11-20,x\n", r"column 'Media Source \(pid\)' is missing: Date,New Name"),
         (f"{HEADER},Clicks\n{ROW},1\n", "column 'Clicks' occurs twice"),
         (f"{HEADER}\n2026-11-20,None\n{ROW}\n", "line 2 has 2 cells, the header has 8"),
         (f"{HEADER}\n{ROW},9\n", "line 2 has 9 cells"),
@@ -469,7 +485,7 @@ def test_counts_with_a_zero_fraction_are_whole_numbers(fetch_text):
 @pytest.mark.parametrize("place", ["header", "cell"])
 def test_a_token_in_a_report_is_in_no_message(fetch_text, token, place):
     text = token if place == "header" else f"{HEADER}\n{ROW.replace(',10,', f',{token},')}\n"
-    with pytest.raises(PermanentError, match="redacted") as caught:
+    with pytest.raises(TaskError, match="redacted") as caught:
         fetch_text(text)
     assert "SECRET" not in str(caught.value)
 
@@ -817,7 +833,7 @@ def test_a_range_that_the_data_do_not_reach_waits_and_makes_no_second_call(https
     [
         ("", TransientError, "empty"),
         ("\n", TransientError, "empty"),
-        ("soon", PermanentError, "no date"),
+        ("soon", TransientError, "no date"),
         ("<html>", TransientError, "a page"),
     ],
 )

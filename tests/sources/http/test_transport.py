@@ -443,7 +443,7 @@ def test_a_retry_after_that_means_nothing_is_ignored(raw_server, make_reply, con
         (b'{"data": [1, 2', TransientError),
         (b'{"data": "abc', TransientError),
         (b" <html>maintenance</html>", TransientError),
-        (b"maintenance", PermanentError),
+        (b"maintenance", TransientError),
         (b"[" * 100_000, PermanentError),
         (b"1" * 5000, PermanentError),
     ],
