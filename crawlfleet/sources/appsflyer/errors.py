@@ -4,8 +4,8 @@ Texts of the Pull API follow devhub aggregate_pull_api_v2.yaml, and for quotas w
 Texts of the Master API follow devhub master_api.yaml.
 
 A page of a CDN or of a company's proxy comes with any status and says nothing of the account. The vendor also answered
-single calls of healthy apps with 404 and 416, and they worked later. So only the vendor's own words deny something. We
-try a call again when the refusal lacks them.
+single calls of healthy apps with 404 and 416, and they worked later. Gateways write plain texts, too: `not permitted by
+policy`. So only the vendor's own words, `DENIAL_TEXTS`, deny something at once. Any other 403 must persist.
 
 Each function for an API returns the error of a refusal. None leaves it to `general_error`, which goes by the status.
 """
@@ -25,9 +25,6 @@ from crawlfleet.sources.http.transport import Session
 
 RETRY_WAIT_SECONDS = 60.0  # "re-try to download in a minute"
 WRONG_REQUEST_SIGNS = ("date format", "from date", "kpi", "formula")  # 403s that say nothing about the account
-DENIAL_SIGNS = re.compile(
-    r"subscription|package|\bplan\b|not (authori[sz]ed|permitted|allowed|included|entitled)|permission"
-)
 
 
 class Quota(Enum):
@@ -79,6 +76,27 @@ PERIODS = (
 )
 
 
+class DenialText(NamedTuple):
+    """A text that says that an account may not have something: a pattern for small letters, the statuses that it comes
+    with, and who met the text."""
+
+    pattern: str
+    statuses: tuple[int, ...]
+    met: str
+
+
+DENIAL_TEXTS = (
+    DenialText(
+        r"your current subscription package does(n.?t| not) include",
+        (200, 400, 403),
+        "400 of raw data reports: several public clients",
+    ),
+    DenialText(r"not authorized app-ids", (200, 403), "403 of the Master API: master_api.yaml"),
+    DenialText(r"select authorized app-id", (200, 416), "416 of the Master API: master_api.yaml"),
+    DenialText(r"^\W*(message\W+)?not found\W*$", (404,), "404 of the Master API, no more than this: master_api.yaml"),
+)
+
+
 def quota_of(text: str) -> Quota | None:
     """Which quota is used up by these words of the vendor; None when they speak of no used up quota."""
     text = text.lower()
@@ -118,7 +136,7 @@ def pull_error(refusal: Refusal, is_short: bool) -> TaskError | None:
         )
     if refusal.is_page or not refusal.body:
         return _perhaps(refusal)
-    if refusal.status == 403 or (refusal.status == 400 and _denies(refusal)):
+    if _denies(refusal) or refusal.status == 403:
         return NotPermitted(str(refusal), in_words=_denies(refusal))
     return _perhaps(refusal)
 
@@ -130,16 +148,15 @@ def master_error(refusal: Refusal) -> TaskError | None:
     text = refusal.body.lower()
     if refusal.is_page or not text:
         return _perhaps(refusal)
-    if "not authorized app-ids" in text or "select authorized app-id" in text:
-        return NotPermitted(str(refusal))
+    if _denies(refusal):
+        meaning = ": the Master API is not part of the account's plan" if refusal.status == 404 else ""
+        return NotPermitted(f"{refusal}{meaning}")
     if "re-try" in text:
         return TransientError(str(refusal), refusal.retry_after or RETRY_WAIT_SECONDS)
     if refusal.status == 416 and "other reason" in text:  # documented as: the report size exceeds 200K
         return RangeTooLarge(f"{refusal}: more than 200,000 rows")
-    if refusal.status == 404 and "not found" in text:
-        return NotPermitted(f"{refusal}: the Master API is not part of the account's plan")
-    if refusal.status == 403 and not any(sign in text for sign in WRONG_REQUEST_SIGNS):
-        return NotPermitted(str(refusal), in_words=_denies(refusal))
+    if refusal.status in (403, 404) and not any(sign in text for sign in WRONG_REQUEST_SIGNS):
+        return NotPermitted(str(refusal), in_words=False)
     return None
 
 
@@ -190,7 +207,9 @@ def _perhaps(refusal: Refusal) -> TaskError | None:
 
 
 def _denies(refusal: Refusal) -> bool:
-    return DENIAL_SIGNS.search(refusal.body.lower()) is not None
+    """Whether the vendor's own words deny something."""
+    text = refusal.body.lower()
+    return any(refusal.status in known.statuses and re.search(known.pattern, text) for known in DENIAL_TEXTS)
 
 
 def _is_suspended(refusal: Refusal) -> bool:

@@ -605,13 +605,16 @@ def test_a_refusal_without_a_word_of_the_vendor_may_pass(httpserver, fetch, stat
     ("status", "body", "in_words"),
     [
         (403, "Your current subscription package does not include this report", True),
-        (403, "Not in your plan", True),
-        (403, '{"error": "not authorized"}', True),
+        (400, '{"message": "Your current subscription package doesn\'t include raw data reports"}', True),
         (403, "Forbidden", False),
+        (403, "not permitted by policy", False),
+        (403, '{"Message": "User: anonymous is not authorized to perform: execute-api with an explicit deny"}', False),
+        (403, "Your plan of the gateway does not include this package", False),
         (404, "<html>Page not found</html>", False),
     ],
 )
 def test_only_the_vendors_words_deny_at_once(httpserver, fetch, status, body, in_words):
+    """A gateway's text that held a word like `permitted` denied the app for a day."""
     httpserver.expect_request(PATH).respond_with_data(body, status=status)
     with pytest.raises(NotPermitted) as caught:
         fetch()
@@ -626,7 +629,8 @@ def test_only_the_vendors_words_deny_at_once(httpserver, fetch, status, body, in
         (403, "Forbidden", TransientError),
         (404, "<html>Page not found</html>", TransientError),
         (410, "Gone", TransientError),
-        (403, "The token is not authorized", NotPermitted),
+        (403, "The token is not authorized", TransientError),
+        (403, "Your current subscription package does not include this report", NotPermitted),
         (403, "Limit reached for partners-daily-report", QuotaError),
     ],
 )
@@ -868,6 +872,23 @@ MASTER_REFUSALS = [
     (500, "oops", TransientError),
     (200, "Something went wrong. Please re-try to download in a minute", TransientError),
 ]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "in_words"),
+    [
+        (403, f"Not authorized app-ids: {APP}", True),
+        (416, "Please select authorized app-id", True),
+        (404, '{"message": "Not found"}', True),
+        (404, "404 page not found", False),
+        (403, "not permitted by policy", False),
+    ],
+)
+def test_only_the_vendors_words_deny_a_master_report_at_once(fetch_master, status, body, in_words):
+    """What a gateway lacks or forbids was taken for the plan of the account."""
+    with pytest.raises(NotPermitted) as caught:
+        fetch_master(body, status)
+    assert caught.value.in_words is in_words
 
 
 @pytest.mark.parametrize(("status", "body", "kind"), MASTER_REFUSALS)
