@@ -8,7 +8,6 @@ have happened, and only the caller knows how to find out.
 from __future__ import annotations
 
 import logging
-import os
 import random
 import re
 import time
@@ -20,7 +19,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import registry
-from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -30,6 +29,7 @@ from crawlfleet.core.database_url import CONNECT_SECONDS, read_url
 from crawlfleet.core.errors import DatabaseRefused, DatabaseUnreachable, UsageError
 from crawlfleet.core.sending import IDLE_TRANSACTION_SECONDS, LOCK_WAIT_SECONDS, settings_of_session
 from crawlfleet.core.sql import SqlDialect
+from crawlfleet.core.sqlite_file import SqliteFile
 from crawlfleet.core.transaction import Reader, Transaction
 
 log = logging.getLogger(__name__)
@@ -62,8 +62,7 @@ class Database:
         self.clock = clock
         self.dialect = SqlDialect(self.family, clock)
         self.version = ""
-        self._file = _file_of(self.address.url) if self.family == "sqlite" else None
-        self._file_id: tuple[int, int] | None = None  # device and inode, once it was opened
+        self._file = SqliteFile.of(self.address.url) if self.family == "sqlite" else None
         self.engine = self._make_engine(
             quick=True,
             pool_size=pool_size,
@@ -122,8 +121,8 @@ class Database:
             # FULL, not NORMAL: what was acknowledged must outlive a power cut; batches keep it cheap
             cursor.execute("PRAGMA synchronous = FULL")
             cursor.execute("PRAGMA foreign_keys = ON")
-            if self._file_id is None:
-                self._file_id = self._look_at_file()
+            if self._file is not None:
+                self._file.opened()
         elif self.family == "postgresql":
             # Another process than the one that said hello: a pooler stands between, and each transaction may run in
             # another session. What we set must not stay in any of them.
@@ -285,26 +284,14 @@ class Database:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the file that was opened is no longer at its path: what is written to it nobody will ever read."""
-        return self._file_id is not None and self._look_at_file() != self._file_id
-
-    def _look_at_file(self) -> tuple[int, int] | None:
-        if self._file is None:
-            return None
-        try:
-            found = os.stat(self._file)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
+        """Whether the SQLite file is no longer what was opened: what is written to it nobody will ever read."""
+        return self._file is not None and self._file.trouble is not None
 
     @contextmanager
     def _checkout(self, engine: Engine) -> Iterator[Connection]:
         """A connection from the pool; whatever keeps us from getting one means that the database is away."""
-        if self.is_gone:
-            raise DatabaseUnreachable(
-                f"the file of the database {self.name} was removed or replaced while it was in use: stop what uses it,"
-                " put the file back and start again"
-            )
+        if self._file is not None and (trouble := self._file.trouble) is not None:
+            raise DatabaseUnreachable(f"the file of the database {self.name} {trouble}")
         try:
             connection = engine.connect()
         except (DBAPIError, PoolTimeout, UnicodeError, self.driver_error) as error:
@@ -345,11 +332,6 @@ class Database:
         found = DatabaseUnreachable(f"cannot use the database {self.name}: {cause[:300]}: {advice}")
         found.maybe_committed, found.trouble = maybe_committed, trouble
         return found
-
-
-def _file_of(url: URL) -> str | None:
-    """The path of an SQLite file; None where the URL has SQLite's own form, which may say more than a path."""
-    return None if (url.database or "").startswith("file:") else os.path.abspath(url.database or "")
 
 
 def _begin_immediate(connection: Connection) -> None:
