@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from contextlib import nullcontext
 from importlib import import_module
 
 import crawlfleet
@@ -13,7 +12,13 @@ from crawlfleet.cli.arguments import GLOBAL_DEFAULTS, Parser, first_word
 from crawlfleet.cli.ending import end_in_time
 from crawlfleet.cli.moments import screen
 from crawlfleet.cli.output import end_screen
-from crawlfleet.cli.streams import lasting_stderr, lasting_stdout, open_missing_streams, point_to_nowhere
+from crawlfleet.cli.streams import (
+    lasting_stderr,
+    lasting_stdout,
+    open_missing_streams,
+    point_to_nowhere,
+    telling_stdout,
+)
 from crawlfleet.core.errors import CrawlfleetError, cause_of
 from crawlfleet.core.logs import configure_logging, make_stream_safe, redact
 from crawlfleet.core.private_files import keep_new_files_private
@@ -71,10 +76,7 @@ def _guarded(arguments: list[str]) -> int:
     configure_logging(debug=debug, quiet=True)
     screen.begin()
     try:
-        code = _run(arguments)
-        end_screen()
-        sys.stdout.flush()
-        return code
+        return _run(arguments)
     except SystemExit as end:  # argparse, after --help and --version
         return end.code if isinstance(end.code, int) else 0
     except KeyboardInterrupt:
@@ -90,9 +92,11 @@ def _guarded(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    args = build_parser(first_word(arguments)).parse_args(arguments)
-    with lasting_stdout() if _changes_something(args) else nullcontext():
+    with telling_stdout():
+        args = build_parser(first_word(arguments)).parse_args(arguments)
+    with lasting_stdout() if _changes_something(args) else telling_stdout():
         result = args.run(args)
+        end_screen()
     return result if isinstance(result, int) else 0
 
 

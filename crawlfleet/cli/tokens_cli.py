@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from crawlfleet.cli.arguments import add_json_option
 from crawlfleet.cli.database import actor, existing_database, ready_fleet
 from crawlfleet.cli.output import print_json, print_table, say
-from crawlfleet.core.errors import NotFound, UsageError
+from crawlfleet.cli.streams import stdout_is_missing
+from crawlfleet.core.errors import CrawlfleetError, NotFound, UsageError
 from crawlfleet.model.api_token import ApiTokenDAO, Role
 
 COLUMNS = ("name", "role", "accounts", "created_by", "created_at", "expires_at", "last_used_at")
@@ -21,7 +23,9 @@ MEANINGS = {
 
 
 def run_add(args: argparse.Namespace) -> int:
-    """Make a token and print it."""
+    """Make a token and print it; one that cannot be shown is not kept."""
+    if stdout_is_missing():
+        raise UsageError("stdout is closed, so nobody would see the token: nothing was stored")
     with ready_fleet(args) as fleet:
         for account in args.account or ():
             source, _, username = account.partition("/")
@@ -30,13 +34,30 @@ def run_add(args: argparse.Namespace) -> int:
                     f"--account takes SOURCE/USERNAME of an account (got {account!r:.80}): see `accounts list`"
                 )
         accounts = None if args.account is None else sorted(set(args.account))
-        token = ApiTokenDAO(fleet.db).add(args.name, Role(args.role), actor(), accounts, args.days)
-    if args.json:
-        print_json({"name": args.name, "role": args.role, "accounts": accounts, "days": args.days, "token": token})
-    else:
-        print(token)
+        tokens = ApiTokenDAO(fleet.db)
+        was_demanded = tokens.known().demanded
+        token = tokens.add(args.name, Role(args.role), actor(), accounts, args.days)
+        try:
+            if args.json:
+                told = {"name": args.name, "role": args.role, "accounts": accounts, "days": args.days, "token": token}
+                print_json(told)
+            else:
+                print(token)
+            sys.stdout.flush()
+        except BaseException:
+            _withdraw(tokens, args.name, was_demanded)
+            raise
     say("keep it now: it is stored nowhere and cannot be shown again")
     return 0
+
+
+def _withdraw(tokens: ApiTokenDAO, name: str, was_demanded: bool) -> None:
+    try:
+        tokens.withdraw(name, actor(), was_demanded)
+    except CrawlfleetError as error:
+        say(f"token {name} could not be shown, nor revoked: do it with `tokens revoke {name}`: {error}")
+    else:
+        say(f"token {name} could not be shown, so it is not kept")
 
 
 def _days(text: str) -> int:

@@ -158,6 +158,17 @@ class ApiTokenDAO:
 
         return self.db.write(work)
 
+    def withdraw(self, name: str, actor: str | None, was_demanded: bool) -> None:
+        """Revoke a token that nobody has seen; where none was demanded before it, none is again."""
+
+        def work(transaction: Transaction) -> None:
+            transaction.execute(sql("DELETE FROM cl_api_token WHERE name = :name"), {"name": name})
+            if not was_demanded:
+                transaction.execute(sql("DELETE FROM cl_fleet_state WHERE name = :name"), {"name": MARK})
+            audit.record(transaction, actor, "tokens.revoke", name)
+
+        self.db.write(work)
+
 
 def _find(reader: Reader) -> list[ApiToken]:
     table = schema.api_token

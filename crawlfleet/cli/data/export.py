@@ -22,6 +22,7 @@ from crawlfleet.cli.data.filters import (
     filtered_database,
 )
 from crawlfleet.cli.output import Advance, progress, say
+from crawlfleet.cli.streams import output_lost
 from crawlfleet.core.errors import CrawlfleetError, UsageError
 
 STDOUT = "-"
@@ -64,7 +65,9 @@ def _sink(args: argparse.Namespace) -> Iterator[BinaryIO]:
     if args.output == STDOUT:
         if args.format == "parquet" and sys.stdout.isatty():
             raise UsageError("a Parquet file would garble the terminal: name a file with --output")
-        yield sys.stdout.buffer
+        with output_lost():
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
         return
     path = Path(args.output).resolve()
     unfinished = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
