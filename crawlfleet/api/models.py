@@ -54,7 +54,7 @@ class Problem(BaseModel):
 class Ids(BaseModel):
     model_config = _example(ids=[17, 18], notes=["unique key nightly is already open as task 17 of demo_agency"])
     ids: list[int] = Field(description="ids of the tasks, in the order of the request")
-    notes: list[str] = Field(description="what a person should know: keys that are open, types that no device knows")
+    notes: list[str] = Field(description="what a person should know: open keys, unknown types and apps")
 
 
 class Moved(BaseModel):

@@ -88,7 +88,8 @@ async def add_tasks(
     force: bool = False,
 ) -> Response:
     """Queue one task, or up to 5,000: all or none of them. A `unique_key` that is open already gives that task's id,
-    and `notes` name it. With `force` a type is queued although a known one has nearly the same name."""
+    and `notes` name it, and apps that their account's last list lacks. With `force` a type is queued although a known
+    one has nearly the same name."""
     body: Any = tasks  # nothing has looked at it yet
     batch = body if isinstance(body, list) else [body]
     if isinstance(body, bytes):

@@ -15,6 +15,7 @@ from crawlfleet.executors.registry import ALIASES, executors, near_miss
 from crawlfleet.executors.shared_sources import shared_source
 from crawlfleet.model import audit, dispatch, fleet_state, migrations, rescue
 from crawlfleet.model.account import AccountDAO
+from crawlfleet.model.app_notes import apps_not_listed
 from crawlfleet.model.crawl_task import CrawlTaskDAO
 from crawlfleet.model.device import DeviceDAO
 from crawlfleet.model.device_heartbeat import DeviceHeartbeatDAO
@@ -95,7 +96,8 @@ class Fleet:
 
         A `source` that is left out is the only one at which the username has an account; a `report` that is left
         out is the source's first, `partners_by_date_report` at AppsFlyer. A spec whose `unique_key` is open already
-        gives that task's id; a task of a type that no device has known yet waits for one. Both are noted.
+        gives that task's id; a task of a type that no device has known yet waits for one; an app may be missing from
+        the account's known list. All of these are noted.
         Raises UsageError for a username with no account or several, for half a range of days, and, unless `force` is
         set, for a type whose name is nearly one that is known and for a report that a built-in source does not have;
         then nothing is queued.
@@ -105,11 +107,11 @@ class Fleet:
         return Queued(added.ids, notes + added.open_already(batch))
 
     def check(self, specs: Iterable[TaskSpec], *, force: bool = False) -> tuple[list[TaskSpec], list[str]]:
-        """What `queue` would queue, and its notes on task types; raises UsageError as `queue` does."""
+        """What `queue` would queue, and its notes on types and apps; raises UsageError as `queue` does."""
         batch = self.with_defaults(specs)
         if not force:
             _check_reports(batch)
-        return batch, self._check_types(batch, force)
+        return batch, self._check_types(batch, force) + apps_not_listed(self.db, batch)
 
     def _check_types(self, specs: Sequence[TaskSpec], force: bool) -> list[str]:
         """Refuse names that are nearly known ones; a note for each type that no device has known yet."""

@@ -11,11 +11,12 @@ import pytest
 
 from crawlfleet.core.account import Account
 from crawlfleet.core.errors import CrawlfleetError, UsageError
+from crawlfleet.core.vendor_data import App, AppList
 from crawlfleet.model.task_insert import PRIORITY_STEP_MS, TaskDefaults
 from crawlfleet.model.task_spec import DEFAULT_REPORT, TaskSpec
 from crawlfleet.services.fleet import Fleet, connect
 from tests.conftest import Backend
-from tests.fleets import Device, task
+from tests.fleets import Device, ending, task
 
 
 @pytest.fixture
@@ -176,3 +177,24 @@ def test_adding_says_whose_task_an_open_unique_key_meets(fleet: Fleet, caplog: p
     many = [TaskSpec("quick", unique_key=str(n)) for n in range(30)]
     fleet.queue(many)
     assert fleet.queue(many).notes[-1] == "10 more unique keys are open already"
+
+
+def test_an_app_that_its_account_does_not_list_is_queued_and_noted(fleet: Fleet) -> None:
+    """A mistyped app was queued without a word, and failed hours later on a node."""
+    typo, right = (TaskSpec("app_data", username="alice", app_id=each) for each in ("com.exmaple.a", "com.example.a"))
+    assert fleet.queue([typo]).notes == [], "no list is known yet"
+    device = Device(fleet.db, types=("user_apps",))
+    device.register()
+    fleet.add_task("user_apps", username="alice")
+    [claim] = device.claim()
+    device.end(ending(claim, rows=[App("com.example.a")], replaces=AppList("appsflyer", "alice")))
+    everything = TaskSpec("app_data", username="alice", app_id="all", report="master_by_ad")
+    assert fleet.queue([right, everything, replace(right, app_id=None)]).notes == []
+    queued = fleet.queue([typo, right])
+    assert len(queued.ids) == 2
+    note = (
+        "app com.exmaple.a is not in the last list of apps of account alice at appsflyer: did you mean com.example.a?"
+    )
+    assert queued.notes == [note]
+    many = fleet.queue([replace(typo, app_id=f"x{number}") for number in range(30)]).notes
+    assert many[-1] == "10 more apps are not in the lists of their accounts"
