@@ -3,7 +3,7 @@
     python -m tests.faults.storm --database mariadb --minutes 10 --seed 1
 
 Some nodes fetch and store while they are killed, frozen and stopped, their wall clocks are stepped, their connections
-are cut in the middle of a message, and the database is killed. The vendor, in this process, counts the calls and has
+are cut in the middle of a message, and the database is killed. The vendor counts the calls and has
 all its moods. After the storm the nodes work off what is left. Then no task may be lost or completed twice, each stored
 row is the vendor's, no call was one too many, and no lane or budget is held.
 
@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from urllib.request import urlopen
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
@@ -34,7 +37,7 @@ from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.sandbox.moods import MOODS, STANDING
 from crawlfleet.sandbox.server import Sandbox
 from crawlfleet.services.fleet import Fleet, connect
-from tests.nodes import CLOCK_LIBRARY, NodeProcess
+from tests.nodes import CLOCK_LIBRARY, ROOT, NodeProcess
 from tests.servers import Server
 from tests.stored_figures import invented_cells, stored_cells
 from tests.tcp_proxy import TcpProxy
@@ -86,6 +89,28 @@ class Books:
         return "\n".join([done, *(f"WRONG: {each}" for each in self.wrong)])
 
 
+def make_vendor() -> Sandbox:
+    """The vendor of all storms; not started, it still knows its apps and rows."""
+    return Sandbox(
+        minute_seconds=WINDOW_SECONDS, apps=APPS, failure_rate=0.03, cut_rate=0.03, seed=1, moods=VENDOR_MOODS
+    )
+
+
+@contextlib.contextmanager
+def vendor_process() -> Iterator[str]:
+    """The address of the vendor, in a process of its own: it is to note each call when it comes."""
+    code = "import sys; from tests.faults.storm import make_vendor\nwith make_vendor() as vendor:\n"
+    code += "    print(vendor.base_url, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+
+
 class Storm:
     """One storm on one server; `run` returns the books. What happens is told to `say`."""
 
@@ -104,19 +129,16 @@ class Storm:
         """Storm, calm, books."""
         name = self._server.create_database(f"storm_{os.getpid()}")
         direct = self._server.url(name)
-        vendor = Sandbox(
-            minute_seconds=WINDOW_SECONDS, apps=APPS, failure_rate=0.03, cut_rate=0.03, seed=1, moods=VENDOR_MOODS
-        )
-        with TcpProxy("127.0.0.1", self._server.port) as proxy, vendor as sandbox:
+        with TcpProxy("127.0.0.1", self._server.port) as proxy, vendor_process() as address:
             self._proxy = proxy
             self._url = make_url(direct).set(port=proxy.port).render_as_string(hide_password=False)
-            self._options = self._write_settings(sandbox.base_url)
+            self._options = self._write_settings(address)
             with contextlib.closing(connect(direct)) as fleet:
-                ids = self._queue(fleet, sandbox)
+                ids = self._queue(fleet, make_vendor())
                 with self._all_nodes():
                     self._rage()
                     self._calm(fleet, len(ids))
-                self._check(fleet, sandbox)
+                self._check(fleet, make_vendor(), address)
         return self.books
 
     def _write_settings(self, base_url: str) -> tuple[str, ...]:
@@ -317,7 +339,7 @@ class Storm:
     def _all_ended(self, stats: Mapping[str, int], queued: int) -> bool:
         return stats["total"] >= queued + self._bodies and self._ended(stats) == stats["total"]
 
-    def _check(self, fleet: Fleet, sandbox: Sandbox) -> None:
+    def _check(self, fleet: Fleet, sandbox: Sandbox, address: str) -> None:
         books, stats = self.books, fleet.tasks.stats()
         fetches = self._days * len(ACCOUNTS) * APPS
         books.tasks = stats["total"]
@@ -340,7 +362,8 @@ class Storm:
                 difference = truth - stored_cells(fleet, username, app.app_id)
                 difference += stored_cells(fleet, username, app.app_id) - truth
                 books.expect(f"rows of {username} {app.app_id} that differ", sum(difference.values()), 0)
-        told = sandbox.stats()
+        with urlopen(f"{address}/__stats__") as answer:
+            told = json.load(answer)
         books.calls = told["calls"]
         books.moods.update(told["moods"])
         books.expect("calls over quota", told["over_quota"], 0)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from crawlfleet.core.db import Database
 from crawlfleet.core.errors import UsageError
-from crawlfleet.core.vendor_data import AppList
+from crawlfleet.core.vendor_data import App, AppList
 from crawlfleet.insights import coverage as coverage_module
 from crawlfleet.insights.coverage import CoveredDay, Gap, coverage, gaps, period, stored_rows
 from crawlfleet.insights.feeds import FeedFilter, find_feeds
@@ -109,10 +109,10 @@ def test_a_source_without_the_default_report_has_its_first(db: Database) -> None
 
 
 def test_an_app_that_left_the_list_is_a_feed_only_when_it_was_fetched(db: Database) -> None:
-    add_account(db, "a", "b")
+    add_account(db, "a", "b", "c")
     add_days(db, "a", DAY, [1])
-    store(db, AppList("appsflyer", "u"), [], NOW + timedelta(100))
-    assert names(db) == [("appsflyer", "u", DEFAULT, "a")]
+    store(db, AppList("appsflyer", "u"), [App("c")], NOW + timedelta(100))
+    assert names(db) == [("appsflyer", "u", DEFAULT, "a"), ("appsflyer", "u", DEFAULT, "c")]
 
 
 def test_feeds_are_filtered(db: Database) -> None:

@@ -233,6 +233,8 @@ def test_an_offline_device_cannot_claim(device: Device, db: Database) -> None:
 SPELLED_IN = {"core/endings.py", "model/lifecycle.py", "model/schema.py"}
 OTHER_MEANINGS = {  # (file, word): what is spelled like a state or a kind, and is none
     ("api/app.py", "ok"),  # the health check of the HTTP API
+    ("api/guard.py", "expired"),  # a token's end
+    ("api/strangers.py", "expired"),
     ("cli/devices_cli.py", "running"),  # a column
     ("engines/dask/connection.py", "running"),  # a state of Dask's client
     ("insights/forecast.py", "quota"),  # what a forecast depends on

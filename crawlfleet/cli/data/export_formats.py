@@ -26,9 +26,9 @@ TEXTS = ("source", "username", "app_id", "report", "date", *DIMENSIONS)
 COLUMNS = (*TEXTS, *COUNTS, *AMOUNTS, CURRENCY, "extra")  # of v_app_data
 AMOUNT_DIGITS = (24, 6)  # as the tables have them
 PARQUET_ROWS = 20_000  # of a row group: each takes about 1 KB of memory until it is written
-# Where a cell begins, also for a spreadsheet that separates cells by semicolons or tabs, and a sign that makes it a
-# formula, half or full width, follows, maybe after blanks.
-FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=[\s'\"]*[=+\-@\uff1d\uff0b\uff0d\uff20])")
+# Blanks and quotes, from their first one, with a sign behind them that makes a formula of a cell, half or full width.
+BEFORE_SIGN = re.compile(r"(?<![\s'\"])[\s'\"]*+(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
+SEPARATOR = re.compile(r"[\t\r\n]")
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -51,10 +51,16 @@ def write_safe_csv(rows: Iterable[Row], file: BinaryIO) -> int:
 
 def _no_formula(value: Any) -> Any:
     if isinstance(value, str):
-        return FORMULA.sub("'", value)
+        return BEFORE_SIGN.sub(_quoted, value)
     if isinstance(value, Mapping):  # its JSON begins with a brace, but may hold what separates cells
         return {_no_formula(key): _no_formula(item) for key, item in value.items()}
     return value
+
+
+def _quoted(found: re.Match[str]) -> str:
+    """The blanks with a quote where a cell begins, also for a spreadsheet that separates by semicolons or tabs."""
+    begins = found.start() == 0 or found.string[found.start() - 1] == ";"
+    return "'" * begins + SEPARATOR.sub(r"\g<0>'", found[0])
 
 
 def _csv_cells(row: Row) -> list[Any]:
