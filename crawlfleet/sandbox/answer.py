@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -11,6 +12,7 @@ class Answer:
     endpoint, app id, first and last day, as far as it has them. `mood` is what kept the vendor from its usual answer.
 
     `fault` breaks it on its way: "cut" closes the connection in the middle of the body, "stall" falls silent there.
+    `when_sent` is called once its whole body was sent.
     """
 
     status: int
@@ -23,3 +25,4 @@ class Answer:
     mood: str = ""
     fault: str | None = None
     location: str | None = None  # where a redirect leads
+    when_sent: Callable[[], None] | None = None

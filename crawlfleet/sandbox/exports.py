@@ -48,7 +48,9 @@ class Exports:
             for old in [each for each, (until, _) in self._waiting.items() if until <= now]:
                 del self._waiting[old]
             self._waiting[path] = (now if expired else now + LIFE_SECONDS, answer)
-        return replace(answer, status=302, body="", location=f"{home if at_home else files}{path}", fault=None)
+        return replace(
+            answer, status=302, body="", location=f"{home if at_home else files}{path}", fault=None, when_sent=None
+        )
 
     def fetch(self, path: str, has_token: bool) -> Answer:
         """The answer at this address, once; `has_token` tells that the call carried one where it must not."""

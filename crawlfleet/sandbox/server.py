@@ -265,6 +265,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if answer.fault is None:
             self.wfile.write(body)
+            if answer.when_sent is not None:
+                answer.when_sent()
             return
         self.wfile.write(body[: len(body) // 2])
         self.close_connection = True
