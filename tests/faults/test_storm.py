@@ -10,7 +10,7 @@ import pytest
 from tests.faults.storm import Storm
 from tests.servers import Server
 
-SECONDS = 8
+SECONDS = 6
 
 
 @pytest.mark.slow
