@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from crawlfleet.api import bodies, models
+from crawlfleet.api import bodies, data_models, models
 from crawlfleet.api.parameters import (
     NOT_THERE,
     PROBLEMS,
@@ -37,7 +37,7 @@ FirstDay = Annotated[dt.date | None, Query(description="first day")]
 LastDay = Annotated[dt.date | None, Query(description="last day, included")]
 
 
-@accounts.get("/accounts", response_model=models.Accounts)
+@accounts.get("/accounts", response_model=data_models.Accounts)
 async def list_accounts(context: Context, source: Source = None, username: Username = None) -> Response:
     """Accounts and how they stand. Where a token is, is shown; a token never."""
     return await context.cache.answer(
@@ -45,7 +45,7 @@ async def list_accounts(context: Context, source: Source = None, username: Usern
     )
 
 
-@accounts.get("/accounts/{source}/{username}", response_model=models.WholeAccount, responses=NOT_THERE)
+@accounts.get("/accounts/{source}/{username}", response_model=data_models.WholeAccount, responses=NOT_THERE)
 async def show_account(context: Context, source: Name, username: Name) -> Response:
     """One account with its budgets and what its vendor does not let it have."""
     return await context.queries.answer(lambda db: budgets.account_detail(db, context.fleet.account(username, source)))
@@ -73,7 +73,7 @@ async def resume_account(context: Context, actor: Actor, source: Name, username:
     return await context.queries.answer(resume)
 
 
-@accounts.get("/budgets", response_model=models.Budgets)
+@accounts.get("/budgets", response_model=data_models.Budgets)
 async def list_budgets(
     context: Context,
     source: Source = None,
@@ -91,7 +91,7 @@ async def list_budgets(
     return await context.queries.answer(ask)
 
 
-@data.get("/apps", response_model=models.Apps)
+@data.get("/apps", response_model=data_models.Apps)
 async def list_apps(
     context: Context, source: Source = None, username: Username = None, limit: PageLimit = 100, after: After = None
 ) -> Response:
@@ -100,7 +100,7 @@ async def list_apps(
     return await context.queries.answer(lambda db: listed("apps", apps_page(db, wanted, limit, after)))
 
 
-@data.get("/data/rows", response_model=models.Rows)
+@data.get("/data/rows", response_model=data_models.Rows)
 async def list_rows(
     context: Context,
     feeds: Feeds,
@@ -117,7 +117,7 @@ async def list_rows(
     )
 
 
-@data.get("/data/coverage", response_model=models.Coverage)
+@data.get("/data/coverage", response_model=data_models.Coverage)
 async def coverage(
     context: Context,
     feeds: Feeds,
@@ -137,7 +137,7 @@ async def coverage(
     return await context.queries.answer(ask)
 
 
-@data.get("/data/gaps", response_model=models.Gaps)
+@data.get("/data/gaps", response_model=data_models.Gaps)
 async def gaps(
     context: Context,
     feeds: Feeds,

@@ -5,7 +5,7 @@ Each takes the tasks' rows first, like the gate, so they never cross it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
@@ -157,7 +157,6 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
     """
 
     def work(transaction: Transaction, batch: Sequence[int]) -> list[int]:
-        now = transaction.now
         free = (
             " AND (unique_key IS NULL OR unique_key NOT IN"
             " (SELECT open_key FROM (SELECT open_key FROM cl_crawl_task WHERE open_key IS NOT NULL) AS taken))"
@@ -169,37 +168,16 @@ def revive(db: Database, task_ids: Sequence[int], actor: str | None = None) -> l
         priorities = dict(sorted(by_key.values()))
         if not priorities:
             return []
-        transaction.execute(
-            sql(
-                db.dialect.update_from(
-                    "cl_crawl_task",
-                    {
-                        "status": f"'{MOVES['revive'].task_to}'",
-                        "retry": "0",
-                        "crash_count": "0",
-                        "open_key": "t.unique_key",
-                        "order_key": "v.order_key",
-                        "ready_key": "v.order_key",
-                        "wake_at": "NULL",
-                        "next_run_at": db.dialect.moment("now"),
-                        "completed_at": "NULL",
-                        "updated_at": db.dialect.moment("now"),
-                    },
-                    db.dialect.rows(id="int", order_key="int"),
-                    "t.id = v.id",
-                )
-            ),
-            {
-                "rows": json_rows((key, order_key(now, priority)) for key, priority in priorities.items()),
-                "now": stamp(now),
-            },
-        )
-        ledger = Ledger(transaction)
-        ledger.touch(_lanes_of_sources(transaction, list(priorities)))
-        ledger.close()
+        again = {
+            "status": f"'{MOVES['revive'].task_to}'",
+            "retry": "0",
+            "crash_count": "0",
+            "open_key": "t.unique_key",
+            "completed_at": "NULL",
+        }
+        _make_ready(transaction, priorities, again)
         record_events(transaction, list(priorities), TaskEvent.REVIVED, actor)
         audit.record(transaction, actor, "tasks.retry", task_ids=sorted(priorities))
-        signals.tasks_changed(transaction)
         return sorted(priorities)
 
     return _in_batches(db, task_ids, work)
@@ -213,27 +191,33 @@ def make_due(db: Database, task_ids: Sequence[int], actor: str | None = None) ->
         priorities = dict(_lock(transaction, batch, "t.priority", f"{pending} AND t.wake_at IS NOT NULL"))
         if not priorities:
             return []
-        now = transaction.now
-        columns = {
-            "order_key": "v.order_key",
-            "ready_key": "v.order_key",
-            "wake_at": "NULL",
-            **dict.fromkeys(("next_run_at", "updated_at"), db.dialect.moment("now")),
-        }
-        statement = db.dialect.update_from(
-            "cl_crawl_task", columns, db.dialect.rows(id="int", order_key="int"), "t.id = v.id"
-        )
-        rows = json_rows((key, order_key(now, priority)) for key, priority in priorities.items())
-        transaction.execute(sql(statement), {"rows": rows, "now": stamp(now)})
-        ledger = Ledger(transaction)
-        ledger.touch(_lanes_of_sources(transaction, list(priorities)))
-        ledger.close()
+        _make_ready(transaction, priorities)
         record_events(transaction, list(priorities), TaskEvent.MADE_DUE, actor)
         audit.record(transaction, actor, "tasks.run_now", task_ids=sorted(priorities))
-        signals.tasks_changed(transaction)
         return sorted(priorities)
 
     return _in_batches(db, task_ids, work)
+
+
+def _make_ready(
+    transaction: Transaction, priorities: Mapping[int, int], columns: Mapping[str, str] | None = None
+) -> None:
+    """Let these tasks be due now, each by its priority, and set more of their columns."""
+    now, dialect = transaction.now, transaction.dialect
+    ready = {
+        **(columns or {}),
+        "order_key": "v.order_key",
+        "ready_key": "v.order_key",
+        "wake_at": "NULL",
+        **dict.fromkeys(("next_run_at", "updated_at"), dialect.moment("now")),
+    }
+    statement = dialect.update_from("cl_crawl_task", ready, dialect.rows(id="int", order_key="int"), "t.id = v.id")
+    rows = json_rows((task_id, order_key(now, priority)) for task_id, priority in priorities.items())
+    transaction.execute(sql(statement), {"rows": rows, "now": stamp(now)})
+    ledger = Ledger(transaction)
+    ledger.touch(_lanes_of_sources(transaction, list(priorities)))
+    ledger.close()
+    signals.tasks_changed(transaction)
 
 
 def record_events(

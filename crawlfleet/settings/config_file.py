@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crawlfleet.core.errors import UsageError
+from crawlfleet.core.json_text import parse_json
 
 MAX_FILE_BYTES = 1024 * 1024  # a config file is a page; more is some other file
 
@@ -54,18 +55,7 @@ def _read_toml(text: str, ending: str) -> dict[str, Any]:
 
 
 def _read_json(text: str) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise ValueError(f"key {key!r} is given twice")
-            found[key] = value
-        return found
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number that JSON allows")
-
-    found = json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+    found = parse_json(text)
     if not isinstance(found, dict):
         raise ValueError(f'the file must hold one object, as in {{"key": 1}} (got {type(found).__name__})')
     return found

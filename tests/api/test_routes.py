@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 from starlette.testclient import TestClient
 
-from crawlfleet.api import models
+from crawlfleet.api import data_models, models
 from crawlfleet.cli.tasks.lines import read_task_lines
 from crawlfleet.core.errors import UsageError
 from crawlfleet.insights import pages
@@ -392,8 +392,8 @@ def test_a_body_of_unknown_keys_costs_no_error_for_each(client: TestClient) -> N
         (models.WholeRun, schema.task_assignment, set()),
         (models.Event, schema.task_event, set()),
         (models.AuditRow, schema.audit, set()),
-        (models.App, schema.user_app, {"id"}),
-        (models.Row, schema.app_data, {"feed_id", "row_hash"}),
+        (data_models.App, schema.user_app, {"id"}),
+        (data_models.Row, schema.app_data, {"feed_id", "row_hash"}),
         (models.LogLine, schema.task_log, {"id", "number", "logged_at"}),
     ],
 )
