@@ -218,7 +218,7 @@ def test_a_client_that_takes_nothing_is_cut_off_and_costs_the_others_nothing(
 def connected(served: Served) -> list[Any]:
     server = served.server._server
     assert server is not None
-    return [each for each in server.server_state.connections if each.cycle is not None]
+    return [each for each in server.server_state.connections.copy() if each.cycle is not None]
 
 
 def test_clients_that_come_at_once_share_the_places(serve: Serve, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
