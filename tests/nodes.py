@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crawlfleet.core.process import SHARED_MEMORY
+from tests import debian_packages
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +25,13 @@ def remove_witnesses() -> None:
     for path in SHARED_MEMORY.glob("crawlfleet-*"):
         if path.is_file() and path.read_text(errors="replace").partition(" ")[0] in _ended:
             path.unlink(missing_ok=True)
+
+
+def clocks_can_be_shifted() -> bool:
+    """Whether nodes can be given another wall clock; root gets the library for it where it is missing."""
+    if not CLOCK_LIBRARY.exists() and debian_packages.may_install():
+        debian_packages.install(["faketime"])
+    return CLOCK_LIBRARY.exists()
 
 
 class NodeProcess:

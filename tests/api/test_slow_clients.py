@@ -41,15 +41,19 @@ def is_closed(client: socket.socket) -> bool:
 
 
 def beats_of(served: Served, monkeypatch: pytest.MonkeyPatch) -> list[Beat]:
-    """Every beat from now on, once it has arrived."""
+    """Every beat from the next but one on, once it has arrived: a beat tells how long the one before took, and the
+    next tells of that at the start."""
     beats: list[Beat] = []
     lease = served.node.lease
     send = lease.beat
+    at_start = lease.latest
 
     def note(epoch: int, delay_seconds: float) -> None:
+        is_next = lease.latest is at_start
         send(epoch, delay_seconds)
         assert lease.latest is not None
-        beats.append(lease.latest)
+        if not is_next:
+            beats.append(lease.latest)
 
     monkeypatch.setattr(lease, "beat", note)
     return beats

@@ -37,7 +37,7 @@ from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.sandbox.moods import MOODS, STANDING
 from crawlfleet.sandbox.server import Sandbox
 from crawlfleet.services.fleet import Fleet, connect
-from tests.nodes import CLOCK_LIBRARY, ROOT, NodeProcess
+from tests.nodes import CLOCK_LIBRARY, ROOT, NodeProcess, clocks_can_be_shifted
 from tests.servers import Server
 from tests.stored_figures import invented_cells, stored_cells
 from tests.tcp_proxy import TcpProxy
@@ -120,6 +120,7 @@ class Storm:
         self.books = Books()
         self._server, self._folder, self._seconds = server, folder, seconds
         self._dice = random.Random(seed)
+        self._shifts_clocks = clocks_can_be_shifted()
         self._say = say
         self._nodes: dict[str, NodeProcess] = {}
         self._down_until: dict[str, float] = {}  # nodes that are to come back, and when
@@ -208,7 +209,7 @@ class Storm:
 
     def _start(self, name: str) -> None:
         environ = {f"TOKEN_{username}": f"sandbox-{username}" for username in ACCOUNTS}
-        if CLOCK_LIBRARY.exists():
+        if self._shifts_clocks:
             clock = self._clock_file(name)
             if not clock.exists():
                 clock.write_text("+0s\n")
@@ -225,7 +226,7 @@ class Storm:
         ends_at = time.monotonic() + self._seconds
         faults = [self._kill] * 4 + [self._freeze] * 4 + [self._stop] * 2 + [self._cut] * 3 + [self._cut_anywhere] * 5
         faults += [self._silence, self._kill_database]
-        if CLOCK_LIBRARY.exists():
+        if self._shifts_clocks:
             faults += [self._step_clock] * 3
         next_at = time.monotonic() + 2
         while (now := time.monotonic()) < ends_at:

@@ -16,9 +16,8 @@ from crawlfleet.model.task_spec import TaskSpec
 from crawlfleet.sandbox.appsflyer.invented_data import expected_rows
 from crawlfleet.sandbox.server import Sandbox
 from crawlfleet.services.fleet import Fleet, connect
-from tests import debian_packages
 from tests.conftest import Backend
-from tests.nodes import CLOCK_LIBRARY, NodeProcess
+from tests.nodes import CLOCK_LIBRARY, NodeProcess, clocks_can_be_shifted
 from tests.waiting import wait_until
 
 WINDOW = 2.0  # the vendor's minute
@@ -97,10 +96,8 @@ def test_no_call_is_one_too_many_when_a_node_is_killed(
 def test_no_call_is_one_too_many_when_the_clocks_of_nodes_differ_by_an_hour(
     backend: Backend, tmp_path: Path, config: Callable[[str], tuple[str, ...]]
 ) -> None:
-    if not CLOCK_LIBRARY.exists():
-        if not debian_packages.may_install():
-            pytest.skip("needs libfaketime: apt-get install faketime")
-        debian_packages.install(["faketime"])
+    if not clocks_can_be_shifted():
+        pytest.skip("needs libfaketime: apt-get install faketime")
     fleet = connect(backend.url)
     with Sandbox(minute_seconds=WINDOW, apps=APPS) as sandbox:
         options = (*config(sandbox.base_url), "--until-idle")
